@@ -1,0 +1,146 @@
+//! Bytes that survive a power cut: the only place that calls fsync, rename and link.
+//!
+//! The order is always: write, sync the file, put it in its place by one atomic step, sync the directory. After
+//! the first sync that fails, nothing can be said of what is on the disk: the process-wide latch [`is_poisoned`]
+//! closes, and every later durable step is refused until a restart (the lesson of "fsyncgate", 2018).
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+
+use crate::{Error, IoContext, Result};
+
+static POISONED: AtomicBool = AtomicBool::new(false);
+
+/// Whether a sync has failed in this process, so that durable steps are refused.
+pub fn is_poisoned() -> bool {
+    POISONED.load(Ordering::Acquire)
+}
+
+fn refuse_if_poisoned() -> Result<()> {
+    if is_poisoned() {
+        return Err(Error::unavailable("the store refuses writes: an earlier sync to disk failed")
+            .with_hint("check the disk, restart the daemon, then run `ctl system check`"));
+    }
+    Ok(())
+}
+
+fn synced<T>(result: rustix::io::Result<T>, path: &Path) -> Result<T> {
+    if result.is_err() {
+        POISONED.store(true, Ordering::Release);
+    }
+    result.at("sync", path)
+}
+
+/// Makes a file's bytes and size durable.
+pub fn sync_file(file: &File, path: &Path) -> Result<()> {
+    refuse_if_poisoned()?;
+    synced(rustix::fs::fsync(file), path)
+}
+
+/// Makes the entries of a directory durable.
+pub fn sync_dir(path: &Path) -> Result<()> {
+    refuse_if_poisoned()?;
+    let dir = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).at("open", path)?;
+    synced(rustix::fs::fsync(dir), path)
+}
+
+/// Syncs the whole file system that holds `dir`: cheaper than one sync per file where a tree was written.
+pub fn sync_file_system(dir: &Path) -> Result<()> {
+    refuse_if_poisoned()?;
+    let fd = rustix::fs::open(dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).at("open", dir)?;
+    synced(rustix::fs::syncfs(fd), dir)
+}
+
+/// Writes a whole small file so that a reader sees the old bytes or the new, never a mix, also after a power cut.
+pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    refuse_if_poisoned()?;
+    let parent = parent(path);
+    let temporary = parent.join(format!(".{}.new", crate::id::random_hex::<8>()?));
+    let result = (|| {
+        let mut file = File::options().write(true).create_new(true).mode(mode).open(&temporary).at("create", &temporary)?;
+        file.write_all(bytes).at("write", &temporary)?;
+        sync_file(&file, &temporary)?;
+        rustix::fs::rename(&temporary, path).at("rename to", path)
+    })();
+    if result.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    result?;
+    sync_dir(parent)
+}
+
+/// Publishes a finished tree or file: syncs the directory that holds its names, moves it to its place and syncs
+/// both parents. Fails with [`crate::Class::Conflict`] if `to` exists; nothing is ever replaced.
+///
+/// The files inside must have been synced by their writers ([`sync_file`] or [`sync_file_system`]).
+pub fn publish(from: &Path, to: &Path) -> Result<()> {
+    if from.is_dir() {
+        sync_dir(from)?;
+    }
+    rename_new(from, to)?;
+    sync_dir(parent(to))?;
+    if parent(from) != parent(to) {
+        sync_dir(parent(from))?;
+    }
+    Ok(())
+}
+
+/// Moves to a name that must not exist. Not durable by itself: for trash and the like.
+pub fn rename_new(from: &Path, to: &Path) -> Result<()> {
+    refuse_if_poisoned()?;
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Some file systems have no RENAME_NOREPLACE; our callers hold a lock on the store, so a look suffices there.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if !to.exists() => {
+            rustix::fs::rename(from, to).at("rename to", to)
+        }
+        other => other.at("rename to", to),
+    }
+}
+
+/// Gives an unnamed (`O_TMPFILE`) file its name.
+pub fn link_unnamed(file: &File, to: &Path) -> Result<()> {
+    use std::os::fd::AsRawFd;
+    refuse_if_poisoned()?;
+    let source = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+    rustix::fs::linkat(CWD, source, CWD, to, AtFlags::SYMLINK_FOLLOW).at("link", to)?;
+    sync_dir(parent(to))
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn publish_never_replaces() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        write(&a, b"1", 0o600).unwrap();
+        publish(&a, &b).unwrap();
+        write(&a, b"2", 0o600).unwrap();
+        assert_eq!(publish(&a, &b).unwrap_err().class(), crate::Class::Conflict);
+        assert_eq!(std::fs::read(&b).unwrap(), b"1");
+    }
+
+    #[test]
+    fn write_leaves_no_temporary_file() {
+        let dir = tempfile::tempdir().unwrap();
+        write(&dir.path().join("x"), b"1", 0o640).unwrap();
+        write(&dir.path().join("x"), b"2", 0o640).unwrap();
+        assert!(write(&dir.path().join("no/x"), b"2", 0o640).is_err());
+        let names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names, ["x"]);
+    }
+}

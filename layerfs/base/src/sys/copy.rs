@@ -1,0 +1,98 @@
+//! Copying bytes between files without bringing them through the process, holes kept.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+
+use crate::{IoContext, Result};
+
+/// One copy_file_range or read is at most this long, so that a copy can be interrupted between two.
+const STEP: u64 = 64 << 20;
+
+/// Copies the data of `from` (`length` bytes) over the start of the empty file `to`: a reflink where the file
+/// system can, else the ranges that hold data, by `copy_file_range` or through memory. Holes stay holes.
+pub fn copy_file(from: &File, to: &File, length: u64, path: &Path) -> Result<()> {
+    if length == 0 {
+        return Ok(());
+    }
+    if rustix::fs::ioctl_ficlone(to, from).is_ok() {
+        return Ok(());
+    }
+    let mut offset = 0;
+    while let Some((start, end)) = next_data(from, offset, length) {
+        copy_range(from, to, start, end - start, path)?;
+        offset = end;
+    }
+    rustix::fs::ftruncate(to, length).at("set size of", path)
+}
+
+/// The next range of `file` from `offset` that holds data, up to `length`. All of it where holes can't be asked for.
+pub fn next_data(file: &File, offset: u64, length: u64) -> Option<(u64, u64)> {
+    if offset >= length {
+        return None;
+    }
+    match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+        Ok(start) if start >= length => None,
+        Ok(start) => {
+            let end = rustix::fs::seek(file, SeekFrom::Hole(start)).unwrap_or(length).min(length);
+            Some((start, end))
+        }
+        Err(Errno::NXIO) => None,
+        Err(_) => Some((offset, length)),
+    }
+}
+
+fn copy_range(from: &File, to: &File, start: u64, length: u64, path: &Path) -> Result<()> {
+    let (mut in_offset, mut out_offset, end) = (start, start, start + length);
+    while in_offset < end {
+        let step = (end - in_offset).min(STEP) as usize;
+        match rustix::fs::copy_file_range(from, Some(&mut in_offset), to, Some(&mut out_offset), step) {
+            // The file is shorter than it was: the rest reads as zeros, which is what `ftruncate` makes.
+            Ok(0) => return Ok(()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => {
+                return copy_by_memory(from, to, in_offset, end, path);
+            }
+            Err(error) => return Err(error).at("copy to", path),
+        }
+    }
+    Ok(())
+}
+
+fn copy_by_memory(from: &File, to: &File, mut offset: u64, end: u64, path: &Path) -> Result<()> {
+    let mut buffer = vec![0u8; 256 << 10];
+    while offset < end {
+        let want = (end - offset).min(buffer.len() as u64) as usize;
+        let got = from.read_at(&mut buffer[..want], offset).at("read", path)?;
+        if got == 0 {
+            return Ok(());
+        }
+        to.write_all_at(&buffer[..got], offset).at("write", path)?;
+        offset += got as u64;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn holes_stay_holes_and_bytes_stay_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let from = File::options().create_new(true).read(true).write(true).open(&path).unwrap();
+        from.write_all_at(b"end", 8 << 20).unwrap();
+        let to = File::options().create_new(true).read(true).write(true).open(dir.path().join("b")).unwrap();
+        copy_file(&from, &to, (8 << 20) + 3, &path).unwrap();
+        assert_eq!(to.metadata().unwrap().len(), (8 << 20) + 3);
+        assert!(to.metadata().unwrap().blocks() < 64);
+        let mut end = [0; 3];
+        to.read_exact_at(&mut end, 8 << 20).unwrap();
+        assert_eq!(&end, b"end");
+    }
+}

@@ -1,0 +1,8 @@
+//! System calls made safe, grouped by what they are for.
+
+pub mod copy;
+pub mod map;
+pub mod mount;
+pub mod pid;
+pub mod root;
+pub mod xattr;
