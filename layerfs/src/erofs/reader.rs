@@ -1,0 +1,357 @@
+//! Reads an index. The bytes are not trusted: every access is checked, and nothing here panics or loops on them.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use fs_base::sys::map::Map;
+use fs_base::{Error, IoContext, Result};
+
+use super::format::{
+    BLOCK, BLOCK_BITS, CHUNK_BITS_MASK, CHUNK_INDEX, CHUNK_INDEXES, DEVICE_SLOT, DEVICE_SLOT_NUMBER, DIRENT, FORMAT_EXTENDED,
+    INODE_SIZE, INODE_SLOT, LAYOUT_CHUNKS, LAYOUT_INLINE, LAYOUT_PLAIN, MAGIC, META_BLOCK, NULL_BLOCK, SUPER_OFFSET, TAR_DEVICE,
+    VOLUME_NAME, XATTR_ENTRY, XATTR_HEADER, XATTR_PREFIXES, crc32c, decode_device,
+};
+use super::model::{Extent, FileKind, Source};
+
+/// Names an inode in one index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Nid(pub u64);
+
+/// The metadata of one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inode {
+    /// Its name in the index.
+    pub nid: Nid,
+    /// What it is.
+    pub kind: FileKind,
+    /// `st_mode`: type and permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Count of names.
+    pub links: u32,
+    /// Size in bytes.
+    pub size: u64,
+    /// Modification time in seconds.
+    pub mtime: i64,
+    /// And nanoseconds.
+    pub mtime_nanos: u32,
+    /// Major and minor number of a device.
+    pub device: (u32, u32),
+    layout: u16,
+    field: u32,
+    offset: u64,
+    xattr_size: u64,
+}
+
+impl Inode {
+    /// Whether this is overlayfs's mark for "removed": character device 0:0.
+    pub fn is_whiteout(&self) -> bool {
+        self.kind == FileKind::CharDevice && self.device == (0, 0)
+    }
+}
+
+/// A name in a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirEntry<'a> {
+    /// The name.
+    pub name: &'a [u8],
+    /// What it names.
+    pub nid: Nid,
+}
+
+/// One layer's index, mapped.
+#[derive(Debug)]
+pub struct Index {
+    map: Map,
+    root: Nid,
+    inodes: u64,
+    tar_blocks: u32,
+}
+
+impl Index {
+    /// Opens an index and checks its superblock.
+    pub fn open(path: &Path) -> Result<Index> {
+        let file = std::fs::File::open(path).at("open", path)?;
+        if file.metadata().at("stat", path)?.len() < SUPER_OFFSET + BLOCK {
+            return Err(bad("it is too short").context(path.display().to_string()));
+        }
+        Index::check(Map::of(&file, path)?).map_err(|e| e.context(path.display().to_string()))
+    }
+
+    fn check(map: Map) -> Result<Index> {
+        let block = &map[SUPER_OFFSET as usize..(SUPER_OFFSET + BLOCK) as usize];
+        let mut unsigned = block.to_vec();
+        unsigned[4..8].fill(0);
+        if u32_at(block, 0)? != MAGIC || crc32c(&unsigned) != u32_at(block, 4)? {
+            return Err(bad("its superblock is damaged"));
+        }
+        if block.get(64..80) != Some(&VOLUME_NAME[..]) || block[12] != BLOCK_BITS as u8 {
+            return Err(bad("it was written by another version"));
+        }
+        let slot = (DEVICE_SLOT_NUMBER * DEVICE_SLOT - SUPER_OFFSET) as usize;
+        let root = Nid(u64::from(u16_at(block, 14)?));
+        let (inodes, tar_blocks) = (u64_at(block, 16)?, u32_at(block, slot + 64)?);
+        let blocks = u64::from(u32_at(block, 36)?);
+        if blocks * BLOCK != map.len() as u64 {
+            return Err(bad("its size is not what its superblock says"));
+        }
+        Ok(Index { map, root, inodes, tar_blocks })
+    }
+
+    /// The root directory.
+    pub fn root(&self) -> Nid {
+        self.root
+    }
+
+    /// How many inodes it says it has.
+    pub fn inodes(&self) -> u64 {
+        self.inodes
+    }
+
+    /// Blocks of 512 bytes that the tar must have.
+    pub fn tar_blocks(&self) -> u32 {
+        self.tar_blocks
+    }
+
+    fn bytes(&self, at: u64, length: u64) -> Result<&[u8]> {
+        let end = at.checked_add(length).ok_or_else(|| bad("an offset is out of range"))?;
+        usize::try_from(at)
+            .ok()
+            .zip(usize::try_from(end).ok())
+            .and_then(|(at, end)| self.map.get(at..end))
+            .ok_or_else(|| bad("an offset is out of range"))
+    }
+
+    /// One inode.
+    pub fn inode(&self, nid: Nid) -> Result<Inode> {
+        let offset = nid
+            .0
+            .checked_mul(INODE_SLOT)
+            .and_then(|o| o.checked_add(META_BLOCK * BLOCK))
+            .ok_or_else(|| bad("an inode number is out of range"))?;
+        let raw = self.bytes(offset, INODE_SIZE)?;
+        let format = u16_at(raw, 0)?;
+        let mode = u32::from(u16_at(raw, 4)?);
+        let kind = FileKind::of_mode(mode).ok_or_else(|| bad("an inode has no type"))?;
+        if format & FORMAT_EXTENDED == 0 {
+            return Err(bad("an inode has an unknown format"));
+        }
+        let field = u32_at(raw, 16)?;
+        let device = matches!(kind, FileKind::CharDevice | FileKind::BlockDevice);
+        let count = u64::from(u16_at(raw, 2)?);
+        Ok(Inode {
+            nid,
+            kind,
+            mode,
+            uid: u32_at(raw, 24)?,
+            gid: u32_at(raw, 28)?,
+            links: u32_at(raw, 44)?,
+            size: u64_at(raw, 8)?,
+            mtime: u64_at(raw, 32)? as i64,
+            mtime_nanos: u32_at(raw, 40)?,
+            device: if device { decode_device(field) } else { (0, 0) },
+            layout: format >> 1 & 7,
+            field,
+            offset,
+            xattr_size: if count == 0 { 0 } else { XATTR_HEADER as u64 + (count - 1) * 4 },
+        })
+    }
+
+    /// The bytes of a directory or symlink.
+    fn own_bytes(&self, inode: &Inode) -> Result<&[u8]> {
+        match inode.layout {
+            LAYOUT_INLINE => self.bytes(inode.offset + INODE_SIZE + inode.xattr_size, inode.size),
+            LAYOUT_PLAIN => self.bytes(u64::from(inode.field) * BLOCK, inode.size),
+            _ => Err(bad("an inode has an unknown layout")),
+        }
+    }
+
+    fn directory(&self, nid: Nid) -> Result<&[u8]> {
+        let inode = self.inode(nid)?;
+        if inode.kind != FileKind::Dir {
+            return Err(bad("a directory was expected"));
+        }
+        self.own_bytes(&inode)
+    }
+
+    /// The entry of this name. The blocks are searched as the kernel does it, by their first names.
+    pub fn lookup(&self, directory: Nid, name: &[u8]) -> Result<Option<Nid>> {
+        let bytes = self.directory(directory)?;
+        let blocks: usize = bytes.len().div_ceil(BLOCK as usize);
+        let block = |n: usize| DirBlock::of(&bytes[n * BLOCK as usize..bytes.len().min((n + 1) * BLOCK as usize)]);
+        let (mut low, mut high) = (0, blocks);
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            if block(middle)?.entry(0)?.name <= name { low = middle + 1 } else { high = middle }
+        }
+        let Some(candidate) = low.checked_sub(1) else { return Ok(None) };
+        let block = block(candidate)?;
+        let (mut low, mut high) = (0, block.count);
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            let entry = block.entry(middle)?;
+            match entry.name.cmp(name) {
+                std::cmp::Ordering::Equal => return Ok(Some(entry.nid)),
+                std::cmp::Ordering::Less => low = middle + 1,
+                std::cmp::Ordering::Greater => high = middle,
+            }
+        }
+        Ok(None)
+    }
+
+    /// The entries of a directory in the order of their bytes, without `.` and `..`.
+    pub fn read_dir(&self, directory: Nid) -> Result<Vec<DirEntry<'_>>> {
+        let bytes = self.directory(directory)?;
+        let mut entries = Vec::new();
+        for chunk in bytes.chunks(BLOCK as usize) {
+            let block = DirBlock::of(chunk)?;
+            for number in 0..block.count {
+                let entry = block.entry(number)?;
+                if entry.name != b"." && entry.name != b".." {
+                    entries.push(entry);
+                }
+            }
+        }
+        Ok(entries)
+    }
+
+    /// A symlink's target.
+    pub fn read_link(&self, nid: Nid) -> Result<Cow<'_, [u8]>> {
+        let inode = self.inode(nid)?;
+        if inode.kind != FileKind::Symlink {
+            return Err(bad("a symlink was expected"));
+        }
+        self.own_bytes(&inode).map(Cow::Borrowed)
+    }
+
+    /// All extended attributes by full name.
+    pub fn xattrs(&self, nid: Nid) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let inode = self.inode(nid)?;
+        if inode.xattr_size == 0 {
+            return Ok(Vec::new());
+        }
+        let bytes = self.bytes(inode.offset + INODE_SIZE, inode.xattr_size)?;
+        let damaged = || bad("extended attributes are out of range");
+        let mut rest = &bytes[XATTR_HEADER..];
+        let mut attributes = Vec::new();
+        while rest.len() >= XATTR_ENTRY {
+            let (name_length, prefix) = (usize::from(rest[0]), rest[1]);
+            let value_length = usize::from(u16_at(rest, 2)?);
+            let end = XATTR_ENTRY + name_length + value_length;
+            let entry = rest.get(XATTR_ENTRY..end).ok_or_else(damaged)?;
+            let (_, prefix) = XATTR_PREFIXES.iter().find(|(n, _)| *n == prefix).ok_or_else(damaged)?;
+            attributes.push(([prefix, &entry[..name_length]].concat(), entry[name_length..].to_vec()));
+            rest = rest.get(end.next_multiple_of(4)..).unwrap_or(&[]);
+        }
+        Ok(attributes)
+    }
+
+    /// One extended attribute by full name.
+    pub fn xattr(&self, nid: Nid, name: &[u8]) -> Result<Option<Vec<u8>>> {
+        Ok(self.xattrs(nid)?.into_iter().find(|(n, _)| n == name).map(|(_, value)| value))
+    }
+
+    /// Where a regular file's bytes are: pieces in order, holes included, that cover its size.
+    pub fn extents(&self, nid: Nid) -> Result<Vec<Extent>> {
+        let inode = self.inode(nid)?;
+        if inode.kind != FileKind::File {
+            return Err(bad("a regular file was expected"));
+        }
+        if inode.size == 0 {
+            return Ok(Vec::new());
+        }
+        if inode.layout != LAYOUT_CHUNKS || inode.field & !(CHUNK_BITS_MASK | CHUNK_INDEXES) != 0 {
+            return Err(bad("a file has an unknown layout"));
+        }
+        let chunk = BLOCK << (inode.field & CHUNK_BITS_MASK);
+        let start = (inode.offset + INODE_SIZE + inode.xattr_size).next_multiple_of(CHUNK_INDEX);
+        let count = inode.size.div_ceil(chunk);
+        let table = self.bytes(start, count.checked_mul(CHUNK_INDEX).ok_or_else(|| bad("a file's size is out of range"))?)?;
+        let mut extents: Vec<Extent> = Vec::new();
+        for (number, raw) in table.chunks_exact(CHUNK_INDEX as usize).enumerate() {
+            let file_offset = number as u64 * chunk;
+            let length = chunk.min(inode.size - file_offset);
+            let source = self.source(u16_at(raw, 2)?, u32_at(raw, 4)?, length)?;
+            match extents.last_mut() {
+                Some(last) if follows(last, source) => last.length += length,
+                _ => extents.push(Extent { file_offset, length, source }),
+            }
+        }
+        Ok(extents)
+    }
+
+    fn source(&self, device: u16, block: u32, length: u64) -> Result<Source> {
+        let at = u64::from(block) * BLOCK;
+        match (device, block) {
+            (_, NULL_BLOCK) => Ok(Source::Hole),
+            (TAR_DEVICE, _) if at + length <= u64::from(self.tar_blocks) * BLOCK => Ok(Source::Data(at)),
+            (0, _) => self.bytes(at, length).map(|_| Source::Index(at)),
+            _ => Err(bad("a file's data is out of range")),
+        }
+    }
+
+    /// Bytes of the index itself, for [`Source::Index`].
+    pub fn raw(&self, at: u64, length: u64) -> Result<&[u8]> {
+        self.bytes(at, length)
+    }
+}
+
+fn follows(last: &Extent, next: Source) -> bool {
+    match (last.source, next) {
+        (Source::Hole, Source::Hole) => true,
+        (Source::Data(a), Source::Data(b)) | (Source::Index(a), Source::Index(b)) => a + last.length == b,
+        _ => false,
+    }
+}
+
+/// One block of a directory.
+struct DirBlock<'a> {
+    bytes: &'a [u8],
+    count: usize,
+}
+
+impl<'a> DirBlock<'a> {
+    fn of(bytes: &'a [u8]) -> Result<DirBlock<'a>> {
+        let first = usize::from(u16_at(bytes, 8)?);
+        if first < DIRENT || first % DIRENT != 0 || first > bytes.len() {
+            return Err(bad("a directory block is damaged"));
+        }
+        Ok(DirBlock { bytes, count: first / DIRENT })
+    }
+
+    fn entry(&self, number: usize) -> Result<DirEntry<'a>> {
+        let at = number * DIRENT;
+        let start = usize::from(u16_at(self.bytes, at + 8)?);
+        let end = if number + 1 < self.count { usize::from(u16_at(self.bytes, at + DIRENT + 8)?) } else { self.bytes.len() };
+        let name = self.bytes.get(start..end).ok_or_else(|| bad("a name is out of range"))?;
+        // The last name of a block that is not full ends at a zero.
+        let name = name.split(|&b| b == 0).next().unwrap_or(name);
+        if name.is_empty() || name.contains(&b'/') {
+            return Err(bad("a directory has an impossible name"));
+        }
+        Ok(DirEntry { name, nid: Nid(u64_at(self.bytes, at)?) })
+    }
+}
+
+fn bad(what: &str) -> Error {
+    Error::corrupt(format!("the layer's index can't be used: {what}")).with_hint("remove the image and load it again")
+}
+
+fn array<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N]> {
+    bytes.get(at..).and_then(|rest| rest.first_chunk::<N>()).copied().ok_or_else(|| bad("it ends too early"))
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Result<u16> {
+    array(bytes, at).map(u16::from_le_bytes)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Result<u32> {
+    array(bytes, at).map(u32::from_le_bytes)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Result<u64> {
+    array(bytes, at).map(u64::from_le_bytes)
+}

@@ -1,0 +1,116 @@
+//! PAX extended headers: records `LENGTH KEY=VALUE\n`.
+
+use fs_base::{Error, Result};
+
+/// What the records of one header change. Later records win over earlier ones.
+#[derive(Debug, Default, Clone)]
+pub struct Pax {
+    pub path: Option<Vec<u8>>,
+    pub link_path: Option<Vec<u8>>,
+    pub size: Option<u64>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub mtime: Option<(i64, u32)>,
+    /// Full attribute names and values.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub sparse_name: Option<Vec<u8>>,
+    pub sparse_size: Option<u64>,
+    pub sparse_major: Option<u64>,
+    /// Offsets and lengths of formats 0.0 and 0.1.
+    pub sparse_map: Vec<u64>,
+}
+
+impl Pax {
+    /// Reads all records of one extended header into `self`.
+    pub fn read(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() && bytes[0] != 0 {
+            let bad = || Error::corrupt("malformed PAX record in a tar header");
+            let space = bytes.iter().take(20).position(|&b| b == b' ').ok_or_else(bad)?;
+            let length: usize = text(&bytes[..space])?.parse().map_err(|_| bad())?;
+            if length <= space + 1 || length > bytes.len() || bytes[length - 1] != b'\n' {
+                return Err(bad());
+            }
+            let record = &bytes[space + 1..length - 1];
+            let equals = record.iter().position(|&b| b == b'=').ok_or_else(bad)?;
+            self.record(&record[..equals], &record[equals + 1..])?;
+            bytes = &bytes[length..];
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        match key {
+            b"path" => self.path = Some(value.to_vec()),
+            b"linkpath" => self.link_path = Some(value.to_vec()),
+            b"size" => self.size = Some(integer(value)?),
+            b"uid" => self.uid = Some(id(value)?),
+            b"gid" => self.gid = Some(id(value)?),
+            b"mtime" => self.mtime = Some(time(value)?),
+            b"GNU.sparse.name" => self.sparse_name = Some(value.to_vec()),
+            b"GNU.sparse.realsize" | b"GNU.sparse.size" => self.sparse_size = Some(integer(value)?),
+            b"GNU.sparse.major" => self.sparse_major = Some(integer(value)?),
+            b"GNU.sparse.offset" | b"GNU.sparse.numbytes" => self.sparse_map.push(integer(value)?),
+            b"GNU.sparse.map" => {
+                self.sparse_map = value.split(|&b| b == b',').map(integer).collect::<Result<_>>()?;
+            }
+            _ => {
+                if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+                    self.xattrs.retain(|(n, _)| n != name);
+                    self.xattrs.push((name.to_vec(), value.to_vec()));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn text(bytes: &[u8]) -> Result<&str> {
+    std::str::from_utf8(bytes).map_err(|_| Error::corrupt("malformed PAX record in a tar header"))
+}
+
+/// A decimal number.
+pub fn integer(bytes: &[u8]) -> Result<u64> {
+    let digits = text(bytes)?;
+    digits.parse().map_err(|_| Error::corrupt(format!("malformed number {digits:?} in a PAX header")))
+}
+
+fn id(bytes: &[u8]) -> Result<u32> {
+    let number = integer(bytes)?;
+    u32::try_from(number).map_err(|_| Error::invalid(format!("user or group id {number} is out of range")))
+}
+
+/// Seconds with a fraction, possibly negative: `-1.5` is half a second after -2.
+fn time(bytes: &[u8]) -> Result<(i64, u32)> {
+    let full = text(bytes)?;
+    let bad = || Error::corrupt(format!("malformed time {full:?} in a PAX header"));
+    let (whole, fraction) = full.split_once('.').unwrap_or((full, ""));
+    let seconds: i64 = whole.parse().map_err(|_| bad())?;
+    let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
+    let nanos: u32 = digits.parse().map_err(|_| bad())?;
+    if whole.starts_with('-') && nanos > 0 {
+        return Ok((seconds.checked_sub(1).ok_or_else(bad)?, 1_000_000_000 - nanos));
+    }
+    Ok((seconds, nanos))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_round_toward_the_past() {
+        assert_eq!(time(b"12.5").unwrap(), (12, 500_000_000));
+        assert_eq!(time(b"-1.5").unwrap(), (-2, 500_000_000));
+        assert_eq!(time(b"1.0123456789").unwrap(), (1, 12_345_678));
+        assert!(time(b"x").is_err());
+    }
+
+    #[test]
+    fn values_may_hold_newlines_and_equal_signs() {
+        let mut pax = Pax::default();
+        pax.read(b"31 SCHILY.xattr.user.k=a=b\nc\0d\n").unwrap();
+        assert_eq!(pax.xattrs, [(b"user.k".to_vec(), b"a=b\nc\0d".to_vec())]);
+        assert!(Pax::default().read(b"999 path=a\n").is_err());
+        assert!(Pax::default().read(b"3 a").is_err());
+    }
+}
