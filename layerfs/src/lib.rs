@@ -2,10 +2,44 @@
 //!
 //! Words: a **layer** is `data`, the uncompressed tar byte for byte, and `index`, an EROFS image of its metadata
 //! that points into `data`. Its name is its **diffID**, the digest of `data`. A **chain** is the layers of an image,
-//! bottom first.
+//! bottom first; a [`tree::Tree`] shows it as one tree without a mount, a [`driver::Mounter`] mounts it.
 //!
-//! Start from [`ingest::ingest`] and [`erofs::Index`].
+//! Start from [`store::Store`], [`tree::Tree`] and [`driver::Mounter`].
+//!
+//! ```no_run
+//! use layerfs::{ingest::IngestOptions, store::Store, tree::Tree};
+//! let store = Store::open(std::path::Path::new("/var/lib/fsd"))?;
+//! let built = store.ingest(&mut std::fs::File::open("layer.tar.gz").unwrap(), &IngestOptions::default())?;
+//! let tree = Tree::new(vec![store.layer(&built.id)?]);
+//! for (name, entry) in tree.read_dir(&tree.root()?.unwrap())? {
+//!     println!("{} {}", String::from_utf8_lossy(&name), entry.inode.size);
+//! }
+//! # Ok::<(), fs_base::Error>(())
+//! ```
 
+pub mod diff;
+pub mod driver;
 pub mod erofs;
 pub mod ingest;
+pub mod store;
 pub mod tar;
+pub mod tree;
+mod unpack;
+
+use std::io::Read;
+
+use fs_base::{Digest, IoContext, Result};
+use sha2::{Digest as _, Sha256};
+
+/// The digest of a file from its start.
+pub fn digest_of(mut file: &std::fs::File) -> Result<Digest> {
+    use std::io::Seek;
+    file.rewind().at("read", "file")?;
+    let (mut hasher, mut buffer) = (Sha256::new(), vec![0; 1 << 18]);
+    loop {
+        match file.read(&mut buffer).at("read", "file")? {
+            0 => return Ok(Digest::from_bytes(hasher.finalize().into())),
+            n => hasher.update(&buffer[..n]),
+        }
+    }
+}

@@ -194,7 +194,7 @@ impl Output<'_> {
         let tail = at + INODE_SIZE + xattrs.len() as u64;
         let mut size = node.size;
         let (layout, field) = match Body::of(node)? {
-            Body::Empty => (LAYOUT_PLAIN, self.special(node)),
+            Body::Empty => (LAYOUT_PLAIN, special(node)),
             Body::Inline(_) => {
                 let bytes = self.own_bytes(id);
                 size = bytes.len() as u64;
@@ -230,13 +230,6 @@ impl Output<'_> {
         raw.extend([0; 16]);
         self.put(at, &raw);
         Ok(())
-    }
-
-    fn special(&self, node: &Node) -> u32 {
-        match node.kind {
-            FileKind::CharDevice | FileKind::BlockDevice => encode_device(node.device.0, node.device.1),
-            _ => 0,
-        }
     }
 
     /// The bytes of a symlink or directory.
@@ -323,6 +316,14 @@ impl Output<'_> {
         let checksum = crc32c(&self.bytes[block]);
         self.put(SUPER_OFFSET + 4, &checksum.to_le_bytes());
         Ok(())
+    }
+}
+
+/// What `i_u` holds for a file without data.
+fn special(node: &Node) -> u32 {
+    match node.kind {
+        FileKind::CharDevice | FileKind::BlockDevice => encode_device(node.device.0, node.device.1),
+        _ => 0,
     }
 }
 

@@ -18,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 use crate::erofs;
 use crate::tar::{self, Limits};
 pub use source::Media;
+pub(crate) use tree::OPAQUE_XATTR;
 use tree::TreeBuilder;
 
 /// Buffers between two stages.
@@ -107,7 +108,7 @@ pub fn rebuild_index(data: &File, to: &Path, limits: Limits) -> Result<u64> {
     let mut reader = tar::Reader::new(io::BufReader::with_capacity(1 << 16, data), limits);
     let mut builder = TreeBuilder::new(limits);
     while let Some(entry) = reader.next_entry()? {
-        builder.add(entry)?;
+        builder.add(&entry)?;
     }
     write_index(builder, data, size, to).map(|(index_size, _)| index_size)
 }
@@ -128,7 +129,7 @@ fn parse(tee: Tee<'_>, limits: Limits) -> Result<(TreeBuilder, u64)> {
     let outcome = loop {
         match reader.next_entry() {
             Ok(Some(entry)) => {
-                if let Err(error) = builder.add(entry) {
+                if let Err(error) = builder.add(&entry) {
                     break Err(error);
                 }
             }
@@ -143,9 +144,7 @@ fn parse(tee: Tee<'_>, limits: Limits) -> Result<(TreeBuilder, u64)> {
     }
     outcome?;
     // The bytes behind the end mark belong to the diffID.
-    io::copy(tee, &mut io::sink())
-        .map(drop)
-        .or_else(|error| Err(tee.failure.take().unwrap_or_else(|| Error::io("read", "layer", error))))?;
+    io::copy(tee, &mut io::sink()).map_err(|error| tee.failure.take().unwrap_or_else(|| Error::io("read", "layer", error)))?;
     Ok((builder, tee.written))
 }
 

@@ -50,9 +50,8 @@ impl Media {
     pub fn of_magic(bytes: &[u8]) -> Media {
         match bytes {
             [0x1f, 0x8b, ..] => Media::Gzip,
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Media::Zstd,
-            // A skippable frame: 0x184D2A50 to 5F, little-endian.
-            [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Media::Zstd,
+            // A frame, or a skippable one: 0x184D2A50 to 5F, little-endian.
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Media::Zstd,
             _ => Media::Plain,
         }
     }

@@ -47,19 +47,18 @@ impl TreeBuilder {
     }
 
     /// Takes one entry.
-    pub fn add(&mut self, entry: Entry) -> Result<()> {
+    pub fn add(&mut self, entry: &Entry) -> Result<()> {
         self.entries += 1;
-        let shown = String::from_utf8_lossy(&entry.path).into_owned();
-        self.place(entry).map_err(|e| e.context(format!("layer entry {shown:?}")))
+        self.place(entry).map_err(|e| e.context(format!("layer entry {:?}", String::from_utf8_lossy(&entry.path))))
     }
 
-    fn place(&mut self, entry: Entry) -> Result<()> {
+    fn place(&mut self, entry: &Entry) -> Result<()> {
         let components = components(&entry.path, self.limits.depth)?;
         let Some((name, parents)) = components.split_last() else {
             // The root's own entry: only a directory can stand for it.
             if entry.kind == EntryKind::Dir {
-                set_metadata(&mut self.nodes[0], &entry);
-                self.nodes[0].xattrs = kept_xattrs(&entry, self.limits)?;
+                set_metadata(&mut self.nodes[0], entry);
+                self.nodes[0].xattrs = kept_xattrs(entry, self.limits)?;
             }
             return Ok(());
         };
@@ -72,7 +71,7 @@ impl TreeBuilder {
             }
             return Ok(());
         }
-        self.put(directory, name, &entry)
+        self.put(directory, name, entry)
     }
 
     fn put(&mut self, directory: NodeId, name: &[u8], entry: &Entry) -> Result<()> {
@@ -278,8 +277,9 @@ fn components(path: &[u8], depth: usize) -> Result<Vec<&[u8]>> {
     for name in path.split(|&b| b == b'/') {
         match name {
             b"" | b"." => {}
-            b".." if names.pop().is_none() => return Err(Error::invalid("its path leaves the layer's root")),
-            b".." => {}
+            b".." => {
+                names.pop().ok_or_else(|| Error::invalid("its path leaves the layer's root"))?;
+            }
             name => {
                 check_name(name)?;
                 names.push(name);

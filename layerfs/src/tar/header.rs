@@ -4,6 +4,8 @@ use fs_base::{Error, Result};
 
 /// Tar's unit: headers are one block, data is padded to blocks.
 pub const BLOCK: usize = 512;
+/// Offsets and lengths.
+pub type Pairs = Vec<(u64, u64)>;
 
 /// A header block, its checksum verified.
 pub struct Header<'a>(&'a [u8; BLOCK]);
@@ -97,7 +99,7 @@ impl<'a> Header<'a> {
     }
 
     /// The four sparse entries, whether more blocks follow, and the real size (old GNU sparse).
-    pub fn gnu_sparse(&self) -> Result<(Vec<(u64, u64)>, bool, u64)> {
+    pub fn gnu_sparse(&self) -> Result<(Pairs, bool, u64)> {
         let real = self.number(483, 12, "real size")?;
         Ok((sparse_entries(&self.0[386..482])?, self.0[482] != 0, u64::try_from(real).unwrap_or(0)))
     }
@@ -108,7 +110,7 @@ impl<'a> Header<'a> {
 }
 
 /// 24-byte pairs of offset and length; a pair of zeros or blanks ends the list.
-pub fn sparse_entries(bytes: &[u8]) -> Result<Vec<(u64, u64)>> {
+pub fn sparse_entries(bytes: &[u8]) -> Result<Pairs> {
     let mut entries = Vec::new();
     for pair in bytes.chunks_exact(24) {
         if pair[0] == 0 {
@@ -136,7 +138,7 @@ fn number(field: &[u8]) -> Option<i64> {
     let mut value: i64 = if negative { -1 } else { 0 };
     for (i, &byte) in field.iter().enumerate() {
         let byte = if i == 0 { if negative { byte | 0x80 } else { byte & 0x7f } } else { byte };
-        if value > i64::MAX >> 8 || value < i64::MIN >> 8 {
+        if !(i64::MIN >> 8..=i64::MAX >> 8).contains(&value) {
             return None;
         }
         value = value << 8 | i64::from(byte);

@@ -328,7 +328,7 @@ fn truncated() -> Error {
 }
 
 /// The error of a layer that passes one of the [`Limits`].
-pub(crate) fn limit(what: String) -> Error {
+pub(crate) fn limit(what: impl std::fmt::Display) -> Error {
     Error::invalid(format!("the layer has {what}"))
         .with_hint("this looks like a decompression bomb; if you trust it, raise the daemon's `limits`")
 }

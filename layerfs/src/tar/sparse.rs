@@ -25,7 +25,7 @@ pub fn segments(pairs: &[(u64, u64)], size: u64, data: u64, stored: u64) -> Resu
 
 /// The pairs of a flat list.
 pub fn pairs(flat: &[u64]) -> Result<Vec<(u64, u64)>> {
-    if flat.len() % 2 != 0 {
+    if !flat.len().is_multiple_of(2) {
         return Err(Error::corrupt("sparse map in a PAX header has an odd count of numbers"));
     }
     Ok(flat.chunks_exact(2).map(|p| (p[0], p[1])).collect())

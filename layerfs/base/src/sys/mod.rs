@@ -1,6 +1,7 @@
 //! System calls made safe, grouped by what they are for.
 
 pub mod copy;
+pub mod loop_device;
 pub mod map;
 pub mod mount;
 pub mod pid;

@@ -1,0 +1,47 @@
+//! Layers unpacked once into directories, for kernels without a usable EROFS.
+
+use fs_base::sys::mount::Mount;
+use fs_base::{Class, IoContext, Probe, Result, durable, id};
+use rustix::mount::MountAttrFlags;
+
+use super::Driver;
+use super::mounter::{probe_layer, unsupported};
+use crate::store::{Layer, Store};
+use crate::unpack;
+
+/// `layers/<hex>/fs`, made at the first mount and published whole.
+#[derive(Debug)]
+pub struct Overlay;
+
+impl Driver for Overlay {
+    fn name(&self) -> &'static str {
+        "overlay"
+    }
+
+    fn probe(&self, store: &Store) -> Probe {
+        probe_layer(store, |layer| self.mount_layer(store, layer).map(drop)).unwrap_or_else(|e| unsupported(&e))
+    }
+
+    fn mount_layer(&self, store: &Store, layer: &Layer) -> Result<Mount> {
+        let unpacked = layer.dir.join("fs");
+        if !unpacked.exists() {
+            let staging = store.tmp().join(id::random_hex::<16>()?);
+            std::fs::create_dir(&staging).at("make directory", &staging)?;
+            let made = unpack::unpack(layer, &staging).and_then(|()| {
+                durable::sync_file_system(&staging)?;
+                match durable::publish(&staging, &unpacked) {
+                    // Somebody else was faster.
+                    Err(error) if error.class() == Class::Conflict => Ok(()),
+                    other => other,
+                }
+            });
+            if staging.exists() {
+                let _ = std::fs::remove_dir_all(&staging);
+            }
+            made?;
+        }
+        let mount = Mount::clone_of(&unpacked, false)?;
+        mount.set_attributes(MountAttrFlags::MOUNT_ATTR_RDONLY, MountAttrFlags::empty(), false)?;
+        Ok(mount)
+    }
+}
