@@ -90,16 +90,30 @@ pub fn ingest(input: &mut (dyn Read + Send), dir: &Path, options: &IngestOptions
     let (builder, data_size) = parsed?;
     let (blob, blob_size) = blob?;
     let id = LayerId(id.map_err(died)?);
-    if let Some(expected) = options.expected_diff_id
-        && expected != id
-    {
-        return Err(Error::corrupt(format!("layer diffID is {id}, but the image's config says {expected}"))
-            .with_hint("the archive or registry holds wrong bytes: get the image again"));
-    }
+    let blob = blob.unwrap_or(id.0);
+    verify(options, id, blob, blob_size)?;
     durable::sync_file(&data, &data_path)?;
     let entries = builder.entries();
     let (index_size, file_bytes) = write_index(builder, &data, data_size, &dir.join("index"))?;
     Ok(Built { id, blob, blob_size, data_size, index_size, entries, file_bytes })
+}
+
+/// Holds what was read against what was promised.
+fn verify(options: &IngestOptions<'_>, id: LayerId, blob: Digest, blob_size: u64) -> Result<()> {
+    match options.expected_blob {
+        Some((_, want)) if want != blob_size => {
+            return Err(Error::corrupt(format!("layer blob has {blob_size} bytes, but the manifest says {want}")));
+        }
+        Some((want, _)) if want != blob => {
+            return Err(Error::corrupt(format!("layer blob is {blob}, but the manifest says {want}")));
+        }
+        _ => {}
+    }
+    match options.expected_diff_id {
+        Some(want) if want != id => Err(Error::corrupt(format!("layer diffID is {id}, but the image's config says {want}"))
+            .with_hint("the archive or registry holds wrong bytes: get the image again")),
+        _ => Ok(()),
+    }
 }
 
 /// Builds the index of a layer again from its `data`.

@@ -57,8 +57,9 @@ impl Media {
     }
 }
 
-/// Reads the stream to its end and sends what it inflates to. Returns the stream's digest and size.
-pub fn run(input: &mut (dyn Read + Send), options: &IngestOptions<'_>, to: &SyncSender<Result<Chunk>>) -> Result<(Digest, u64)> {
+/// Reads the stream to its end and sends what it inflates to. Returns the stream's size, and its digest unless it
+/// is not compressed: then the next stage computes the same.
+pub fn run(input: &mut (dyn Read + Send), options: &IngestOptions<'_>, to: &SyncSender<Result<Chunk>>) -> Result<(Option<Digest>, u64)> {
     let outcome = pump(input, options, to);
     if let Err(error) = &outcome {
         // The parser must learn of it before it takes the silence for the end.
@@ -67,9 +68,9 @@ pub fn run(input: &mut (dyn Read + Send), options: &IngestOptions<'_>, to: &Sync
     outcome
 }
 
-fn pump(input: &mut (dyn Read + Send), options: &IngestOptions<'_>, to: &SyncSender<Result<Chunk>>) -> Result<(Digest, u64)> {
+fn pump(input: &mut (dyn Read + Send), options: &IngestOptions<'_>, to: &SyncSender<Result<Chunk>>) -> Result<(Option<Digest>, u64)> {
     let consumed = AtomicU64::new(0);
-    let counted = Counted { input, hasher: Sha256::new(), read: &consumed, progress: options.progress, reported: 0 };
+    let counted = Counted { input, hasher: Some(Sha256::new()), read: &consumed, progress: options.progress, reported: 0 };
     let mut input = BufReader::with_capacity(CHUNK, counted);
     let magic = Media::of_magic(input.fill_buf().at("read", "layer stream")?);
     if options.media != Media::Auto && options.media != magic {
@@ -82,19 +83,15 @@ fn pump(input: &mut (dyn Read + Send), options: &IngestOptions<'_>, to: &SyncSen
             decoder.window_log_max(27).at("configure", "zstd decoder")?;
             inflate(&mut decoder, to, options.limits, Some(&consumed))?;
         }
-        Media::Plain | Media::Auto => inflate(&mut input, to, options.limits, None)?,
+        Media::Plain | Media::Auto => {
+            input.get_mut().hasher = None;
+            inflate(&mut input, to, options.limits, None)?;
+        }
     }
     // Bytes behind the compressed data belong to the blob.
     io::copy(&mut input, &mut io::sink()).at("read", "layer stream")?;
     let counted = input.into_inner();
-    let (digest, size) = (Digest::from_bytes(counted.hasher.finalize().into()), consumed.load(Ordering::Relaxed));
-    match options.expected_blob {
-        Some((_, want)) if want != size => {
-            Err(Error::corrupt(format!("layer blob has {size} bytes, but the manifest says {want}")))
-        }
-        Some((want, _)) if want != digest => Err(Error::corrupt(format!("layer blob is {digest}, but the manifest says {want}"))),
-        _ => Ok((digest, size)),
-    }
+    Ok((counted.hasher.map(|hasher| Digest::from_bytes(hasher.finalize().into())), consumed.load(Ordering::Relaxed)))
 }
 
 fn inflate(from: &mut dyn Read, to: &SyncSender<Result<Chunk>>, limits: Limits, consumed: Option<&AtomicU64>) -> Result<()> {
@@ -166,7 +163,7 @@ impl<R: BufRead> Read for GzipMembers<R> {
 /// Counts and hashes what is read.
 struct Counted<'a, 'b> {
     input: &'a mut (dyn Read + Send),
-    hasher: Sha256,
+    hasher: Option<Sha256>,
     read: &'b AtomicU64,
     progress: Option<&'b (dyn Fn(u64) + Sync)>,
     reported: u64,
@@ -175,7 +172,9 @@ struct Counted<'a, 'b> {
 impl Read for Counted<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let got = self.input.read(buffer)?;
-        self.hasher.update(&buffer[..got]);
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&buffer[..got]);
+        }
         let read = self.read.fetch_add(got as u64, Ordering::Relaxed) + got as u64;
         if let Some(progress) = self.progress
             && (got == 0 || read - self.reported >= 512 << 10)
