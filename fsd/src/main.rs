@@ -1,2 +1,68 @@
-//! x
-fn main() {}
+//! `fsd`, the container storage daemon: images as layers, mounted without unpacking, behind the Docker Engine API.
+//!
+//! The way of a request: [`serve`] takes it off the socket, [`api`] decodes it and calls a service ([`image`],
+//! [`mounts`], [`check`]), which works on the [`app::App`]: the database and the layer store.
+
+mod api;
+mod app;
+mod check;
+mod config;
+mod db;
+mod image;
+mod mounts;
+mod reference;
+mod serve;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use fs_base::{Error, Result};
+
+use app::App;
+use config::{Cli, Command, Config, ConfigCommand};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match &cli.command {
+        Some(Command::Config { what: ConfigCommand::Check }) => Config::load(&cli.options).map(|config| println!("{config:#?}")),
+        None => Config::load(&cli.options).and_then(run),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fsd: {error}");
+            if let Some(hint) = error.hint() {
+                eprintln!("hint: {hint}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: Config) -> Result<()> {
+    log_to_journal_or_stderr(&config);
+    let listener = serve::listen(&config)?;
+    let app = Arc::new(App::open(config)?);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(64)
+        .thread_keep_alive(std::time::Duration::from_secs(5))
+        .enable_all()
+        .build()
+        .map_err(|error| Error::io("start", "the runtime", error))?;
+    runtime.block_on(serve::serve(app, listener))
+}
+
+/// The journal, if this process was started with its standard error there; else standard error.
+fn log_to_journal_or_stderr(config: &Config) {
+    use std::io::IsTerminal;
+    use tracing_subscriber::prelude::*;
+    let registry = tracing_subscriber::registry().with(config.log);
+    match std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok()) {
+        Some(journal) => registry.with(journal).init(),
+        None => registry
+            .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()))
+            .init(),
+    }
+}

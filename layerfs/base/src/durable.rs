@@ -111,6 +111,11 @@ pub fn rename_new(from: &Path, to: &Path) -> Result<()> {
     }
 }
 
+/// Moves over whatever has the name. Not durable: for sockets and other things that end with the machine.
+pub fn replace(from: &Path, to: &Path) -> Result<()> {
+    rustix::fs::rename(from, to).at("rename to", to)
+}
+
 /// Gives an unnamed (`O_TMPFILE`) file its name.
 pub fn link_unnamed(file: &File, to: &Path) -> Result<()> {
     use std::os::fd::AsRawFd;

@@ -59,7 +59,11 @@ impl Media {
 
 /// Reads the stream to its end and sends what it inflates to. Returns the stream's size, and its digest unless it
 /// is not compressed: then the next stage computes the same.
-pub fn run(input: &mut (dyn Read + Send), options: &IngestOptions<'_>, to: &SyncSender<Result<Chunk>>) -> Result<(Option<Digest>, u64)> {
+pub fn run(
+    input: &mut (dyn Read + Send),
+    options: &IngestOptions<'_>,
+    to: &SyncSender<Result<Chunk>>,
+) -> Result<(Option<Digest>, u64)> {
     let outcome = pump(input, options, to);
     if let Err(error) = &outcome {
         // The parser must learn of it before it takes the silence for the end.
@@ -68,7 +72,11 @@ pub fn run(input: &mut (dyn Read + Send), options: &IngestOptions<'_>, to: &Sync
     outcome
 }
 
-fn pump(input: &mut (dyn Read + Send), options: &IngestOptions<'_>, to: &SyncSender<Result<Chunk>>) -> Result<(Option<Digest>, u64)> {
+fn pump(
+    input: &mut (dyn Read + Send),
+    options: &IngestOptions<'_>,
+    to: &SyncSender<Result<Chunk>>,
+) -> Result<(Option<Digest>, u64)> {
     let consumed = AtomicU64::new(0);
     let counted = Counted { input, hasher: Some(Sha256::new()), read: &consumed, progress: options.progress, reported: 0 };
     let mut input = BufReader::with_capacity(CHUNK, counted);

@@ -1,0 +1,227 @@
+//! `/images/…`
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use fs_base::Error;
+use http::{StatusCode, header};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::error::Failure;
+use super::{blocking, reader_of};
+use crate::app::App;
+use crate::db::images::ImageRow;
+use crate::image::{self, Config, Removed, shown_digests, shown_tags};
+
+type Answer = Result<Response, Failure>;
+
+pub fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/images/json", get(list))
+        .route("/images/load", post(load))
+        .route("/images/prune", post(prune))
+        .route("/images/{*rest}", get(read).post(change).delete(remove))
+}
+
+#[derive(Deserialize)]
+struct ListQuery {
+    filters: Option<String>,
+}
+
+/// Docker's filters: `{"key":{"value":true}}`, or `{"key":["value"]}` from older clients.
+pub(super) fn filters(text: Option<&str>, known: &[&str]) -> fs_base::Result<HashMap<String, Vec<String>>> {
+    let bad = || Error::invalid(format!("invalid filters: {}", text.unwrap_or_default()));
+    let Some(parsed) = text.filter(|t| !t.is_empty()) else { return Ok(HashMap::new()) };
+    let parsed: HashMap<String, Value> = serde_json::from_str(parsed).map_err(|_| bad())?;
+    let mut filters = HashMap::new();
+    for (key, values) in parsed {
+        if !known.contains(&key.as_str()) {
+            return Err(Error::invalid(format!("invalid filter '{key}'")));
+        }
+        let values = match values {
+            Value::Object(map) => map.into_iter().map(|(value, _)| value).collect(),
+            Value::Array(list) => list.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+            _ => return Err(bad()),
+        };
+        filters.insert(key, values);
+    }
+    Ok(filters)
+}
+
+async fn list(State(app): State<Arc<App>>, Query(query): Query<ListQuery>) -> Answer {
+    let filters = filters(query.filters.as_deref(), &["reference", "dangling", "label"])?;
+    let images = blocking(move || {
+        let rows = app.db.images()?;
+        let mut images = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let config = Config::parse(&row.config)?;
+            if wanted(row, &config, &filters) {
+                images.push(summary(row, &config));
+            }
+        }
+        images.sort_by_key(|image| -image["Created"].as_i64().unwrap_or_default());
+        Ok(images)
+    })
+    .await?;
+    Ok(Json(images).into_response())
+}
+
+fn wanted(row: &ImageRow, config: &Config, filters: &HashMap<String, Vec<String>>) -> bool {
+    let labels = config.labels();
+    filters.iter().all(|(key, values)| match key.as_str() {
+        "dangling" => values.iter().any(|v| (v == "true" || v == "1") == row.tags.is_empty()),
+        "reference" => values.iter().any(|pattern| {
+            shown_tags(row).iter().any(|tag| {
+                let name = tag.rsplit_once(':').map_or(tag.as_str(), |(name, _)| name);
+                glob(pattern.as_bytes(), tag.as_bytes()) || glob(pattern.as_bytes(), name.as_bytes())
+            })
+        }),
+        "label" => values.iter().all(|want| match want.split_once('=') {
+            Some((name, value)) => labels.get(name).and_then(Value::as_str) == Some(value),
+            None => labels.contains_key(want),
+        }),
+        _ => true,
+    })
+}
+
+/// `*` and `?` as in Go's `path.Match`: neither crosses a slash.
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    match (pattern.split_first(), text.split_first()) {
+        (None, None) => true,
+        (Some((b'*', rest)), _) => {
+            glob(rest, text) || text.split_first().is_some_and(|(c, tail)| *c != b'/' && glob(pattern, tail))
+        }
+        (Some((b'?', rest)), Some((c, tail))) => *c != b'/' && glob(rest, tail),
+        (Some((p, rest)), Some((c, tail))) => p == c && glob(rest, tail),
+        _ => false,
+    }
+}
+
+/// An image as lists show it.
+pub(super) fn summary(row: &ImageRow, config: &Config) -> Value {
+    json!({
+        "Id": row.id, "ParentId": "", "RepoTags": shown_tags(row), "RepoDigests": shown_digests(row),
+        "Created": config.created_seconds(), "Size": row.size, "VirtualSize": row.size, "SharedSize": -1,
+        "Containers": -1, "Labels": config.labels(),
+    })
+}
+
+async fn load(State(app): State<Arc<App>>, body: Body) -> Answer {
+    let mut reader = reader_of(body);
+    let images = blocking(move || image::load(&app, &mut reader)).await?;
+    let mut lines = String::new();
+    for loaded in &images {
+        for (repository, tag) in &loaded.tags {
+            let name = crate::reference::familiar(repository);
+            lines += &format!("{}\r\n", json!({"stream": format!("Loaded image: {name}:{tag}\n")}));
+        }
+        if loaded.tags.is_empty() {
+            lines += &format!("{}\r\n", json!({"stream": format!("Loaded image ID: {}\n", loaded.id)}));
+        }
+    }
+    Ok(([(header::CONTENT_TYPE, "application/json")], lines).into_response())
+}
+
+async fn prune(State(app): State<Arc<App>>, Query(query): Query<ListQuery>) -> Answer {
+    let filters = filters(query.filters.as_deref(), &["dangling"])?;
+    let all = filters.get("dangling").is_some_and(|values| values.iter().any(|v| v == "false" || v == "0"));
+    let (removed, bytes) = blocking(move || image::prune(&app, all)).await?;
+    Ok(Json(json!({"ImagesDeleted": removed_json(&removed), "SpaceReclaimed": bytes})).into_response())
+}
+
+fn removed_json(removed: &[Removed]) -> Vec<Value> {
+    removed
+        .iter()
+        .map(|one| match one {
+            Removed::Untagged(name) => json!({"Untagged": name}),
+            Removed::Deleted(id) => json!({"Deleted": id}),
+        })
+        .collect()
+}
+
+fn not_found(rest: &str) -> Failure {
+    Failure(Error::not_found(format!("page not found: /images/{rest}")))
+}
+
+async fn read(State(app): State<Arc<App>>, Path(rest): Path<String>) -> Answer {
+    if let Some(name) = rest.strip_suffix("/json").map(str::to_owned) {
+        return Ok(Json(blocking(move || inspect(&app, &name)).await?).into_response());
+    }
+    if let Some(name) = rest.strip_suffix("/history").map(str::to_owned) {
+        return Ok(Json(blocking(move || history(&app, &name)).await?).into_response());
+    }
+    Err(not_found(&rest))
+}
+
+fn inspect(app: &App, name: &str) -> fs_base::Result<Value> {
+    let row = image::find(app, name)?;
+    let config = Config::parse(&row.config)?;
+    let stored = jiff::Timestamp::from_nanosecond(i128::from(row.stored)).map_or_else(|_| String::new(), |t| t.to_string());
+    Ok(json!({
+        "Id": row.id, "RepoTags": shown_tags(&row), "RepoDigests": shown_digests(&row), "Parent": "",
+        "Comment": config.comment, "Created": config.created, "DockerVersion": config.docker_version, "Author": config.author,
+        "Config": config.config, "Architecture": config.architecture, "Variant": config.variant, "Os": config.os,
+        "Size": row.size, "VirtualSize": row.size,
+        "GraphDriver": {"Name": app.mounter.driver_name().unwrap_or("none"), "Data": null},
+        "RootFS": {"Type": "layers", "Layers": row.layers},
+        "Metadata": {"LastTagTime": stored},
+    }))
+}
+
+fn history(app: &App, name: &str) -> fs_base::Result<Vec<Value>> {
+    let row = image::find(app, name)?;
+    let config = Config::parse(&row.config)?;
+    let mut sizes = Vec::new();
+    for layer in &row.layers {
+        sizes.push(app.db.layer(layer)?.map_or(0, |layer| layer.file_bytes));
+    }
+    let mut sizes = sizes.into_iter();
+    let mut steps: Vec<Value> = config
+        .history
+        .iter()
+        .map(|step| {
+            let created = step.created.as_deref().and_then(|t| t.parse::<jiff::Timestamp>().ok()).map_or(0, jiff::Timestamp::as_second);
+            let size = if step.empty_layer { 0 } else { sizes.next().unwrap_or(0) };
+            json!({"Id": "<missing>", "Created": created, "CreatedBy": step.created_by, "Tags": null, "Size": size, "Comment": step.comment})
+        })
+        .collect();
+    // An image need not tell its history; its layers are shown all the same.
+    steps.extend(sizes.map(|size| json!({"Id": "<missing>", "Created": config.created_seconds(), "CreatedBy": "", "Tags": null, "Size": size, "Comment": ""})));
+    steps.reverse();
+    if let Some(top) = steps.first_mut() {
+        top["Id"] = json!(row.id);
+        top["Tags"] = json!(shown_tags(&row));
+    }
+    Ok(steps)
+}
+
+#[derive(Deserialize)]
+struct TagQuery {
+    #[serde(default)]
+    repo: String,
+    #[serde(default)]
+    tag: String,
+}
+
+async fn change(State(app): State<Arc<App>>, Path(rest): Path<String>, Query(query): Query<TagQuery>) -> Answer {
+    let Some(name) = rest.strip_suffix("/tag").map(str::to_owned) else { return Err(not_found(&rest)) };
+    blocking(move || image::tag(&app, &name, &query.repo, &query.tag)).await?;
+    Ok(StatusCode::CREATED.into_response())
+}
+
+#[derive(Deserialize)]
+struct RemoveQuery {
+    force: Option<String>,
+}
+
+async fn remove(State(app): State<Arc<App>>, Path(name): Path<String>, Query(query): Query<RemoveQuery>) -> Answer {
+    let force = query.force.is_some_and(|f| !matches!(f.as_str(), "" | "0" | "false"));
+    let removed = blocking(move || image::remove(&app, &name, force)).await?;
+    Ok(Json(removed_json(&removed)).into_response())
+}

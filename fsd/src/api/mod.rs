@@ -1,0 +1,96 @@
+//! HTTP: decode, call a service, encode. Nothing is decided here.
+
+mod error;
+mod images;
+mod own;
+mod system;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use fs_base::{Error, Result};
+use http::{HeaderValue, Uri};
+
+use crate::app::App;
+use error::Failure;
+
+/// The newest Docker Engine API version that we answer as.
+const API_VERSION: (u32, u32) = (1, 47);
+/// The oldest.
+const API_OLDEST: (u32, u32) = (1, 24);
+
+/// The whole API.
+pub fn router(app: Arc<App>) -> Router {
+    let routes = Router::new()
+        .merge(system::routes())
+        .merge(images::routes())
+        .nest("/fsd/v1", own::routes())
+        .fallback(|uri: Uri| async move { Failure(Error::not_found(format!("page not found: {}", uri.path()))) })
+        .method_not_allowed_fallback(|| async { Failure(Error::not_found("page not found")) })
+        .layer(axum::extract::DefaultBodyLimit::disable())
+        .with_state(app);
+    // The version has to go from the path before routes are matched.
+    Router::new().fallback_service(tower_layer(routes))
+}
+
+fn tower_layer(routes: Router) -> Router {
+    Router::new().fallback_service(routes).layer(middleware::from_fn(with_version))
+}
+
+/// Takes `/v1.NN` off the path, refuses versions that we don't speak, and says who answers.
+async fn with_version(mut request: Request, next: Next) -> Response {
+    let mut response = match without_version(request.uri()) {
+        Ok(uri) => {
+            *request.uri_mut() = uri;
+            next.run(request).await
+        }
+        Err(error) => Failure(error).into_response(),
+    };
+    let headers = response.headers_mut();
+    headers.insert("api-version", HeaderValue::from_static("1.47"));
+    headers.insert("docker-experimental", HeaderValue::from_static("false"));
+    headers.insert("ostype", HeaderValue::from_static("linux"));
+    headers.insert("server", HeaderValue::from_static(concat!("fsd/", env!("CARGO_PKG_VERSION"), " (linux)")));
+    response
+}
+
+fn without_version(uri: &Uri) -> Result<Uri> {
+    let path = uri.path();
+    let Some((version, _)) = path.strip_prefix("/v").and_then(|rest| rest.split_once('/')) else { return Ok(uri.clone()) };
+    let parsed = version.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    let Some(asked): Option<(u32, u32)> = parsed else { return Ok(uri.clone()) };
+    let (newest, oldest) = (API_VERSION, API_OLDEST);
+    if asked > newest {
+        return Err(Error::invalid(format!(
+            "client version {version} is too new. Maximum supported API version is {}.{}",
+            newest.0, newest.1
+        )));
+    }
+    if asked < oldest {
+        return Err(Error::invalid(format!(
+            "client version {version} is too old. Minimum supported API version is {}.{}",
+            oldest.0, oldest.1
+        )));
+    }
+    let rest = &uri.path_and_query().map_or("/", |p| p.as_str())[2 + version.len()..];
+    rest.parse().map_err(|_| Error::invalid(format!("bad request path {path:?}")))
+}
+
+/// Runs blocking work off the async threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> std::result::Result<T, Failure> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(Failure),
+        Err(_) => Err(Failure(Error::internal("the request's work panicked: see the daemon's log"))),
+    }
+}
+
+/// A body as a blocking reader.
+fn reader_of(body: Body) -> impl std::io::Read + Send {
+    use futures_util::TryStreamExt;
+    let stream = body.into_data_stream().map_err(std::io::Error::other);
+    tokio_util::io::SyncIoBridge::new(tokio_util::io::StreamReader::new(stream))
+}

@@ -1,0 +1,153 @@
+//! `/fsd/v1/…`: what Docker has no endpoint for.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use axum::{Json, Router};
+use bytes::Bytes;
+use fs_base::{Error, Probe};
+use fsd_api::{
+    CheckQuery, DiffQuery, Info, MountInfo, MountRequest, MountState, Mounted, ObjectKind, PathQuery, ProbeAnswer, ProbeInfo,
+    TreeQuery, UnmountQuery,
+};
+use http::{StatusCode, header};
+use tokio::sync::mpsc;
+
+use super::blocking;
+use super::error::Failure;
+use crate::app::App;
+use crate::db::mounts::MountRow;
+use crate::image::tree;
+use crate::{check, mounts};
+
+type Answer = Result<Response, Failure>;
+
+/// Bytes of a file in one piece on its way out.
+const PIECE: usize = 64 << 10;
+
+pub fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/images/{name}/tree", get(list_tree))
+        .route("/images/{name}/file", get(read_file))
+        .route("/images/{name}/mount", post(mount))
+        .route("/mounts", get(list_mounts))
+        .route("/mounts/{which}", delete(unmount))
+        .route("/diff", get(diff))
+        .route("/check", post(run_check))
+        .route("/info", get(info))
+}
+
+async fn list_tree(State(app): State<Arc<App>>, Path(name): Path<String>, Query(query): Query<TreeQuery>) -> Answer {
+    Ok(Json(blocking(move || tree::list(&app, &name, &query.path, query.recursive)).await?).into_response())
+}
+
+async fn read_file(State(app): State<Arc<App>>, Path(name): Path<String>, Query(query): Query<PathQuery>) -> Answer {
+    let mut content = blocking(move || tree::open(&app, &name, &query.path)).await?;
+    let size = content.size();
+    let (to, from) = mpsc::channel::<std::io::Result<Bytes>>(4);
+    tokio::task::spawn_blocking(move || {
+        loop {
+            let mut piece = vec![0; PIECE];
+            let result = content.read(&mut piece).map(|got| {
+                piece.truncate(got);
+                Bytes::from(piece)
+            });
+            let last = result.as_ref().map_or(true, Bytes::is_empty);
+            if result.as_ref().is_ok_and(Bytes::is_empty) || to.blocking_send(result).is_err() || last {
+                return;
+            }
+        }
+    });
+    let headers = [(header::CONTENT_TYPE, "application/octet-stream".to_owned()), (header::CONTENT_LENGTH, size.to_string())];
+    Ok((headers, body_of(from)).into_response())
+}
+
+fn body_of(from: mpsc::Receiver<std::io::Result<Bytes>>) -> Body {
+    Body::from_stream(futures_util::stream::unfold(from, |mut from| async move { from.recv().await.map(|item| (item, from)) }))
+}
+
+async fn mount(State(app): State<Arc<App>>, Path(name): Path<String>, body: Bytes) -> Answer {
+    let request: MountRequest = if body.is_empty() {
+        MountRequest::default()
+    } else {
+        serde_json::from_slice(&body).map_err(|e| Error::invalid(format!("bad mount request: {e}")))?
+    };
+    let row = blocking(move || mounts::mount_image(&app, &name, request.target.as_deref())).await?;
+    let mounted = Mounted { id: row.id, target: row.target, image: row.object, driver: row.driver };
+    Ok((StatusCode::CREATED, Json(mounted)).into_response())
+}
+
+async fn list_mounts(State(app): State<Arc<App>>) -> Answer {
+    let list = blocking(move || app.db.mounts()?.into_iter().map(mount_info).collect::<fs_base::Result<Vec<_>>>()).await?;
+    Ok(Json(list).into_response())
+}
+
+fn mount_info(row: MountRow) -> fs_base::Result<MountInfo> {
+    let state = match (row.mounted, mounts::is_there(&row)?) {
+        (true, true) => MountState::Mounted,
+        (true, false) => MountState::Gone,
+        (false, _) => MountState::Pending,
+    };
+    let created = jiff::Timestamp::from_nanosecond(i128::from(row.created)).map_or_else(|_| String::new(), |t| t.to_string());
+    Ok(MountInfo {
+        id: row.id,
+        kind: ObjectKind::Image,
+        object: row.name,
+        target: row.target,
+        driver: row.driver,
+        created,
+        state,
+    })
+}
+
+async fn unmount(State(app): State<Arc<App>>, Path(which): Path<String>, Query(query): Query<UnmountQuery>) -> Answer {
+    blocking(move || mounts::unmount_image(&app, &which, query.lazy)).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+async fn diff(State(app): State<Arc<App>>, Query(query): Query<DiffQuery>) -> Answer {
+    Ok(Json(blocking(move || tree::compare(&app, &query.from, &query.to)).await?).into_response())
+}
+
+async fn run_check(State(app): State<Arc<App>>, Query(query): Query<CheckQuery>) -> Answer {
+    let (to, from) = mpsc::channel::<std::io::Result<Bytes>>(16);
+    tokio::task::spawn_blocking(move || {
+        let mut send = |event: &fsd_api::CheckEvent| {
+            let line = serde_json::to_vec(event).map(|mut line| {
+                line.push(b'\n');
+                Bytes::from(line)
+            });
+            // A client that has gone away stops the check.
+            to.blocking_send(line.map_err(std::io::Error::other)).is_ok()
+        };
+        if let Err(error) = check::run(&app, query.deep, &mut send) {
+            tracing::error!(%error, "check failed");
+            let _ = to.blocking_send(Err(std::io::Error::other(error.to_string())));
+        }
+    });
+    Ok(([(header::CONTENT_TYPE, "application/json")], body_of(from)).into_response())
+}
+
+async fn info(State(app): State<Arc<App>>) -> Answer {
+    let probes = app.mounter.probed().iter().map(|probed| {
+        let (answer, why) = match &probed.probe {
+            Probe::Supported => (ProbeAnswer::Supported, String::new()),
+            Probe::Unsupported(why) => (ProbeAnswer::Unsupported, why.clone()),
+            Probe::Unknown(why) => (ProbeAnswer::Unknown, why.clone()),
+        };
+        ProbeInfo { name: format!("driver {}", probed.driver), answer, why }
+    });
+    Ok(Json(Info {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        driver: app.mounter.driver_name().unwrap_or("none").to_owned(),
+        root: app.config.root.display().to_string(),
+        run: app.config.run.display().to_string(),
+        pid: std::process::id(),
+        probes: probes.collect(),
+    })
+    .into_response())
+}

@@ -1,0 +1,93 @@
+//! `/_ping`, `/version`, `/info`, `/system/df`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use http::header;
+use serde_json::{Value, json};
+
+use super::error::Failure;
+use super::{API_OLDEST, API_VERSION, blocking, images};
+use crate::app::App;
+use crate::image::{Config, load::architecture};
+
+pub fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/_ping", get(ping))
+        .route("/version", get(version))
+        .route("/info", get(info))
+        .route("/system/df", get(df))
+}
+
+async fn ping() -> Response {
+    ([(header::CACHE_CONTROL, "no-cache, no-store, must-revalidate"), (header::PRAGMA, "no-cache")], "OK").into_response()
+}
+
+fn kernel() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+async fn version() -> Json<Value> {
+    let version = env!("CARGO_PKG_VERSION");
+    let (newest, oldest) = (API_VERSION, API_OLDEST);
+    Json(json!({
+        "Platform": {"Name": "fsd"},
+        "Components": [{"Name": "Engine", "Version": version, "Details": {"ApiVersion": format!("{}.{}", newest.0, newest.1)}}],
+        "Version": version, "ApiVersion": format!("{}.{}", newest.0, newest.1), "MinAPIVersion": format!("{}.{}", oldest.0, oldest.1),
+        "Os": "linux", "Arch": architecture(), "KernelVersion": kernel(), "GitCommit": "", "GoVersion": "", "BuildTime": "",
+    }))
+}
+
+async fn info(State(app): State<Arc<App>>) -> Result<Response, Failure> {
+    let answer = blocking(move || {
+        let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let kib = |line: &str| line.strip_prefix("MemTotal:").and_then(|n| n.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        let total = memory.lines().find_map(kib).unwrap_or(0) * 1024;
+        let status: Vec<[String; 2]> = app
+            .mounter
+            .probed()
+            .iter()
+            .map(|p| [format!("Driver {}", p.driver), p.probe.why().unwrap_or("supported").to_owned()])
+            .collect();
+        Ok(json!({
+            "ID": app.config.root, "Name": rustix::system::uname().nodename().to_string_lossy(), "ServerVersion": env!("CARGO_PKG_VERSION"),
+            "Images": app.db.images()?.len(), "Containers": 0, "ContainersRunning": 0, "ContainersPaused": 0, "ContainersStopped": 0,
+            "Driver": app.mounter.driver_name().unwrap_or("none"), "DriverStatus": status, "DockerRootDir": app.config.root,
+            "KernelVersion": kernel(), "OperatingSystem": "linux", "OSType": "linux", "Architecture": std::env::consts::ARCH,
+            "NCPU": std::thread::available_parallelism().map_or(1, usize::from), "MemTotal": total,
+            "Plugins": {"Volume": [], "Network": [], "Log": []}, "Swarm": {"LocalNodeState": "inactive"},
+            "SecurityOptions": [], "Warnings": null, "RegistryConfig": null,
+        }))
+    })
+    .await?;
+    Ok(Json(answer).into_response())
+}
+
+async fn df(State(app): State<Arc<App>>) -> Result<Response, Failure> {
+    Ok(Json(blocking(move || usage(&app)).await?).into_response())
+}
+
+/// What each image holds alone and shares, from the rows: nothing is walked.
+fn usage(app: &App) -> fs_base::Result<Value> {
+    let layers: HashMap<_, _> = app.db.layers()?.into_iter().map(|row| (row.id, row)).collect();
+    let rows = app.db.images()?;
+    let mut users: HashMap<_, u32> = HashMap::new();
+    for layer in rows.iter().flat_map(|row| row.layers.iter().collect::<std::collections::HashSet<_>>()) {
+        *users.entry(*layer).or_default() += 1;
+    }
+    let mut list = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let shared: u64 =
+            row.layers.iter().filter(|id| users[*id] > 1).filter_map(|id| layers.get(id)).map(|layer| layer.file_bytes).sum();
+        let mut image = images::summary(row, &Config::parse(&row.config)?);
+        image["SharedSize"] = json!(shared);
+        image["Containers"] = json!(app.db.containers_of_image(&row.id)?.len());
+        list.push(image);
+    }
+    let held: u64 = layers.values().map(|layer| layer.file_bytes).sum();
+    Ok(json!({"LayersSize": held, "Images": list, "Containers": [], "Volumes": [], "BuildCache": [], "BuilderSize": 0}))
+}

@@ -1,0 +1,102 @@
+//! The parts of the daemon, put together.
+
+use std::path::PathBuf;
+use std::sync::{Arc, RwLock};
+
+use fs_base::lock::Lock;
+use fs_base::{Error, IoContext, Result, durable};
+use layerfs::driver::Mounter;
+use layerfs::store::Store;
+
+use crate::config::Config;
+use crate::db::Db;
+
+/// The store's format. A newer one is refused, an older one would be upgraded here.
+const FORMAT: &str = "fsd-store 1\n";
+
+/// What the services share.
+#[derive(Debug)]
+pub struct App {
+    /// The settings in force.
+    pub config: Config,
+    /// The metadata.
+    pub db: Db,
+    /// The layers.
+    pub store: Arc<Store>,
+    /// What mounts them.
+    pub mounter: Mounter,
+    /// Held for reading while layers are added that nothing refers to yet, for writing while such layers are removed.
+    pub collecting: RwLock<()>,
+    _lock: Lock,
+}
+
+impl App {
+    /// Opens the store, alone on it, and brings it into order: what an earlier process left unfinished is undone.
+    pub fn open(config: Config) -> Result<App> {
+        make_private(&config.root)?;
+        make_private(&config.run)?;
+        let lock = Lock::take(&config.root.join("lock"))?;
+        check_format(&config.root.join("FORMAT"))?;
+        let db = Db::open(&config.root.join("meta.db"))?;
+        let store = Arc::new(Store::open(&config.root)?);
+        store.clear_tmp()?;
+        let mounter = Mounter::new(Arc::clone(&store), config.driver.as_deref())?;
+        let app = App { config, db, store, mounter, collecting: RwLock::new(()), _lock: lock };
+        app.remove_orphans()?;
+        crate::mounts::recover(&app)?;
+        Ok(app)
+    }
+
+    /// Bytes come before rows, and rows go before bytes: a layer without a row was never finished, or is removed.
+    fn remove_orphans(&self) -> Result<()> {
+        self.collect()?;
+        let known: std::collections::HashSet<_> = self.db.layers()?.into_iter().map(|row| row.id).collect();
+        for id in self.store.list()? {
+            if !known.contains(&id) {
+                tracing::info!(layer = %id, "removing a layer that no image refers to");
+                self.store.remove(&id)?;
+            }
+        }
+        self.store.sweep()
+    }
+
+    /// Removes the layers that no image refers to, and gives back their space. If layers are being loaded, that is
+    /// left to a later time. Returns the bytes given back.
+    pub fn collect(&self) -> Result<u64> {
+        let Ok(_alone) = self.collecting.try_write() else { return Ok(0) };
+        let mut freed = 0;
+        for row in self.db.take_unreferenced_layers(&[])? {
+            self.mounter.forget(&row.id);
+            self.store.remove(&row.id)?;
+            freed += row.data_size + row.index_size;
+        }
+        self.store.sweep()?;
+        Ok(freed)
+    }
+
+    /// Where mounts get their place by default.
+    pub fn mount_dir(&self) -> PathBuf {
+        self.config.run.join("mnt")
+    }
+}
+
+/// A folder that only we look into; one that is there keeps its mode.
+fn make_private(path: &std::path::Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o711).create(path).at("make directory", path)
+}
+
+fn check_format(path: &std::path::Path) -> Result<()> {
+    match std::fs::read_to_string(path) {
+        Ok(text) if text == FORMAT => Ok(()),
+        Ok(text) => Err(Error::unsupported(format!(
+            "{}: the store's format is {:?}, this version reads {:?}",
+            path.display(),
+            text.trim(),
+            FORMAT.trim()
+        ))
+        .with_hint("use the version that wrote it, or another --root")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => durable::write(path, FORMAT.as_bytes(), 0o644),
+        Err(error) => Err(Error::io("read", path, error)),
+    }
+}

@@ -1,0 +1,159 @@
+//! What the daemon is told: defaults, then the file, then the environment, then flags.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+use fs_base::{Error, IoContext, Result};
+use layerfs::tar::Limits;
+use serde::Deserialize;
+
+/// Where the configuration is looked for if no flag names it.
+pub const DEFAULT_FILE: &str = "/etc/fsd/config.toml";
+
+/// The container storage daemon: images as layers, mounted without unpacking, behind the Docker Engine API.
+#[derive(Debug, Parser)]
+#[command(name = "fsd", version, after_help = "Settings: built-in defaults, then the file, then FSD_* variables, then flags.")]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// What to do instead of serving.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Look at the configuration.
+    Config {
+        #[command(subcommand)]
+        what: ConfigCommand,
+    },
+}
+
+/// What to do with the configuration.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Say whether the configuration is good, and print what would be used.
+    Check,
+}
+
+/// The flags, which are also the environment's names.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Configuration file in TOML [default: /etc/fsd/config.toml, if it is there]
+    #[arg(long, global = true, env = "FSD_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Folder that holds images, volumes and the database [default: /var/lib/fsd]
+    #[arg(long, global = true, env = "FSD_ROOT", value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Folder for sockets and mounts, empty after a reboot [default: /run/fsd]
+    #[arg(long, global = true, env = "FSD_RUN", value_name = "DIR")]
+    pub run: Option<PathBuf>,
+    /// Socket to serve [default: unix://RUN/fsd.sock]
+    #[arg(short = 'H', long = "host", global = true, env = "FSD_LISTEN", value_name = "unix://SOCKET")]
+    pub host: Option<String>,
+    /// Group that may use the socket, besides root [default: fsd, if there is such a group]
+    #[arg(long, global = true, env = "FSD_GROUP", value_name = "NAME")]
+    pub group: Option<String>,
+    /// Mount driver: erofs, erofs-loop or overlay [default: the first that works here]
+    #[arg(long, global = true, env = "FSD_DRIVER", value_name = "NAME")]
+    pub driver: Option<String>,
+    /// What to log: error, warn, info, debug or trace [default: info]
+    #[arg(long, global = true, env = "FSD_LOG", value_name = "LEVEL")]
+    pub log: Option<String>,
+}
+
+/// The file. An unknown key is an error that names it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    root: Option<PathBuf>,
+    run: Option<PathBuf>,
+    host: Option<String>,
+    group: Option<String>,
+    driver: Option<String>,
+    log: Option<String>,
+    #[serde(default)]
+    limits: FileLimits,
+}
+
+/// Bounds on layers.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileLimits {
+    layer_entries: Option<u64>,
+    layer_bytes: Option<u64>,
+    layer_ratio: Option<u64>,
+}
+
+/// The settings in force.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The store.
+    pub root: PathBuf,
+    /// Sockets and mounts.
+    pub run: PathBuf,
+    /// The socket's path.
+    pub socket: PathBuf,
+    /// Whose members may use the socket. `None`: the default group, if it exists.
+    pub group: Option<String>,
+    /// The mount driver, if it is not to be chosen.
+    pub driver: Option<String>,
+    /// The log level.
+    pub log: tracing::level_filters::LevelFilter,
+    /// Bounds on layers.
+    pub limits: Limits,
+}
+
+impl Config {
+    /// Puts the sources together and checks them.
+    pub fn load(options: &Options) -> Result<Config> {
+        let file = read_file(options.config.as_deref())?;
+        let root = absolute(options.root.clone().or(file.root).unwrap_or_else(|| "/var/lib/fsd".into()), "root")?;
+        let run = absolute(options.run.clone().or(file.run).unwrap_or_else(|| "/run/fsd".into()), "run")?;
+        let host = options.host.clone().or(file.host);
+        let socket = match host.as_deref() {
+            None => run.join("fsd.sock"),
+            Some(host) => socket_path(host)?,
+        };
+        let log = options.log.clone().or(file.log).unwrap_or_else(|| "info".to_owned());
+        let defaults = Limits::default();
+        Ok(Config {
+            root,
+            run,
+            socket,
+            group: options.group.clone().or(file.group),
+            driver: options.driver.clone().or(file.driver),
+            log: log.parse().map_err(|_| {
+                Error::invalid(format!("invalid log level {log:?}")).with_hint("use error, warn, info, debug or trace")
+            })?,
+            limits: Limits {
+                entries: file.limits.layer_entries.unwrap_or(defaults.entries),
+                size: file.limits.layer_bytes.unwrap_or(defaults.size),
+                ratio: file.limits.layer_ratio.unwrap_or(defaults.ratio).max(1),
+                ..defaults
+            },
+        })
+    }
+}
+
+fn read_file(named: Option<&Path>) -> Result<File> {
+    let path = named.unwrap_or(Path::new(DEFAULT_FILE));
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => return Ok(File::default()),
+        other => other.at("read", path)?,
+    };
+    toml::from_str(&text).map_err(|error| Error::invalid(format!("{}: {error}", path.display())))
+}
+
+fn absolute(path: PathBuf, what: &str) -> Result<PathBuf> {
+    std::path::absolute(&path).map_err(|_| Error::invalid(format!("--{what}: {:?} is no usable path", path.display())))
+}
+
+/// The path of a `unix://` address.
+fn socket_path(host: &str) -> Result<PathBuf> {
+    match host.strip_prefix("unix://") {
+        Some(path) if path.starts_with('/') => Ok(path.into()),
+        _ => Err(Error::invalid(format!("invalid address {host:?}")).with_hint("use unix:///absolute/path; TCP is not offered")),
+    }
+}

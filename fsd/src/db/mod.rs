@@ -1,0 +1,93 @@
+//! The metadata database: `meta.db`, SQLite in WAL mode, every commit durable.
+//!
+//! One connection behind a mutex: a commit takes a fraction of a millisecond, and one writer at a time is what
+//! SQLite allows anyway. Each table's statements are a file beside this one; each function is one transaction.
+
+pub mod images;
+pub mod layers;
+pub mod mounts;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use fs_base::{Class, Error, Result};
+use rusqlite::{Connection, Transaction};
+use rusqlite_migration::{M, Migrations};
+
+const STEPS: &[M<'static>] = &[M::up(include_str!("migrations/001_start.sql"))];
+const MIGRATIONS: Migrations<'static> = Migrations::from_slice(STEPS);
+
+/// A handle on the database; clones share it.
+#[derive(Clone, Debug)]
+pub struct Db {
+    connection: Arc<Mutex<Connection>>,
+}
+
+impl Db {
+    /// Opens the database, making or upgrading it.
+    pub fn open(path: &Path) -> Result<Db> {
+        let open = || -> rusqlite::Result<Connection> {
+            let connection = Connection::open(path)?;
+            connection.pragma_update(None, "journal_mode", "WAL")?;
+            connection.pragma_update(None, "synchronous", "FULL")?;
+            connection.pragma_update(None, "foreign_keys", true)?;
+            connection.pragma_update(None, "cache_size", -2048)?;
+            connection.busy_timeout(std::time::Duration::from_secs(5))?;
+            Ok(connection)
+        };
+        let mut connection = open().map_err(|e| failure(e).context(format!("open {}", path.display())))?;
+        MIGRATIONS.to_latest(&mut connection).map_err(|error| {
+            Error::corrupt(format!("{}: {error}", path.display()))
+                .with_hint("the store may have been written by a newer version: use that version, or another --root")
+        })?;
+        Ok(Db { connection: Arc::new(Mutex::new(connection)) })
+    }
+
+    /// Runs `work` in one transaction: all of it is durable when this returns, or nothing happened.
+    pub fn write<T>(&self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T> {
+        let mut connection = self.lock();
+        let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(failure)?;
+        let value = work(&transaction).map_err(failure)?;
+        transaction.commit().map_err(failure)?;
+        Ok(value)
+    }
+
+    /// Runs `work` on a consistent view.
+    pub fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        work(&self.lock()).map_err(failure)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        // A panic while the lock was held rolled its transaction back: the connection is as good as before.
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn failure(error: rusqlite::Error) -> Error {
+    use rusqlite::ErrorCode;
+    let class = match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => Class::Unavailable,
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Class::Corrupt,
+        Some(ErrorCode::ConstraintViolation) => Class::Conflict,
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Class::Busy,
+        _ => Class::Internal,
+    };
+    let failure = Error::new(class, "metadata database").with_source(error);
+    if class == Class::Unavailable {
+        failure.with_hint("free some space on the store's filesystem and try again")
+    } else {
+        failure
+    }
+}
+
+/// Now, in nanoseconds since the epoch.
+pub fn now() -> i64 {
+    jiff::Timestamp::now().as_nanosecond() as i64
+}
+
+/// A column that holds the text form of a checked type.
+fn parsed<T: std::str::FromStr<Err = Error>>(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<T> {
+    let text: String = row.get(column)?;
+    text.parse()
+        .map_err(|error: Error| rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error)))
+}

@@ -1,0 +1,132 @@
+//! Images mounted on the host because a person asked to see them.
+//!
+//! A row says what is meant before it is done, and is marked when it is done; so after a crash it is known which
+//! mounts are ours. A mount survives the daemon: the next one adopts it.
+
+use std::path::{Path, PathBuf};
+
+use fs_base::sys::mount::{mount_table, unmount};
+use fs_base::{Class, Error, IoContext, Result, id};
+
+use crate::app::App;
+use crate::db::mounts::MountRow;
+use crate::image;
+
+/// Mounts an image read-only at `target`, an empty folder or one to be made; under the run folder if `None`.
+pub fn mount_image(app: &App, name: &str, target: Option<&str>) -> Result<MountRow> {
+    let image = image::find(app, name)?;
+    let mount = app.mounter.image(&image.layers).map_err(|e| e.context(format!("mount image {name}")))?;
+    let id = id::random_hex::<6>()?;
+    let wanted = match target {
+        Some(path) => check_target(app, Path::new(path))?,
+        None => app.mount_dir().join(&id),
+    };
+    let made_target = make_target(&wanted)?;
+    let row = MountRow {
+        id,
+        object: image.id.to_string(),
+        name: name.to_owned(),
+        target: text(&wanted)?,
+        made_target,
+        driver: app.mounter.driver_name().unwrap_or_default().to_owned(),
+        mounted: true,
+        created: crate::db::now(),
+    };
+    let attached = app.db.intend_mount(&row).and_then(|()| mount.attach(&wanted)).and_then(|()| app.db.mark_mounted(&row.id));
+    if let Err(error) = attached {
+        // Whatever of it was done is undone; what can't be is found at the next start.
+        let _ = unmount(&wanted, true);
+        clean_up(app, &row);
+        return Err(error);
+    }
+    Ok(row)
+}
+
+fn text(path: &Path) -> Result<String> {
+    path.to_str().map(str::to_owned).ok_or_else(|| Error::invalid(format!("{}: the path is not UTF-8", path.display())))
+}
+
+/// A folder that a person may have covered: no root, no store, nothing mounted.
+fn check_target(app: &App, path: &Path) -> Result<PathBuf> {
+    if !path.is_absolute() {
+        return Err(Error::invalid(format!("mount target {:?} is not an absolute path", path.display())));
+    }
+    let parent = path.parent().ok_or_else(|| Error::invalid("refusing to mount over /"))?;
+    let name = path.file_name().ok_or_else(|| Error::invalid(format!("mount target {:?} has no name", path.display())))?;
+    let full = parent.canonicalize().at("find", parent)?.join(name);
+    if full.starts_with(&app.config.root) || full.starts_with(&app.config.run) && !full.starts_with(app.mount_dir()) {
+        return Err(Error::invalid(format!("refusing to mount over {}: it belongs to the daemon", full.display())));
+    }
+    if mount_table()?.iter().any(|mount| mount.target == full) {
+        return Err(Error::conflict(format!("something is already mounted at {}", full.display()))
+            .with_hint(format!("choose another folder, or `ctl umount {}` first", full.display())));
+    }
+    Ok(full)
+}
+
+/// Whether the folder had to be made. One that is there must be empty, and a folder.
+fn make_target(path: &Path) -> Result<bool> {
+    match path.symlink_metadata() {
+        Err(_) => std::fs::create_dir_all(path).at("make directory", path).map(|()| true),
+        Ok(metadata) if !metadata.is_dir() => Err(Error::invalid(format!("mount target {} is not a directory", path.display()))),
+        Ok(_) => match std::fs::read_dir(path).at("read directory", path)?.next() {
+            Some(_) => Err(Error::conflict(format!("mount target {} is not empty", path.display()))
+                .with_hint("choose an empty folder, or a name that is not there yet")),
+            None => Ok(false),
+        },
+    }
+}
+
+fn clean_up(app: &App, row: &MountRow) {
+    if row.made_target
+        && let Err(error) = std::fs::remove_dir(&row.target)
+    {
+        tracing::warn!(target = row.target, %error, "can't remove the folder of a mount");
+    }
+    if let Err(error) = app.db.remove_mount(&row.id) {
+        tracing::warn!(mount = row.id, %error, "can't forget a mount");
+    }
+}
+
+/// Whether the row's mount is there now.
+pub fn is_there(row: &MountRow) -> Result<bool> {
+    Ok(mount_table()?.iter().any(|mount| mount.target == Path::new(&row.target)))
+}
+
+/// Takes a mount away by its id, the start of its id, or its target.
+pub fn unmount_image(app: &App, which: &str, lazy: bool) -> Result<()> {
+    let by_path = Path::new(which).canonicalize().ok();
+    let rows = app.db.mounts()?;
+    let row = rows
+        .iter()
+        .find(|row| row.id == which || by_path.as_deref() == Some(Path::new(&row.target)) || row.target == which)
+        .or_else(|| rows.iter().find(|row| which.len() >= 4 && row.id.starts_with(which)))
+        .ok_or_else(|| {
+            Error::not_found(format!("No such mount: {which}")).with_hint("`ctl mount ls` shows the mounts that the daemon made")
+        })?;
+    if is_there(row)? {
+        unmount(Path::new(&row.target), lazy).map_err(|error| match error.class() {
+            Class::Busy => Error::busy(format!("mount {} is in use", row.target))
+                .with_hint("close what is open on it, or detach it with --lazy"),
+            _ => error,
+        })?;
+    }
+    clean_up(app, row);
+    Ok(())
+}
+
+/// At start: mounts that were made are adopted; what was only begun, or has been unmounted by others, is undone.
+pub fn recover(app: &App) -> Result<()> {
+    for row in app.db.mounts()? {
+        let there = is_there(&row)?;
+        if there && row.mounted {
+            tracing::info!(target = row.target, image = row.name, "adopted a mount");
+        } else {
+            if there {
+                unmount(Path::new(&row.target), true)?;
+            }
+            clean_up(app, &row);
+        }
+    }
+    Ok(())
+}
