@@ -81,9 +81,12 @@ struct File {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileLimits {
-    layer_entries: Option<u64>,
-    layer_bytes: Option<u64>,
-    layer_ratio: Option<u64>,
+    /// Entries in one layer.
+    entries: Option<u64>,
+    /// Uncompressed bytes of one layer.
+    bytes: Option<u64>,
+    /// Uncompressed bytes per compressed byte.
+    ratio: Option<u64>,
 }
 
 /// The settings in force.
@@ -109,8 +112,8 @@ impl Config {
     /// Puts the sources together and checks them.
     pub fn load(options: &Options) -> Result<Config> {
         let file = read_file(options.config.as_deref())?;
-        let root = absolute(options.root.clone().or(file.root).unwrap_or_else(|| "/var/lib/fsd".into()), "root")?;
-        let run = absolute(options.run.clone().or(file.run).unwrap_or_else(|| "/run/fsd".into()), "run")?;
+        let root = absolute(&options.root.clone().or(file.root).unwrap_or_else(|| "/var/lib/fsd".into()), "root")?;
+        let run = absolute(&options.run.clone().or(file.run).unwrap_or_else(|| "/run/fsd".into()), "run")?;
         let host = options.host.clone().or(file.host);
         let socket = match host.as_deref() {
             None => run.join("fsd.sock"),
@@ -128,9 +131,9 @@ impl Config {
                 Error::invalid(format!("invalid log level {log:?}")).with_hint("use error, warn, info, debug or trace")
             })?,
             limits: Limits {
-                entries: file.limits.layer_entries.unwrap_or(defaults.entries),
-                size: file.limits.layer_bytes.unwrap_or(defaults.size),
-                ratio: file.limits.layer_ratio.unwrap_or(defaults.ratio).max(1),
+                entries: file.limits.entries.unwrap_or(defaults.entries),
+                size: file.limits.bytes.unwrap_or(defaults.size),
+                ratio: file.limits.ratio.unwrap_or(defaults.ratio).max(1),
                 ..defaults
             },
         })
@@ -146,8 +149,8 @@ fn read_file(named: Option<&Path>) -> Result<File> {
     toml::from_str(&text).map_err(|error| Error::invalid(format!("{}: {error}", path.display())))
 }
 
-fn absolute(path: PathBuf, what: &str) -> Result<PathBuf> {
-    std::path::absolute(&path).map_err(|_| Error::invalid(format!("--{what}: {:?} is no usable path", path.display())))
+fn absolute(path: &Path, what: &str) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|_| Error::invalid(format!("--{what}: {:?} is no usable path", path.display())))
 }
 
 /// The path of a `unix://` address.

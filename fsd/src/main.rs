@@ -42,8 +42,9 @@ fn main() -> ExitCode {
 
 fn run(config: Config) -> Result<()> {
     log_to_journal_or_stderr(&config);
-    let listener = serve::listen(&config)?;
+    serve::refuse_live(&config.socket)?;
     let app = Arc::new(App::open(config)?);
+    let listener = serve::listen(&app.config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(64)

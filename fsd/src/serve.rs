@@ -27,7 +27,6 @@ pub fn listen(config: &Config) -> Result<UnixListener> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).at("make directory", parent)?;
     }
-    refuse_live(path)?;
     let hidden = path.with_file_name(format!(".{}.sock", fs_base::id::random_hex::<8>()?));
     let listener = UnixListener::bind(&hidden).at("bind", &hidden)?;
     let placed = give_to_group(&hidden, config.group.as_deref()).and_then(|()| durable::replace(&hidden, path));
@@ -44,9 +43,11 @@ fn passed_by_systemd() -> bool {
 }
 
 /// A socket that a daemon answers on is refused, a dead one is taken over, anything else is left alone.
-fn refuse_live(path: &Path) -> Result<()> {
+pub fn refuse_live(path: &Path) -> Result<()> {
     match path.symlink_metadata() {
         Err(_) => Ok(()),
+        // What answers there is our own socket, which systemd holds.
+        Ok(_) if passed_by_systemd() => Ok(()),
         Ok(metadata) if !metadata.file_type().is_socket() => {
             Err(Error::conflict(format!("{} exists and is not a socket", path.display()))
                 .with_hint("remove it, or choose another -H"))

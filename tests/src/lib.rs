@@ -1,1 +1,197 @@
-//! tests
+//! A daemon of one's own for each test, and what it is tested with: `ctl`, the `docker` CLI, curl, GNU tar.
+//!
+//! Tests share nothing: own root, own run folder, own socket. What this host can't do is skipped with a line that
+//! begins with `SKIPPED:`; in CI, as root, that is a failure.
+
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc)] // a failed step fails the test
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+pub mod images;
+
+/// The folder that holds the built programs: cargo puts test programs into `deps/` below it.
+pub fn program(name: &str) -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let dir = tests.parent().and_then(Path::parent).unwrap();
+    let path = dir.join(name);
+    assert!(path.exists(), "{} is missing: run `cargo build --workspace` first, as `make test` does", path.display());
+    path
+}
+
+/// Whether a host can do what a test needs; says loudly if not.
+pub fn can(what: &str, able: bool) -> bool {
+    if !able {
+        println!("SKIPPED: {what}");
+        let root_in_ci = std::env::var_os("CI").is_some() && rustix::process::geteuid().is_root();
+        assert!(!root_in_ci, "CI must run this tier: {what}");
+    }
+    able
+}
+
+/// Whether this process may mount.
+pub fn may_mount() -> bool {
+    can("kernel mounts (needs root)", rustix::process::geteuid().is_root())
+}
+
+/// Whether a program is installed.
+pub fn has(name: &str) -> bool {
+    let found = std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(name).exists()));
+    can(&format!("{name} (not installed)"), found)
+}
+
+/// A daemon on a root of its own; stopped, and all its folders removed, when dropped.
+#[derive(Debug)]
+pub struct Daemon {
+    dir: tempfile::TempDir,
+    child: Child,
+    arguments: Vec<String>,
+}
+
+impl Daemon {
+    /// A daemon on a fresh root below `/tmp`.
+    pub fn start() -> Daemon {
+        Daemon::start_in(tempfile::tempdir().unwrap(), &[])
+    }
+
+    /// A daemon in this folder with further flags.
+    pub fn start_in(dir: tempfile::TempDir, flags: &[&str]) -> Daemon {
+        let arguments: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
+        let child = spawn(dir.path(), &arguments);
+        let daemon = Daemon { dir, child, arguments };
+        daemon.wait_until_ready();
+        daemon
+    }
+
+    /// The folder that holds its root, its run folder and its log.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir().join("run/fsd.sock")
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn wait_until_ready(&self) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while std::os::unix::net::UnixStream::connect(self.socket()).is_err() || !self.ping() {
+            assert!(Instant::now() < end, "the daemon does not answer:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn ping(&self) -> bool {
+        self.curl(&["http://d/_ping"]).stdout == b"OK"
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir().join("log")).unwrap_or_default()
+    }
+
+    /// Ends it without a word.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again on what it left.
+    pub fn restart(&mut self) {
+        self.child = spawn(self.dir(), &self.arguments);
+        self.wait_until_ready();
+    }
+
+    /// Stops it as a service manager would.
+    pub fn stop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        assert!(self.child.wait().unwrap().success(), "the daemon did not stop cleanly:\n{}", self.log());
+    }
+
+    /// curl on its socket.
+    pub fn curl(&self, arguments: &[&str]) -> Output {
+        Command::new("curl")
+            .args(["-sSg", "--max-time", "60", "--unix-socket"])
+            .arg(self.socket())
+            .args(arguments)
+            .output()
+            .unwrap()
+    }
+
+    /// The docker CLI on its socket.
+    pub fn docker(&self, arguments: &[&str]) -> Output {
+        Command::new("timeout")
+            .args(["60", "docker", "-H", &format!("unix://{}", self.socket().display())])
+            .args(arguments)
+            .output()
+            .unwrap()
+    }
+
+    /// `ctl` on its socket.
+    pub fn ctl(&self, arguments: &[&str]) -> Output {
+        Command::new("timeout")
+            .arg("60")
+            .arg(program("ctl"))
+            .args(["-H", &format!("unix://{}", self.socket().display())])
+            .args(arguments)
+            .output()
+            .unwrap()
+    }
+}
+
+fn spawn(dir: &Path, flags: &[String]) -> Child {
+    let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
+    Command::new(program("fsd"))
+        .arg("--root")
+        .arg(dir.join("root"))
+        .arg("--run")
+        .arg(dir.join("run"))
+        .args(flags)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        // A failed test must not leave a mount in the way of its folder's removal.
+        for mount in fs_base::sys::mount::mount_table().unwrap_or_default() {
+            if mount.target.starts_with(self.dir.path()) {
+                let _ = fs_base::sys::mount::unmount(&mount.target, true);
+            }
+        }
+    }
+}
+
+/// The standard output of a command that must have succeeded.
+pub fn ok(output: &Output) -> String {
+    assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The standard error of a command that must have failed.
+pub fn fails(output: &Output) -> String {
+    assert!(!output.status.success(), "succeeded: {}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A shell script in a folder; it must succeed.
+pub fn sh(dir: &Path, script: &str) -> String {
+    ok(&Command::new("bash").args(["-euo", "pipefail", "-c", script]).current_dir(dir).output().unwrap())
+}
+
+/// Mounts below a folder.
+pub fn mounts_below(dir: &Path) -> usize {
+    fs_base::sys::mount::mount_table().unwrap().iter().filter(|mount| mount.target.starts_with(dir)).count()
+}

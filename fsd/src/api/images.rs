@@ -59,10 +59,14 @@ async fn list(State(app): State<Arc<App>>, Query(query): Query<ListQuery>) -> An
     let images = blocking(move || {
         let rows = app.db.images()?;
         let mut images = Vec::with_capacity(rows.len());
-        for row in &rows {
+        for mut row in rows {
             let config = Config::parse(&row.config)?;
-            if wanted(row, &config, &filters) {
-                images.push(summary(row, &config));
+            if wanted(&row, &config, &filters) {
+                // Who asks for names is shown only those.
+                if let Some(patterns) = filters.get("reference") {
+                    row.tags.retain(|tag| referred(tag, patterns));
+                }
+                images.push(summary(&row, &config));
             }
         }
         images.sort_by_key(|image| -image["Created"].as_i64().unwrap_or_default());
@@ -76,18 +80,20 @@ fn wanted(row: &ImageRow, config: &Config, filters: &HashMap<String, Vec<String>
     let labels = config.labels();
     filters.iter().all(|(key, values)| match key.as_str() {
         "dangling" => values.iter().any(|v| (v == "true" || v == "1") == row.tags.is_empty()),
-        "reference" => values.iter().any(|pattern| {
-            shown_tags(row).iter().any(|tag| {
-                let name = tag.rsplit_once(':').map_or(tag.as_str(), |(name, _)| name);
-                glob(pattern.as_bytes(), tag.as_bytes()) || glob(pattern.as_bytes(), name.as_bytes())
-            })
-        }),
+        "reference" => row.tags.iter().any(|tag| referred(tag, values)),
         "label" => values.iter().all(|want| match want.split_once('=') {
             Some((name, value)) => labels.get(name).and_then(Value::as_str) == Some(value),
             None => labels.contains_key(want),
         }),
         _ => true,
     })
+}
+
+/// Whether one of the patterns is the name, with its tag or without.
+fn referred((repository, tag): &(String, String), patterns: &[String]) -> bool {
+    let name = crate::reference::familiar(repository);
+    let full = format!("{name}:{tag}");
+    patterns.iter().any(|pattern| [name, repository, &full].iter().any(|text| glob(pattern.as_bytes(), text.as_bytes())))
 }
 
 /// `*` and `?` as in Go's `path.Match`: neither crosses a slash.
@@ -115,17 +121,18 @@ pub(super) fn summary(row: &ImageRow, config: &Config) -> Value {
 async fn load(State(app): State<Arc<App>>, body: Body) -> Answer {
     let mut reader = reader_of(body);
     let images = blocking(move || image::load(&app, &mut reader)).await?;
-    let mut lines = String::new();
-    for loaded in &images {
-        for (repository, tag) in &loaded.tags {
-            let name = crate::reference::familiar(repository);
-            lines += &format!("{}\r\n", json!({"stream": format!("Loaded image: {name}:{tag}\n")}));
-        }
-        if loaded.tags.is_empty() {
-            lines += &format!("{}\r\n", json!({"stream": format!("Loaded image ID: {}\n", loaded.id)}));
-        }
-    }
+    let lines: Vec<String> = images.iter().flat_map(load_lines).map(|line| json!({"stream": line}).to_string()).collect();
+    let lines = lines.join("\r\n") + "\r\n";
     Ok(([(header::CONTENT_TYPE, "application/json")], lines).into_response())
+}
+
+/// What Docker says of an image that was loaded.
+fn load_lines(loaded: &image::Loaded) -> Vec<String> {
+    if loaded.tags.is_empty() {
+        return vec![format!("Loaded image ID: {}\n", loaded.id)];
+    }
+    let name = |(repository, tag): &(String, String)| format!("Loaded image: {}:{tag}\n", crate::reference::familiar(repository));
+    loaded.tags.iter().map(name).collect()
 }
 
 async fn prune(State(app): State<Arc<App>>, Query(query): Query<ListQuery>) -> Answer {
@@ -166,7 +173,7 @@ fn inspect(app: &App, name: &str) -> fs_base::Result<Value> {
     Ok(json!({
         "Id": row.id, "RepoTags": shown_tags(&row), "RepoDigests": shown_digests(&row), "Parent": "",
         "Comment": config.comment, "Created": config.created, "DockerVersion": config.docker_version, "Author": config.author,
-        "Config": config.config, "Architecture": config.architecture, "Variant": config.variant, "Os": config.os,
+        "Config": config.defaults, "Architecture": config.architecture, "Variant": config.variant, "Os": config.os,
         "Size": row.size, "VirtualSize": row.size,
         "GraphDriver": {"Name": app.mounter.driver_name().unwrap_or("none"), "Data": null},
         "RootFS": {"Type": "layers", "Layers": row.layers},

@@ -36,7 +36,10 @@ async fn version() -> Json<Value> {
     let (newest, oldest) = (API_VERSION, API_OLDEST);
     Json(json!({
         "Platform": {"Name": "fsd"},
-        "Components": [{"Name": "Engine", "Version": version, "Details": {"ApiVersion": format!("{}.{}", newest.0, newest.1)}}],
+        "Components": [{"Name": "Engine", "Version": version, "Details": {
+            "ApiVersion": format!("{}.{}", newest.0, newest.1), "MinAPIVersion": format!("{}.{}", oldest.0, oldest.1),
+            "Os": "linux", "Arch": architecture(), "KernelVersion": kernel(), "GitCommit": "", "GoVersion": "", "BuildTime": "", "Experimental": "false",
+        }}],
         "Version": version, "ApiVersion": format!("{}.{}", newest.0, newest.1), "MinAPIVersion": format!("{}.{}", oldest.0, oldest.1),
         "Os": "linux", "Arch": architecture(), "KernelVersion": kernel(), "GitCommit": "", "GoVersion": "", "BuildTime": "",
     }))

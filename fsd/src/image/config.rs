@@ -28,8 +28,8 @@ pub struct Config {
     #[serde(default)]
     pub docker_version: String,
     /// What a container gets by default.
-    #[serde(default)]
-    pub config: Value,
+    #[serde(default, rename = "config")]
+    pub defaults: Value,
     /// The layers.
     pub rootfs: RootFs,
     /// How it was built, oldest first.
@@ -69,7 +69,7 @@ impl Config {
 
     /// Its labels.
     pub fn labels(&self) -> serde_json::Map<String, Value> {
-        self.config.get("Labels").and_then(Value::as_object).cloned().unwrap_or_default()
+        self.defaults.get("Labels").and_then(Value::as_object).cloned().unwrap_or_default()
     }
 
     /// When it was made, seconds since the epoch; 0 if it does not say.

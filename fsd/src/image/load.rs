@@ -114,14 +114,12 @@ impl Contents {
     ) -> Result<()> {
         let name = clean(&String::from_utf8_lossy(&entry.path));
         match &entry.kind {
-            EntryKind::Symlink(target) | EntryKind::HardLink(target) => {
-                let target = String::from_utf8_lossy(target);
+            EntryKind::HardLink(target) => {
+                self.links.insert(name, clean(&String::from_utf8_lossy(target)));
+            }
+            EntryKind::Symlink(target) => {
                 // `docker save` of old links `<id>/layer.tar` to `../<other>/layer.tar`.
-                let target = if entry.kind == EntryKind::HardLink(target.as_bytes().to_vec()) {
-                    clean(&target)
-                } else {
-                    clean(&format!("{}/../{target}", name))
-                };
+                let target = clean(&format!("{name}/../{}", String::from_utf8_lossy(target)));
                 self.links.insert(name, target);
             }
             EntryKind::File(_) => {
@@ -242,7 +240,7 @@ impl Contents {
     fn oci_image(&self, manifest: &ImageManifest, tags: Vec<(String, String)>) -> Result<Loaded> {
         let mut layers = Vec::new();
         for descriptor in manifest.layers() {
-            Media::of_type(&descriptor.media_type().to_string())?;
+            Media::of_type(descriptor.media_type().as_ref())?;
             let digest: Digest = descriptor.digest().to_string().parse()?;
             let built = self.layers.get(&format!("blobs/sha256/{}", digest.hex()));
             let built = built.ok_or_else(|| {

@@ -135,6 +135,9 @@ fn unreadable(error: io::Error, compressed: bool) -> Error {
     if compressed && error.raw_os_error().is_none() {
         return Error::corrupt("the layer's compressed data is damaged or truncated").with_source(error);
     }
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return Error::corrupt("the stream ends in the middle of the layer: it is truncated");
+    }
     Error::io("read", "layer stream", error)
 }
 
