@@ -16,8 +16,7 @@ pub fn made(name: &str) -> Option<PathBuf> {
 
 /// The digest of bytes, with its algorithm.
 pub fn digest(bytes: &[u8]) -> String {
-    let sum: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{sum}")
+    fs_base::Digest::from_bytes(Sha256::digest(bytes).into()).to_string()
 }
 
 /// A layer tar of these files.
