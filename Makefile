@@ -1,15 +1,50 @@
 # Everything a person does with this tree. `make help` lists it.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help test lint
+.PHONY: help demo test lint images install uninstall clean
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+IMAGES := target/images
+PACKAGES := curl=curl cc=gcc tar=tar /etc/ssl/certs/ca-certificates.crt=ca-certificates mmdebstrap=mmdebstrap /usr/share/doc/busybox-static=busybox-static
+TEST_PACKAGES := $(PACKAGES) docker=docker.io setfattr=attr setpriv=util-linux
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-test: ## build and run all tests
+demo: ## build, make real images, and walk through it all on screen (KEEP=1 leaves the daemon up)
+	@scripts/packages $(PACKAGES)
+	cargo build --release --workspace --bins
+	@scripts/make-images $(IMAGES)
+	@scripts/demo $(IMAGES)
+
+test: ## packages, build, all tests
+	@scripts/packages $(TEST_PACKAGES)
+	@scripts/make-images $(IMAGES)
+	cargo build --workspace --bins
 	cargo test --workspace
+
+images: ## make the real images that tests and demo use
+	@scripts/packages $(PACKAGES)
+	@scripts/make-images $(IMAGES)
 
 lint: ## formatting, clippy and documentation, warnings denied
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+install: ## put programs and units in place (PREFIX, DESTDIR)
+	cargo build --release --workspace --bins
+	install -D -m 755 target/release/fsd $(DESTDIR)$(PREFIX)/sbin/fsd
+	install -D -m 755 target/release/ctl $(DESTDIR)$(PREFIX)/bin/ctl
+	install -d $(DESTDIR)/usr/lib/systemd/system
+	sed 's|@PREFIX@|$(PREFIX)|' packaging/fsd.service > $(DESTDIR)/usr/lib/systemd/system/fsd.service
+	install -m 644 packaging/fsd.socket $(DESTDIR)/usr/lib/systemd/system/fsd.socket
+	install -D -m 644 packaging/fsd.sysusers $(DESTDIR)/usr/lib/sysusers.d/fsd.conf
+
+uninstall: ## take away what install put in place
+	rm -f $(DESTDIR)$(PREFIX)/sbin/fsd $(DESTDIR)$(PREFIX)/bin/ctl $(DESTDIR)/usr/lib/sysusers.d/fsd.conf
+	rm -f $(DESTDIR)/usr/lib/systemd/system/fsd.service $(DESTDIR)/usr/lib/systemd/system/fsd.socket
+
+clean: ## remove what was built
+	cargo clean
