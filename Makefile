@@ -7,7 +7,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 IMAGES := target/images
 PACKAGES := curl=curl cc=gcc tar=tar /etc/ssl/certs/ca-certificates.crt=ca-certificates mmdebstrap=mmdebstrap /usr/share/doc/busybox-static=busybox-static
-TEST_PACKAGES := $(PACKAGES) docker=docker.io setfattr=attr setpriv=util-linux
+TEST_PACKAGES := $(PACKAGES) docker=docker.io setfattr=attr setpriv=util-linux docker-registry=docker-registry skopeo=skopeo
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16

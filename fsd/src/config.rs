@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 use fs_base::{Error, IoContext, Result};
 use layerfs::tar::Limits;
+
+use crate::registry::Settings;
 use serde::Deserialize;
 
 /// Where the configuration is looked for if no flag names it.
@@ -75,6 +77,20 @@ struct File {
     log: Option<String>,
     #[serde(default)]
     limits: FileLimits,
+    #[serde(default)]
+    registries: FileRegistries,
+}
+
+/// How registries are reached.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileRegistries {
+    /// `host[:port]` of registries that speak plain HTTP; those on this machine do anyway.
+    #[serde(default)]
+    insecure: Vec<String>,
+    /// Base addresses (`https://mirror.example`) that are asked before docker.io.
+    #[serde(default)]
+    mirrors: Vec<String>,
 }
 
 /// Bounds on layers.
@@ -106,6 +122,8 @@ pub struct Config {
     pub log: tracing::level_filters::LevelFilter,
     /// Bounds on layers.
     pub limits: Limits,
+    /// How registries are reached.
+    pub registries: Settings,
 }
 
 impl Config {
@@ -136,6 +154,7 @@ impl Config {
                 ratio: file.limits.ratio.unwrap_or(defaults.ratio).max(1),
                 ..defaults
             },
+            registries: Settings { insecure: file.registries.insecure, mirrors: file.registries.mirrors },
         })
     }
 }

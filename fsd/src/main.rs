@@ -11,6 +11,7 @@ mod db;
 mod image;
 mod mounts;
 mod reference;
+mod registry;
 mod serve;
 
 use std::process::ExitCode;
@@ -42,6 +43,8 @@ fn main() -> ExitCode {
 
 fn run(config: Config) -> Result<()> {
     log_to_journal_or_stderr(&config);
+    // Only the first provider counts, and there is no other in this process.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     serve::refuse_live(&config.socket)?;
     let app = Arc::new(App::open(config)?);
     let listener = serve::listen(&app.config)?;

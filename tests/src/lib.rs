@@ -10,6 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 pub mod images;
+pub mod registry;
 
 /// The folder that holds the built programs: cargo puts test programs into `deps/` below it.
 pub fn program(name: &str) -> PathBuf {

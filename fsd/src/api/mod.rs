@@ -1,5 +1,6 @@
 //! HTTP: decode, call a service, encode. Nothing is decided here.
 
+mod create;
 mod error;
 mod images;
 mod own;
@@ -28,6 +29,7 @@ pub fn router(app: Arc<App>) -> Router {
     let routes = Router::new()
         .merge(system::routes())
         .merge(images::routes())
+        .merge(create::routes())
         .nest("/fsd/v1", own::routes())
         .fallback(|uri: Uri| async move { Failure(Error::not_found(format!("page not found: {}", uri.path()))) })
         .method_not_allowed_fallback(|| async { Failure(Error::not_found("page not found")) })

@@ -39,7 +39,8 @@ pub fn load(app: &App, input: &mut (dyn Read + Send)) -> Result<Vec<Loaded>> {
     Ok(images)
 }
 
-fn row_of(built: &Built) -> LayerRow {
+/// The row of a layer that was just ingested.
+pub fn row_of(built: &Built) -> LayerRow {
     LayerRow {
         id: built.id,
         data_size: built.data_size,
@@ -47,6 +48,26 @@ fn row_of(built: &Built) -> LayerRow {
         file_bytes: built.file_bytes,
         entries: built.entries,
     }
+}
+
+/// Makes an image of one layer out of a root filesystem's tar.
+pub fn import(app: &App, input: &mut (dyn Read + Send), name: &str, message: &str) -> Result<Digest> {
+    let reference = if name.is_empty() { None } else { Some(name.parse::<Reference>()?) };
+    let _adding = app.collecting.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let options = layerfs::ingest::IngestOptions { limits: app.config.limits, ..Default::default() };
+    let built = app.store.ingest(input, &options)?;
+    app.db.add_layer(&row_of(&built))?;
+    let created = jiff::Timestamp::now().to_string();
+    let config = serde_json::json!({
+        "architecture": load::architecture(), "os": "linux", "created": created, "comment": message, "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [built.id]},
+        "history": [{"created": created, "comment": if message.is_empty() { "Imported from -" } else { message }}],
+    });
+    let config = config.to_string().into_bytes();
+    let id = load::digest_of(&config);
+    let tags = reference.map(|r| (r.repository.clone(), r.tag_or_latest().to_owned()));
+    app.db.add_image(&id, &config, &[built.id], None, tags.as_slice())?;
+    Ok(id)
 }
 
 fn no_such(name: &str) -> Error {
