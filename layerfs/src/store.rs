@@ -115,7 +115,7 @@ impl Store {
         let index = match Index::open(&index_path) {
             Err(error) if matches!(error.class(), Class::Corrupt | Class::NotFound) => {
                 tracing::warn!(layer = %id, %error, "the index can't be used; building it again");
-                self.rebuild(&data, &index_path)?;
+                self.rebuild(id, &data, &index_path)?;
                 Index::open(&index_path)?
             }
             other => other?,
@@ -124,9 +124,9 @@ impl Store {
     }
 
     /// An index is derived from the data: a bad one is replaced.
-    fn rebuild(&self, data: &File, index_path: &Path) -> Result<()> {
+    fn rebuild(&self, layer: &LayerId, data: &File, index_path: &Path) -> Result<()> {
         let fresh = self.tmp().join(id::random_hex::<16>()?);
-        rebuild_index(data, &fresh, Limits::default())?;
+        rebuild_index(layer, data, &fresh, Limits::default())?;
         self.trash.discard(index_path)?;
         durable::publish(&fresh, index_path)
     }

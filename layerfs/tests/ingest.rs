@@ -314,9 +314,19 @@ fn links_are_followed_inside_the_layer_only() {
 
 #[test]
 fn later_entries_win() {
-    let tree =
-        tree_of(&[("a/b", b'0', ""), ("a", b'0', ""), ("f", b'0', ""), ("f/g", b'0', ""), ("s", b'2', "a"), ("s", b'5', "")]);
-    assert_eq!(tree.unwrap(), ["/a", "/f", "/f/g", "/s"]);
+    let tree = tree_of(&[
+        ("a/b", b'0', ""),
+        ("a", b'0', ""),
+        ("f", b'0', ""),
+        ("f", b'5', ""),
+        ("f/g", b'0', ""),
+        ("s", b'2', "a"),
+        ("s", b'5', ""),
+        ("s/t", b'0', ""),
+        ("s", b'2', "f"),
+        ("s/u", b'0', ""),
+    ]);
+    assert_eq!(tree.unwrap(), ["/a", "/f", "/f/g", "/f/u", "/s"]);
 }
 
 #[test]
@@ -326,7 +336,14 @@ fn hostile_entries_are_refused_by_name() {
         (vec![("a/../../x", b'0', "")], "leaves the layer's root"),
         (vec![("h", b'1', "../etc/shadow")], "leaves the layer's root"),
         (vec![("h", b'1', "missing")], "not in this layer"),
-        (vec![("d/", b'5', ""), ("h", b'1', "d")], "hard link to a directory"),
+        (vec![("d/", b'5', ""), ("h", b'1', "d")], "which is a directory"),
+        (vec![("h", b'1', "d/x")], "not in this layer"),
+        (vec![(".wh.x", b'0', ""), ("h", b'1', "x")], "not in this layer"),
+        (vec![("f", b'0', ""), ("f/g", b'0', "")], "\"f\" in its path is not a directory"),
+        (vec![("s", b'2', "")], "without a target"),
+        (vec![(".wh.x/y", b'0', "")], "a whiteout is not a directory"),
+        (vec![(".wh.", b'0', "")], "empty"),
+        (vec![(".wh...", b'0', "")], "empty"),
         (vec![("odd", b'Q', "")], "unknown type"),
     ] {
         let error = tree_of(&entries).unwrap_err().to_string();
@@ -363,10 +380,15 @@ fn damage_and_bombs_are_told_apart() {
     assert!(error.to_string().contains("manifest says"), "{error}");
     let error = fails(&gzip, &IngestOptions { media: layerfs::ingest::Media::Zstd, ..Default::default() });
     assert!(error.to_string().contains("first bytes say Gzip"), "{error}");
-    let error = fails(&bomb, &default);
+    let limited = |limits: Limits| IngestOptions { limits, ..Default::default() };
+    let error = fails(&bomb, &limited(Limits { ratio_floor: 1 << 20, ..Limits::default() }));
     assert!(error.hint().unwrap().contains("bomb"), "{error}");
-    let error = fails(&plain, &IngestOptions { limits: Limits { size: 1000, ..Limits::default() }, ..Default::default() });
-    assert!(error.to_string().contains("1000 bytes"), "{error}");
+    assert!(error.to_string().contains("limit `ratio`"), "{error}");
+    assert!(std::fs::metadata(layer.join("data")).unwrap().len() < 64 << 20, "it stopped early");
+    let error = fails(&plain, &limited(Limits { size: 1000, ..Limits::default() }));
+    assert!(error.to_string().contains("limit `size`: more than 1000 bytes"), "{error}");
+    let error = fails(&plain, &limited(Limits { time: std::time::Duration::ZERO, ..Limits::default() }));
+    assert!(error.to_string().contains("limit `time`"), "{error}");
 }
 
 #[test]

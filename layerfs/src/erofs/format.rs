@@ -1,9 +1,11 @@
 //! Numbers of the on-disk format, and how they lie in bytes.
 
-/// Log2 of the block size: 512, the alignment of data in a tar.
-pub const BLOCK_BITS: u32 = 9;
-/// The block size in bytes.
-pub const BLOCK: u64 = 1 << BLOCK_BITS;
+use super::model::FileKind;
+
+/// Log2 of our block size: 512, the alignment of data in a tar.
+pub const BLOCK_BITS: u8 = 9;
+/// Log2 of the block sizes that we read: up to 4096, the one that old tools know.
+pub const BLOCK_BITS_RANGE: std::ops::RangeInclusive<u8> = BLOCK_BITS..=12;
 /// Where the superblock starts.
 pub const SUPER_OFFSET: u64 = 1024;
 /// Its size.
@@ -22,9 +24,8 @@ pub const INCOMPAT_DEVICE_TABLE: u32 = 8;
 pub const DEVICE_SLOT: u64 = 128;
 /// The slot lies right behind the superblock, inside its checksummed block.
 pub const DEVICE_SLOT_NUMBER: u64 = (SUPER_OFFSET + SUPER_SIZE as u64) / DEVICE_SLOT;
-/// First block of inodes: behind the superblock's block.
-pub const META_BLOCK: u64 = (SUPER_OFFSET + BLOCK) / BLOCK;
-/// Inodes are named by their distance from the first, in these units.
+/// An inode is named by its offset in the image, in these units (`meta_blkaddr` is 0, so that no inode has number
+/// 0: user space takes that for "no file").
 pub const INODE_SLOT: u64 = 32;
 /// Size of an extended inode.
 pub const INODE_SIZE: u64 = 64;
@@ -52,15 +53,18 @@ pub const DIRENT: usize = 12;
 pub const XATTR_HEADER: usize = 12;
 /// Header of one attribute.
 pub const XATTR_ENTRY: usize = 4;
+/// Most blocks in a chunk, log2: five bits in the format.
+pub const CHUNK_BITS_MAX: u32 = 31;
 /// The longest name the format's users take (`EROFS_NAME_LEN`, NAME_MAX).
 pub const NAME_MAX: usize = 255;
 
-/// Attribute name prefixes and their numbers; the first that fits is taken.
-pub const XATTR_PREFIXES: [(u8, &[u8]); 5] =
-    [(1, b"user."), (2, b"system.posix_acl_access"), (3, b"system.posix_acl_default"), (4, b"trusted."), (6, b"security.")];
-
 /// Our format's version, kept in the volume name: an index with another one is built again.
 pub const VOLUME_NAME: [u8; 16] = *b"fsd-index-1\0\0\0\0\0";
+
+/// The type that a mode's bits say. Only for modes that were made here from a [`FileKind`].
+pub fn kind_of_mode(mode: u16) -> FileKind {
+    FileKind::of_mode(u32::from(mode)).unwrap_or(FileKind::File)
+}
 
 /// CRC-32C as EROFS computes it: seeded with all ones, not inverted at the end.
 pub fn crc32c(bytes: &[u8]) -> u32 {
@@ -73,14 +77,14 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
     })
 }
 
-/// Linux's packing of device numbers (`new_encode_dev`).
-pub fn encode_device(major: u32, minor: u32) -> u32 {
-    minor & 0xff | (major & 0xfff) << 8 | (minor & !0xff) << 12
+/// Linux's packing of device numbers (`new_encode_dev`): 12 bits and 20. `None` if they don't fit.
+pub fn encode_device(major: u32, minor: u32) -> Option<u32> {
+    (major < 1 << 12 && minor < 1 << 20).then_some(minor & 0xff | major << 8 | (minor & !0xff) << 12)
 }
 
 /// Takes [`encode_device`] apart.
 pub fn decode_device(packed: u32) -> (u32, u32) {
-    (packed >> 8 & 0xfff, packed & 0xff | packed >> 12 & !0xff)
+    (packed >> 8 & 0xfff, packed & 0xff | packed >> 12 & 0xf_ff00)
 }
 
 #[cfg(test)]
@@ -90,6 +94,9 @@ mod tests {
     #[test]
     fn crc_and_device_numbers_are_the_kernels() {
         assert_eq!(!crc32c(b"123456789"), 0xE306_9283);
-        assert_eq!(decode_device(encode_device(259, 70000)), (259, 70000));
+        for (major, minor) in [(0, 0), (8, 255), (8, 256), (259, 70000), (4095, 0xf_ffff)] {
+            assert_eq!(encode_device(major, minor).map(decode_device), Some((major, minor)));
+        }
+        assert_eq!((encode_device(4096, 0), encode_device(0, 1 << 20)), (None, None));
     }
 }

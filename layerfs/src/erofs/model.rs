@@ -1,8 +1,4 @@
-//! A tree in memory, ready to be written as an index.
-
-/// Position in [`Image::nodes`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct NodeId(pub u32);
+//! What writer and reader both speak of.
 
 /// The types of file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -77,63 +73,4 @@ pub struct Extent {
     pub length: u64,
     /// Where they are.
     pub source: Source,
-}
-
-/// One file.
-#[derive(Debug, Clone)]
-pub struct Node {
-    /// What it is.
-    pub kind: FileKind,
-    /// Permission bits.
-    pub mode: u32,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Modification time in seconds.
-    pub mtime: i64,
-    /// And nanoseconds.
-    pub mtime_nanos: u32,
-    /// Names that refer to it; of a directory: 2 and its subdirectories.
-    pub links: u32,
-    /// Device number.
-    pub device: (u32, u32),
-    /// Size of a regular file.
-    pub size: u64,
-    /// `(file offset, length, tar offset)` of its data, sorted.
-    pub data: Vec<(u64, u64, u64)>,
-    /// Target of a symlink.
-    pub target: Vec<u8>,
-    /// Full names and values, sorted by name.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Names in a directory, sorted by bytes, without `.` and `..`.
-    pub children: Vec<(Vec<u8>, NodeId)>,
-}
-
-impl Node {
-    /// A node with nothing in it.
-    pub fn new(kind: FileKind, mode: u32) -> Node {
-        Node {
-            kind,
-            mode,
-            uid: 0,
-            gid: 0,
-            mtime: 0,
-            mtime_nanos: 0,
-            links: if kind == FileKind::Dir { 2 } else { 1 },
-            device: (0, 0),
-            size: 0,
-            data: Vec::new(),
-            target: Vec::new(),
-            xattrs: Vec::new(),
-            children: Vec::new(),
-        }
-    }
-}
-
-/// A whole tree; the root is node 0.
-#[derive(Debug, Clone)]
-pub struct Image {
-    /// All nodes. Each is reached from the root; a hard link is a second name for one node.
-    pub nodes: Vec<Node>,
 }

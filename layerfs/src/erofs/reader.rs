@@ -4,14 +4,15 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use fs_base::sys::map::Map;
-use fs_base::{Error, IoContext, Result};
+use fs_base::{Digest, Error, IoContext, Result};
 
 use super::format::{
-    BLOCK, BLOCK_BITS, CHUNK_BITS_MASK, CHUNK_INDEX, CHUNK_INDEXES, DEVICE_SLOT, DEVICE_SLOT_NUMBER, DIRENT, FORMAT_EXTENDED,
-    INODE_SIZE, INODE_SLOT, LAYOUT_CHUNKS, LAYOUT_INLINE, LAYOUT_PLAIN, MAGIC, META_BLOCK, NULL_BLOCK, SUPER_OFFSET, TAR_DEVICE,
-    VOLUME_NAME, XATTR_ENTRY, XATTR_HEADER, XATTR_PREFIXES, crc32c, decode_device,
+    BLOCK_BITS_RANGE, CHUNK_BITS_MASK, CHUNK_INDEX, CHUNK_INDEXES, DEVICE_SLOT, DEVICE_SLOT_NUMBER, DIRENT, FORMAT_EXTENDED,
+    INCOMPAT_CHUNKED_FILE, INCOMPAT_DEVICE_TABLE, INODE_SIZE, INODE_SLOT, LAYOUT_CHUNKS, LAYOUT_INLINE, LAYOUT_PLAIN, MAGIC,
+    NULL_BLOCK, SUPER_OFFSET, TAR_DEVICE, VOLUME_NAME, crc32c, decode_device,
 };
 use super::model::{Extent, FileKind, Source};
+use super::xattr;
 
 /// Names an inode in one index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -66,39 +67,53 @@ pub struct DirEntry<'a> {
 #[derive(Debug)]
 pub struct Index {
     map: Map,
+    /// Bytes in a block.
+    block: u64,
     root: Nid,
     inodes: u64,
-    tar_blocks: u32,
+    data_blocks: u32,
+    data_digest: Digest,
 }
 
 impl Index {
     /// Opens an index and checks its superblock.
     pub fn open(path: &Path) -> Result<Index> {
         let file = std::fs::File::open(path).at("open", path)?;
-        if file.metadata().at("stat", path)?.len() < SUPER_OFFSET + BLOCK {
+        if file.metadata().at("stat", path)?.len() < SUPER_OFFSET + 512 {
             return Err(bad("it is too short").context(path.display().to_string()));
         }
         Index::check(Map::of(&file, path)?).map_err(|e| e.context(path.display().to_string()))
     }
 
     fn check(map: Map) -> Result<Index> {
-        let block = &map[SUPER_OFFSET as usize..(SUPER_OFFSET + BLOCK) as usize];
-        let mut unsigned = block.to_vec();
-        unsigned[4..8].fill(0);
-        if u32_at(block, 0)? != MAGIC || crc32c(&unsigned) != u32_at(block, 4)? {
+        let block_bits = map[SUPER_OFFSET as usize + 12];
+        if u32_at(&map, SUPER_OFFSET as usize)? != MAGIC || !BLOCK_BITS_RANGE.contains(&block_bits) {
             return Err(bad("its superblock is damaged"));
         }
-        if block.get(64..80) != Some(&VOLUME_NAME[..]) || block[12] != BLOCK_BITS as u8 {
+        let block = 1u64 << block_bits;
+        let summed = if block > SUPER_OFFSET { block - SUPER_OFFSET } else { block };
+        let mut bytes = bytes_at(&map, SUPER_OFFSET, summed)?.to_vec();
+        let checksum = u32_at(&bytes, 4)?;
+        bytes[4..8].fill(0);
+        if crc32c(&bytes) != checksum {
+            return Err(bad("its superblock is damaged"));
+        }
+        if bytes[64..80] != VOLUME_NAME || u32_at(&bytes, 80)? != INCOMPAT_CHUNKED_FILE | INCOMPAT_DEVICE_TABLE {
             return Err(bad("it was written by another version"));
         }
-        let slot = (DEVICE_SLOT_NUMBER * DEVICE_SLOT - SUPER_OFFSET) as usize;
-        let root = Nid(u64::from(u16_at(block, 14)?));
-        let (inodes, tar_blocks) = (u64_at(block, 16)?, u32_at(block, slot + 64)?);
-        let blocks = u64::from(u32_at(block, 36)?);
-        if blocks * BLOCK != map.len() as u64 {
+        if u64::from(u32_at(&bytes, 36)?) * block != map.len() as u64 {
             return Err(bad("its size is not what its superblock says"));
         }
-        Ok(Index { map, root, inodes, tar_blocks })
+        let slot = (DEVICE_SLOT_NUMBER * DEVICE_SLOT - SUPER_OFFSET) as usize;
+        let tag = std::str::from_utf8(&bytes[slot..slot + 64]).map_err(|_| bad("its superblock is damaged"))?;
+        Ok(Index {
+            block,
+            root: Nid(u64::from(u16_at(&bytes, 14)?)),
+            inodes: u64_at(&bytes, 16)?,
+            data_blocks: u32_at(&bytes, slot + 64)?,
+            data_digest: Digest::from_hex(tag).map_err(|_| bad("its superblock is damaged"))?,
+            map,
+        })
     }
 
     /// The root directory.
@@ -113,25 +128,21 @@ impl Index {
 
     /// Blocks of 512 bytes that the tar must have.
     pub fn tar_blocks(&self) -> u32 {
-        self.tar_blocks
+        (u64::from(self.data_blocks) * self.block / 512) as u32
+    }
+
+    /// The digest of the tar that this index is for.
+    pub fn data_digest(&self) -> Digest {
+        self.data_digest
     }
 
     fn bytes(&self, at: u64, length: u64) -> Result<&[u8]> {
-        let end = at.checked_add(length).ok_or_else(|| bad("an offset is out of range"))?;
-        usize::try_from(at)
-            .ok()
-            .zip(usize::try_from(end).ok())
-            .and_then(|(at, end)| self.map.get(at..end))
-            .ok_or_else(|| bad("an offset is out of range"))
+        bytes_at(&self.map, at, length)
     }
 
     /// One inode.
     pub fn inode(&self, nid: Nid) -> Result<Inode> {
-        let offset = nid
-            .0
-            .checked_mul(INODE_SLOT)
-            .and_then(|o| o.checked_add(META_BLOCK * BLOCK))
-            .ok_or_else(|| bad("an inode number is out of range"))?;
+        let offset = nid.0.checked_mul(INODE_SLOT).ok_or_else(|| bad("an inode number is out of range"))?;
         let raw = self.bytes(offset, INODE_SIZE)?;
         let format = u16_at(raw, 0)?;
         let mode = u32::from(u16_at(raw, 4)?);
@@ -141,7 +152,6 @@ impl Index {
         }
         let field = u32_at(raw, 16)?;
         let device = matches!(kind, FileKind::CharDevice | FileKind::BlockDevice);
-        let count = u64::from(u16_at(raw, 2)?);
         Ok(Inode {
             nid,
             kind,
@@ -156,7 +166,7 @@ impl Index {
             layout: format >> 1 & 7,
             field,
             offset,
-            xattr_size: if count == 0 { 0 } else { XATTR_HEADER as u64 + (count - 1) * 4 },
+            xattr_size: xattr::length(u16_at(raw, 2)?) as u64,
         })
     }
 
@@ -164,7 +174,7 @@ impl Index {
     fn own_bytes(&self, inode: &Inode) -> Result<&[u8]> {
         match inode.layout {
             LAYOUT_INLINE => self.bytes(inode.offset + INODE_SIZE + inode.xattr_size, inode.size),
-            LAYOUT_PLAIN => self.bytes(u64::from(inode.field) * BLOCK, inode.size),
+            LAYOUT_PLAIN => self.bytes(u64::from(inode.field) * self.block, inode.size),
             _ => Err(bad("an inode has an unknown layout")),
         }
     }
@@ -180,8 +190,9 @@ impl Index {
     /// The entry of this name. The blocks are searched as the kernel does it, by their first names.
     pub fn lookup(&self, directory: Nid, name: &[u8]) -> Result<Option<Nid>> {
         let bytes = self.directory(directory)?;
-        let blocks: usize = bytes.len().div_ceil(BLOCK as usize);
-        let block = |n: usize| DirBlock::of(&bytes[n * BLOCK as usize..bytes.len().min((n + 1) * BLOCK as usize)]);
+        let size = self.block as usize;
+        let blocks = bytes.len().div_ceil(size);
+        let block = |n: usize| DirBlock::of(&bytes[n * size..bytes.len().min((n + 1) * size)]);
         let (mut low, mut high) = (0, blocks);
         while low < high {
             let middle = usize::midpoint(low, high);
@@ -206,7 +217,7 @@ impl Index {
     pub fn read_dir(&self, directory: Nid) -> Result<Vec<DirEntry<'_>>> {
         let bytes = self.directory(directory)?;
         let mut entries = Vec::new();
-        for chunk in bytes.chunks(BLOCK as usize) {
+        for chunk in bytes.chunks(self.block as usize) {
             let block = DirBlock::of(chunk)?;
             for number in 0..block.count {
                 let entry = block.entry(number)?;
@@ -234,19 +245,7 @@ impl Index {
             return Ok(Vec::new());
         }
         let bytes = self.bytes(inode.offset + INODE_SIZE, inode.xattr_size)?;
-        let damaged = || bad("extended attributes are out of range");
-        let mut rest = &bytes[XATTR_HEADER..];
-        let mut attributes = Vec::new();
-        while rest.len() >= XATTR_ENTRY {
-            let (name_length, prefix) = (usize::from(rest[0]), rest[1]);
-            let value_length = usize::from(u16_at(rest, 2)?);
-            let end = XATTR_ENTRY + name_length + value_length;
-            let entry = rest.get(XATTR_ENTRY..end).ok_or_else(damaged)?;
-            let (_, prefix) = XATTR_PREFIXES.iter().find(|(n, _)| *n == prefix).ok_or_else(damaged)?;
-            attributes.push(([prefix, &entry[..name_length]].concat(), entry[name_length..].to_vec()));
-            rest = rest.get(end.next_multiple_of(4)..).unwrap_or(&[]);
-        }
-        Ok(attributes)
+        xattr::decode(bytes).ok_or_else(|| bad("extended attributes are out of range"))
     }
 
     /// One extended attribute by full name.
@@ -266,7 +265,7 @@ impl Index {
         if inode.layout != LAYOUT_CHUNKS || inode.field & !(CHUNK_BITS_MASK | CHUNK_INDEXES) != 0 {
             return Err(bad("a file has an unknown layout"));
         }
-        let chunk = BLOCK << (inode.field & CHUNK_BITS_MASK);
+        let chunk = self.block << (inode.field & CHUNK_BITS_MASK);
         let start = (inode.offset + INODE_SIZE + inode.xattr_size).next_multiple_of(CHUNK_INDEX);
         let count = inode.size.div_ceil(chunk);
         let table = self.bytes(start, count.checked_mul(CHUNK_INDEX).ok_or_else(|| bad("a file's size is out of range"))?)?;
@@ -284,10 +283,10 @@ impl Index {
     }
 
     fn source(&self, device: u16, block: u32, length: u64) -> Result<Source> {
-        let at = u64::from(block) * BLOCK;
+        let at = u64::from(block) * self.block;
         match (device, block) {
             (_, NULL_BLOCK) => Ok(Source::Hole),
-            (TAR_DEVICE, _) if at + length <= u64::from(self.tar_blocks) * BLOCK => Ok(Source::Data(at)),
+            (TAR_DEVICE, _) if at + length <= u64::from(self.data_blocks) * self.block => Ok(Source::Data(at)),
             (0, _) => self.bytes(at, length).map(|_| Source::Index(at)),
             _ => Err(bad("a file's data is out of range")),
         }
@@ -338,6 +337,12 @@ impl<'a> DirBlock<'a> {
 
 fn bad(what: &str) -> Error {
     Error::corrupt(format!("the layer's index can't be used: {what}")).with_hint("remove the image and load it again")
+}
+
+fn bytes_at(bytes: &[u8], at: u64, length: u64) -> Result<&[u8]> {
+    let end = at.checked_add(length).ok_or_else(|| bad("an offset is out of range"))?;
+    let range = usize::try_from(at).ok().zip(usize::try_from(end).ok());
+    range.and_then(|(at, end)| bytes.get(at..end)).ok_or_else(|| bad("an offset is out of range"))
 }
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N]> {

@@ -1,402 +1,305 @@
-//! Writes an [`Image`] as an EROFS index.
+//! Writes a [`Image`] as an EROFS index.
 //!
-//! Two passes over the tree: the first gives every inode its place (a directory's children lie side by side, so
-//! that a `find` reads ahead), the second fills the bytes in. The image is built in memory: its size follows the
-//! count of entries, never the size of files.
+//! The places are settled first ([`super::layout`]); then the bytes go out in one sweep: superblock, inodes with
+//! what follows each of them, and the blocks of large directories, long symlinks and copied chunks. Nothing here
+//! takes a clock or a random number: the same tar gives the same bytes, which is how a check verifies an index.
 
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
-use fs_base::{Error, IoContext, Result};
+use fs_base::{Digest, Error, IoContext, Result};
 
+use super::chunks::{Chunk, chunks};
 use super::format::{
-    BLOCK, BLOCK_BITS, CHUNK_INDEX, CHUNK_INDEXES, COMPAT_CHECKSUM, COMPAT_MTIME, DEVICE_SLOT, DEVICE_SLOT_NUMBER, DIRENT,
-    FORMAT_EXTENDED, INCOMPAT_CHUNKED_FILE, INCOMPAT_DEVICE_TABLE, INODE_SIZE, INODE_SLOT, LAYOUT_CHUNKS, LAYOUT_INLINE,
-    LAYOUT_PLAIN, MAGIC, META_BLOCK, NAME_MAX, NULL_BLOCK, SUPER_OFFSET, TAR_DEVICE, VOLUME_NAME, XATTR_ENTRY, XATTR_HEADER,
-    XATTR_PREFIXES, crc32c, encode_device,
+    BLOCK_BITS, CHUNK_INDEX, CHUNK_INDEXES, COMPAT_CHECKSUM, COMPAT_MTIME, DEVICE_SLOT, DEVICE_SLOT_NUMBER, DIRENT,
+    FORMAT_EXTENDED, INCOMPAT_CHUNKED_FILE, INCOMPAT_DEVICE_TABLE, INODE_SLOT, LAYOUT_CHUNKS, LAYOUT_INLINE, LAYOUT_PLAIN, MAGIC,
+    NULL_BLOCK, SUPER_OFFSET, SUPER_SIZE, TAR_DEVICE, VOLUME_NAME, crc32c,
 };
-use super::model::{FileKind, Image, Node, NodeId};
+use super::image::{Image, NodeId, Segment};
+use super::layout::{Body, Layout, with_segments};
+use super::model::FileKind;
+use super::xattr;
 
-/// Chunks of one file at most: 128 MiB of index. Only a sparse file of fine grain and immense size passes it.
-const MOST_CHUNKS: u64 = 1 << 24;
-/// A piece whose place in the tar is not aligned is copied into the index in chunks of this size.
-const COPY_CHUNK: u64 = 4096;
+/// What an index says of its tar, and how large it may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Params {
+    /// Bytes of the tar.
+    pub data_size: u64,
+    /// The tar's digest: it becomes the device's tag and the image's UUID.
+    pub data_digest: Digest,
+    /// Most bytes that the index may have.
+    pub most: u64,
+    /// Log2 of the block size. Always [`BLOCK_BITS`], but where a tool is to read the image that knows only 4096.
+    pub block_bits: u8,
+}
+
+impl Params {
+    /// For the tar with this digest and size.
+    pub fn new(data_digest: Digest, data_size: u64) -> Params {
+        Params { data_size, data_digest, most: u64::MAX, block_bits: BLOCK_BITS }
+    }
+}
 
 /// What [`write`] made.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
     /// Bytes of the index.
     pub size: u64,
     /// Inodes in it.
     pub inodes: u64,
+    /// Bytes of the regular files that can be reached, holes included, hard links once.
+    pub file_bytes: u64,
 }
 
-/// Makes the bytes of the index of `image`, whose data lies in `tar` (of `tar_size` bytes).
-pub fn write(image: &Image, tar: &std::fs::File, tar_size: u64) -> Result<(Vec<u8>, Written)> {
-    let tar_blocks =
-        u32::try_from(tar_size.div_ceil(BLOCK)).map_err(|_| Error::invalid("a layer of more than 2 TiB can't be indexed"))?;
-    let plan = Plan::of(image)?;
-    let mut out = Output { bytes: vec![0; plan.end as usize], plan: &plan, image, tar };
-    for (position, id) in plan.order.iter().enumerate() {
-        out.inode(*id, position as u32 + 1)?;
+/// Writes the index of `image`, whose data lies in `data`, to `out`; `path` is for errors.
+pub fn write(image: &Image, params: &Params, data: &File, out: &File, path: &Path) -> Result<Written> {
+    let block = 1u64 << params.block_bits;
+    let tar_blocks = blocks(params.data_size, block)?;
+    let first_inode = (DEVICE_SLOT_NUMBER * DEVICE_SLOT + DEVICE_SLOT).next_multiple_of(block.max(SUPER_OFFSET + 512));
+    let layout = Layout::of(image, first_inode, block)?;
+    if layout.end > params.most {
+        return Err(too_large(params.most));
     }
-    let size = (out.bytes.len() as u64).next_multiple_of(BLOCK);
-    out.bytes.resize(size as usize, 0);
-    out.superblock(tar_blocks)?;
-    let bytes = out.bytes;
-    Ok((bytes, Written { size, inodes: plan.order.len() as u64 }))
+    let mut output = Output { image, layout: &layout, data, out: BufWriter::with_capacity(1 << 18, out), path, at: 0 };
+    output.superblock(params, tar_blocks)?;
+    output.inodes()?;
+    output.blocks()?;
+    output.out.flush().at("write", path)?;
+    Ok(Written { size: layout.end, inodes: layout.order.len() as u64, file_bytes: output.file_bytes() })
 }
 
-/// Where everything goes.
-struct Plan {
-    /// Nodes in the order of their inodes.
-    order: Vec<NodeId>,
-    /// By node: the inode's offset in the image.
-    offset: Vec<u64>,
-    /// By node: its parent directory (the root is its own).
-    parent: Vec<NodeId>,
-    /// Where inodes end and blocks of directories begin.
-    end: u64,
+/// The error of an index that would pass its bound.
+pub(super) fn too_large(most: u64) -> Error {
+    Error::invalid(format!("the layer's index would take more than {most} bytes"))
+        .with_hint("the layer has very many entries, attributes or pieces of sparse files: raise `limits.index` if you trust it")
 }
 
-impl Plan {
-    fn of(image: &Image) -> Result<Plan> {
-        let root = NodeId(0);
-        let mut plan = Plan {
-            order: Vec::with_capacity(image.nodes.len()),
-            offset: vec![0; image.nodes.len()],
-            parent: vec![root; image.nodes.len()],
-            end: META_BLOCK * BLOCK,
-        };
-        plan.place(image, root)?;
-        let mut directories = vec![root];
-        while let Some(directory) = directories.pop() {
-            let first = directories.len();
-            for (_, child) in &image.nodes[directory.0 as usize].children {
-                if plan.offset[child.0 as usize] == 0 {
-                    plan.place(image, *child)?;
-                    plan.parent[child.0 as usize] = directory;
-                    if image.nodes[child.0 as usize].kind == FileKind::Dir {
-                        directories.push(*child);
-                    }
-                }
-            }
-            directories[first..].reverse();
-        }
-        plan.end = plan.end.next_multiple_of(BLOCK);
-        Ok(plan)
-    }
-
-    fn place(&mut self, image: &Image, id: NodeId) -> Result<()> {
-        let node = &image.nodes[id.0 as usize];
-        let head = INODE_SIZE + xattr_size(node)? as u64;
-        let mut at = self.end.next_multiple_of(INODE_SLOT);
-        let tail = match Body::of(node)? {
-            Body::Inline(bytes) => {
-                // The kernel wants the tail in the block in which it begins.
-                let start = (at + head) % BLOCK;
-                if start + bytes as u64 > BLOCK || at % BLOCK + INODE_SIZE > BLOCK {
-                    at = at.next_multiple_of(BLOCK);
-                }
-                bytes as u64
-            }
-            Body::Chunks { count, .. } => (at + head).next_multiple_of(CHUNK_INDEX) - (at + head) + count * CHUNK_INDEX,
-            Body::Blocks | Body::Empty => 0,
-        };
-        self.offset[id.0 as usize] = at;
-        self.order.push(id);
-        self.end = at + head + tail;
-        Ok(())
-    }
-
-    fn nid(&self, id: NodeId) -> u64 {
-        (self.offset[id.0 as usize] - META_BLOCK * BLOCK) / INODE_SLOT
-    }
-}
-
-/// How a node's data is kept.
-enum Body {
-    /// No data.
-    Empty,
-    /// This many bytes behind the inode.
-    Inline(usize),
-    /// In blocks of its own.
-    Blocks,
-    /// In the tar, or (`copied`) in pieces copied into the index.
-    Chunks { bits: u32, count: u64, copied: bool },
-}
-
-impl Body {
-    fn of(node: &Node) -> Result<Body> {
-        let room = BLOCK as usize - INODE_SIZE as usize;
-        let length = match node.kind {
-            FileKind::File if node.size > 0 => return chunks(node),
-            FileKind::Dir => directory_size(node),
-            FileKind::Symlink => node.target.len(),
-            _ => return Ok(Body::Empty),
-        };
-        // The attributes may end anywhere in a block; a tail that fits with all of them in one block always fits.
-        let fits = length + xattr_size(node)? <= room;
-        Ok(if fits { Body::Inline(length) } else { Body::Blocks })
-    }
-}
-
-fn chunks(node: &Node) -> Result<Body> {
-    let aligned = node.data.iter().all(|&(_, _, tar)| tar % BLOCK == 0);
-    let whole = matches!(node.data[..], [(0, length, _)] if length == node.size) || node.data.is_empty();
-    // The finest power of two that every piece begins and ends on; the last may end with the file.
-    let mut grain = if whole { node.size.next_power_of_two() } else { 1 << 40 };
-    for &(offset, length, _) in &node.data {
-        grain = grain.min(lowest_bit(offset));
-        if offset + length != node.size {
-            grain = grain.min(lowest_bit(offset + length));
-        }
-    }
-    let copied = !aligned || grain < BLOCK && !whole;
-    let size = if copied { COPY_CHUNK } else { grain.clamp(BLOCK, 1 << 40) };
-    let count = node.size.div_ceil(size);
-    if count > MOST_CHUNKS {
-        return Err(Error::invalid(format!("a sparse file of {} bytes in pieces of {size} can't be indexed", node.size)));
-    }
-    Ok(Body::Chunks { bits: size.trailing_zeros() - BLOCK_BITS, count, copied })
-}
-
-fn lowest_bit(n: u64) -> u64 {
-    if n == 0 { 1 << 40 } else { n & n.wrapping_neg() }
+fn blocks(bytes: u64, block: u64) -> Result<u32> {
+    u32::try_from(bytes.div_ceil(block)).map_err(|_| Error::invalid("a layer of more than 2 TiB can't be indexed"))
 }
 
 struct Output<'a> {
-    bytes: Vec<u8>,
-    plan: &'a Plan,
     image: &'a Image,
-    tar: &'a std::fs::File,
+    layout: &'a Layout,
+    data: &'a File,
+    out: BufWriter<&'a File>,
+    path: &'a Path,
+    /// Bytes put out so far.
+    at: u64,
 }
 
 impl Output<'_> {
-    fn put(&mut self, at: u64, bytes: &[u8]) {
-        let at = at as usize;
-        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.at += bytes.len() as u64;
+        self.out.write_all(bytes).at("write", self.path)
     }
 
-    /// Adds `bytes` in blocks of their own and returns the first block's number.
-    fn add_blocks(&mut self, bytes: &[u8]) -> Result<u32> {
-        let start = (self.bytes.len() as u64).next_multiple_of(BLOCK);
-        self.bytes.resize(start as usize, 0);
-        self.bytes.extend_from_slice(bytes);
-        self.bytes.resize((self.bytes.len() as u64).next_multiple_of(BLOCK) as usize, 0);
-        u32::try_from(start / BLOCK).map_err(|_| Error::invalid("a layer's index would pass 2 TiB"))
-    }
-
-    fn inode(&mut self, id: NodeId, number: u32) -> Result<()> {
-        let (image, plan) = (self.image, self.plan);
-        let node = &image.nodes[id.0 as usize];
-        let at = plan.offset[id.0 as usize];
-        let xattrs = xattr_bytes(node)?;
-        let tail = at + INODE_SIZE + xattrs.len() as u64;
-        let mut size = node.size;
-        let (layout, field) = match Body::of(node)? {
-            Body::Empty => (LAYOUT_PLAIN, special(node)),
-            Body::Inline(_) => {
-                let bytes = self.own_bytes(id);
-                size = bytes.len() as u64;
-                self.put(tail, &bytes);
-                (LAYOUT_INLINE, 0)
-            }
-            Body::Blocks => {
-                let bytes = self.own_bytes(id);
-                size = bytes.len() as u64;
-                (LAYOUT_PLAIN, self.add_blocks(&bytes)?)
-            }
-            Body::Chunks { bits, count, copied } => {
-                let index = self.chunk_index(node, bits, count, copied)?;
-                self.put(tail.next_multiple_of(CHUNK_INDEX), &index);
-                (LAYOUT_CHUNKS, CHUNK_INDEXES | bits)
-            }
-        };
-        self.put(at + INODE_SIZE, &xattrs);
-        let count = if xattrs.is_empty() { 0 } else { 1 + (xattrs.len() - XATTR_HEADER) / 4 };
-        let mut raw = Vec::with_capacity(INODE_SIZE as usize);
-        raw.extend((FORMAT_EXTENDED | layout << 1).to_le_bytes());
-        raw.extend((count as u16).to_le_bytes());
-        raw.extend(((node.kind.mode_bits() | node.mode) as u16).to_le_bytes());
-        raw.extend([0; 2]);
-        raw.extend(size.to_le_bytes());
-        raw.extend(field.to_le_bytes());
-        raw.extend(number.to_le_bytes());
-        raw.extend(node.uid.to_le_bytes());
-        raw.extend(node.gid.to_le_bytes());
-        raw.extend(node.mtime.to_le_bytes());
-        raw.extend(node.mtime_nanos.to_le_bytes());
-        raw.extend(node.links.to_le_bytes());
-        raw.extend([0; 16]);
-        self.put(at, &raw);
+    /// Zeros up to an offset.
+    fn pad(&mut self, to: u64) -> Result<()> {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        while self.at < to {
+            self.put(&ZEROS[..(to - self.at).min(4096) as usize])?;
+        }
         Ok(())
     }
 
-    /// The bytes of a symlink or directory.
-    fn own_bytes(&self, id: NodeId) -> Vec<u8> {
-        let node = &self.image.nodes[id.0 as usize];
-        if node.kind == FileKind::Symlink {
-            return node.target.clone();
-        }
-        let parent = self.plan.parent[id.0 as usize];
-        let mut bytes = Vec::with_capacity(directory_size(node));
-        for block in directory_blocks(node) {
-            // Blocks before the last are full; the last is as long as it is.
-            bytes.resize(bytes.len().next_multiple_of(BLOCK as usize), 0);
-            let mut name_offset = block.len() * DIRENT;
-            let mut names = Vec::new();
-            for (name, child) in &block {
-                let target = child.unwrap_or(if *name == b"." { id } else { parent });
-                bytes.extend(self.plan.nid(target).to_le_bytes());
-                bytes.extend((name_offset as u16).to_le_bytes());
-                bytes.extend([self.image.nodes[target.0 as usize].kind.dirent_type(), 0]);
-                name_offset += name.len();
-                names.extend_from_slice(name);
-            }
-            bytes.extend(names);
-        }
-        bytes
-    }
-
-    fn chunk_index(&mut self, node: &Node, bits: u32, count: u64, copied: bool) -> Result<Vec<u8>> {
-        let chunk = BLOCK << bits;
-        let mut index = Vec::with_capacity((count * CHUNK_INDEX) as usize);
-        let mut pieces = node.data.iter().copied().peekable();
-        for number in 0..count {
-            let (start, end) = (number * chunk, ((number + 1) * chunk).min(node.size));
-            while pieces.next_if(|&(offset, length, _)| offset + length <= start).is_some() {}
-            let (device, block) = match pieces.peek() {
-                Some(&(offset, ..)) if offset < end && copied => (0, self.copy_chunk(node, start, end)?),
-                Some(&(offset, _, tar)) if offset < end => (TAR_DEVICE, ((tar + (start - offset)) / BLOCK) as u32),
-                _ => (0, NULL_BLOCK),
-            };
-            index.extend([0; 2]);
-            index.extend(device.to_le_bytes());
-            index.extend(block.to_le_bytes());
-        }
-        Ok(index)
-    }
-
-    /// Copies what of a file lies between `start` and `end` into blocks of the index.
-    fn copy_chunk(&mut self, node: &Node, start: u64, end: u64) -> Result<u32> {
-        let mut bytes = vec![0; COPY_CHUNK as usize];
-        for &(offset, length, tar) in &node.data {
-            let (from, to) = (offset.max(start), (offset + length).min(end));
-            if from < to {
-                let part = &mut bytes[(from - start) as usize..(to - start) as usize];
-                self.tar.read_exact_at(part, tar + (from - offset)).at("read", "layer data")?;
-            }
-        }
-        self.add_blocks(&bytes)
-    }
-
-    fn superblock(&mut self, tar_blocks: u32) -> Result<()> {
-        let blocks =
-            u32::try_from(self.bytes.len() as u64 / BLOCK).map_err(|_| Error::invalid("a layer's index would pass 2 TiB"))?;
-        let mut raw = Vec::with_capacity(128);
+    fn superblock(&mut self, params: &Params, tar_blocks: u32) -> Result<()> {
+        let layout = self.layout;
+        let sum_size = if layout.block > SUPER_OFFSET { layout.block - SUPER_OFFSET } else { layout.block };
+        let mut raw = Vec::with_capacity(sum_size as usize);
         raw.extend(MAGIC.to_le_bytes());
         raw.extend([0; 4]);
         raw.extend((COMPAT_CHECKSUM | COMPAT_MTIME).to_le_bytes());
-        raw.extend([BLOCK_BITS as u8, 0]);
-        raw.extend((self.plan.nid(NodeId(0)) as u16).to_le_bytes());
-        raw.extend((self.plan.order.len() as u64).to_le_bytes());
+        raw.extend([params.block_bits, 0]);
+        raw.extend((layout.nid[0] as u16).to_le_bytes());
+        raw.extend((layout.order.len() as u64).to_le_bytes());
         raw.extend([0; 12]);
-        raw.extend(blocks.to_le_bytes());
-        raw.extend((META_BLOCK as u32).to_le_bytes());
-        raw.extend([0; 4]);
-        raw.extend([0; 16]);
+        raw.extend(blocks(layout.end, layout.block)?.to_le_bytes());
+        raw.extend([0; 8]);
+        raw.extend(uuid(&params.data_digest));
         raw.extend(VOLUME_NAME);
         raw.extend((INCOMPAT_CHUNKED_FILE | INCOMPAT_DEVICE_TABLE).to_le_bytes());
         raw.extend([0; 2]);
         raw.extend(1u16.to_le_bytes());
         raw.extend((DEVICE_SLOT_NUMBER as u16).to_le_bytes());
-        self.put(SUPER_OFFSET, &raw);
-        self.put(DEVICE_SLOT_NUMBER * DEVICE_SLOT + 64, &tar_blocks.to_le_bytes());
-        let block = SUPER_OFFSET as usize..(SUPER_OFFSET + BLOCK) as usize;
-        let checksum = crc32c(&self.bytes[block]);
-        self.put(SUPER_OFFSET + 4, &checksum.to_le_bytes());
+        raw.resize(SUPER_SIZE, 0);
+        raw.extend(params.data_digest.hex().as_bytes());
+        raw.extend(tar_blocks.to_le_bytes());
+        raw.resize(sum_size as usize, 0);
+        let checksum = crc32c(&raw);
+        raw[4..8].copy_from_slice(&checksum.to_le_bytes());
+        self.pad(SUPER_OFFSET)?;
+        self.put(&raw)
+    }
+
+    /// All inodes, each with its attributes and its inline data or chunk index.
+    fn inodes(&mut self) -> Result<()> {
+        // Blocks are given out in the same order in which `blocks` writes them.
+        let mut next_block = self.layout.blocks_at;
+        for (number, &node) in (1u32..).zip(&self.layout.order) {
+            let id = NodeId(node);
+            self.pad(u64::from(self.layout.nid[node as usize]) * INODE_SLOT)?;
+            let body = self.layout.body(self.image, id);
+            let size = match body {
+                Body::Inline(length) | Body::Blocks(length) => length,
+                Body::Chunks(_) | Body::Empty => self.image.inodes[node as usize].size,
+            };
+            let (layout, field) = match &body {
+                Body::Empty => (LAYOUT_PLAIN, self.image.inodes[node as usize].packed_device()),
+                Body::Inline(_) => (LAYOUT_INLINE, 0),
+                Body::Blocks(_) => (LAYOUT_PLAIN, blocks(next_block, self.layout.block)?),
+                Body::Chunks(plan) => (LAYOUT_CHUNKS, CHUNK_INDEXES | plan.bits),
+            };
+            self.inode(id, number, layout, field, size)?;
+            match body {
+                Body::Inline(_) => self.own_bytes(id)?,
+                Body::Chunks(plan) => {
+                    self.pad(self.at.next_multiple_of(CHUNK_INDEX))?;
+                    let index = with_segments(self.image, id, |segments| {
+                        chunk_index(chunks(size, segments, self.layout.block, plan), self.layout.block, next_block)
+                    })?;
+                    self.put(&index)?;
+                    next_block += plan.copied;
+                }
+                Body::Blocks(length) => next_block += length.next_multiple_of(self.layout.block),
+                Body::Empty => {}
+            }
+        }
         Ok(())
     }
-}
 
-/// What `i_u` holds for a file without data.
-fn special(node: &Node) -> u32 {
-    match node.kind {
-        FileKind::CharDevice | FileKind::BlockDevice => encode_device(node.device.0, node.device.1),
-        _ => 0,
+    fn inode(&mut self, id: NodeId, number: u32, layout: u16, field: u32, size: u64) -> Result<()> {
+        let image = self.image;
+        let inode = &image.inodes[id.0 as usize];
+        let xattrs = image.encoded_xattrs(id);
+        let mut raw = Vec::with_capacity(64 + xattrs.len());
+        raw.extend((FORMAT_EXTENDED | layout << 1).to_le_bytes());
+        raw.extend(xattr::count(xattrs.len()).to_le_bytes());
+        raw.extend(inode.mode.to_le_bytes());
+        raw.extend([0; 2]);
+        raw.extend(size.to_le_bytes());
+        raw.extend(field.to_le_bytes());
+        raw.extend(number.to_le_bytes());
+        raw.extend(inode.uid.to_le_bytes());
+        raw.extend(inode.gid.to_le_bytes());
+        raw.extend(inode.mtime.to_le_bytes());
+        raw.extend(inode.mtime_nanos.to_le_bytes());
+        raw.extend(self.layout.links[id.0 as usize].to_le_bytes());
+        raw.extend([0; 16]);
+        raw.extend_from_slice(xattrs);
+        self.put(&raw)
     }
-}
 
-/// The names of a directory with `.` and `..` in their places, cut into blocks.
-fn directory_blocks(node: &Node) -> Vec<Vec<(&[u8], Option<NodeId>)>> {
-    let mut names: Vec<(&[u8], Option<NodeId>)> = Vec::with_capacity(node.children.len() + 2);
-    names.extend(node.children.iter().map(|(name, id)| (name.as_slice(), Some(*id))));
-    for dots in [b".".as_slice(), b".."] {
-        let at = names.partition_point(|(name, _)| *name < dots);
-        names.insert(at, (dots, None));
-    }
-    let mut blocks = vec![Vec::new()];
-    let mut used = 0;
-    for (name, id) in names {
-        let need = DIRENT + name.len();
-        if used + need > BLOCK as usize {
-            blocks.push(Vec::new());
-            used = 0;
+    /// The blocks of what is not kept beside its inode.
+    fn blocks(&mut self) -> Result<()> {
+        for &node in &self.layout.order {
+            let id = NodeId(node);
+            match self.layout.body(self.image, id) {
+                Body::Blocks(_) => {
+                    self.pad(self.at.next_multiple_of(self.layout.block))?;
+                    self.own_bytes(id)?;
+                }
+                Body::Chunks(plan) if plan.copied > 0 => {
+                    let size = self.image.inodes[node as usize].size;
+                    with_segments(self.image, id, |segments| {
+                        for chunk in chunks(size, segments, self.layout.block, plan) {
+                            if let Chunk::Copy(start, end) = chunk {
+                                self.pad(self.at.next_multiple_of(self.layout.block))?;
+                                self.copy(segments, start, end)?;
+                            }
+                        }
+                        Ok::<(), Error>(())
+                    })?;
+                }
+                Body::Empty | Body::Inline(_) | Body::Chunks(_) => {}
+            }
         }
-        used += need;
-        if let Some(block) = blocks.last_mut() {
-            block.push((name, id));
+        self.pad(self.layout.end)
+    }
+
+    /// The bytes of a symlink or directory.
+    fn own_bytes(&mut self, id: NodeId) -> Result<()> {
+        let (image, layout) = (self.image, self.layout);
+        if image.kind(id) == FileKind::Symlink {
+            return self.put(image.target(id));
         }
+        let mut raw: Vec<u8> = Vec::with_capacity(layout.block as usize);
+        let mut is_first = true;
+        layout.for_each_block(image, id, |names| {
+            // Blocks before the last are full; the last is as long as it is.
+            if !std::mem::take(&mut is_first) {
+                self.pad(self.at.next_multiple_of(layout.block))?;
+            }
+            raw.clear();
+            let mut name_offset = names.len() * DIRENT;
+            for (name, child) in names {
+                raw.extend(u64::from(layout.nid[*child as usize]).to_le_bytes());
+                raw.extend((name_offset as u16).to_le_bytes());
+                raw.extend([image.kind(NodeId(*child)).dirent_type(), 0]);
+                name_offset += name.len();
+            }
+            for (name, _) in names {
+                raw.extend_from_slice(name);
+            }
+            self.put(&raw)
+        })
     }
-    blocks
+
+    /// What of a file lies between `start` and `end`, holes as zeros.
+    fn copy(&mut self, segments: &[Segment], start: u64, end: u64) -> Result<()> {
+        let origin = self.at;
+        let mut buffer = [0u8; 4096];
+        let from = segments.partition_point(|s| s.file_offset + s.length <= start);
+        for segment in segments[from..].iter().take_while(|s| s.file_offset < end) {
+            let mut at = segment.file_offset.max(start);
+            let stop = (segment.file_offset + segment.length).min(end);
+            self.pad(origin + (at - start))?;
+            while at < stop {
+                let part = &mut buffer[..(stop - at).min(4096) as usize];
+                self.data.read_exact_at(part, segment.data_offset + (at - segment.file_offset)).at("read", "layer data")?;
+                at += part.len() as u64;
+                self.put(part)?;
+            }
+        }
+        self.pad(origin + (end - start))
+    }
+
+    fn file_bytes(&self) -> u64 {
+        let sizes = self.layout.order.iter().map(|&node| match self.image.kind(NodeId(node)) {
+            FileKind::File => self.image.inodes[node as usize].size,
+            _ => 0,
+        });
+        sizes.fold(0, u64::saturating_add)
+    }
 }
 
-/// The size of a directory's bytes: all blocks full but the last.
-fn directory_size(node: &Node) -> usize {
-    let blocks = directory_blocks(node);
-    let last: usize = blocks.last().map_or(0, |block| block.iter().map(|(name, _)| DIRENT + name.len()).sum());
-    (blocks.len() - 1) * BLOCK as usize + last
+/// The index of a file's chunks, of which those to be copied go to `next_block` and behind.
+fn chunk_index(chunks: impl Iterator<Item = Chunk>, block: u64, mut next_block: u64) -> Result<Vec<u8>> {
+    let mut index = Vec::new();
+    for chunk in chunks {
+        let (device, number) = match chunk {
+            Chunk::Hole => (0, NULL_BLOCK),
+            Chunk::Data(at) => (TAR_DEVICE, blocks(at, block)?),
+            Chunk::Copy(start, end) => {
+                let number = blocks(next_block, block)?;
+                next_block += (end - start).next_multiple_of(block);
+                (0, number)
+            }
+        };
+        index.extend([0; 2]);
+        index.extend(device.to_le_bytes());
+        index.extend(number.to_le_bytes());
+    }
+    Ok(index)
 }
 
-fn xattr_size(node: &Node) -> Result<usize> {
-    if node.xattrs.is_empty() {
-        return Ok(0);
-    }
-    let mut size = XATTR_HEADER;
-    for (name, value) in &node.xattrs {
-        let (_, rest) = split_name(name)?;
-        size += (XATTR_ENTRY + rest.len() + value.len()).next_multiple_of(4);
-    }
-    if (size - XATTR_HEADER) / 4 >= usize::from(u16::MAX) {
-        return Err(Error::invalid("a file has more than 256 KiB of extended attributes"));
-    }
-    Ok(size)
-}
-
-fn xattr_bytes(node: &Node) -> Result<Vec<u8>> {
-    if node.xattrs.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut bytes = vec![0; XATTR_HEADER];
-    // No filter: all ones would say that no name is there, zero that any may be.
-    for (name, value) in &node.xattrs {
-        let (prefix, rest) = split_name(name)?;
-        let value_size = u16::try_from(value.len()).map_err(|_| Error::invalid("an extended attribute of more than 64 KiB"))?;
-        bytes.extend([rest.len() as u8, prefix]);
-        bytes.extend(value_size.to_le_bytes());
-        bytes.extend_from_slice(rest);
-        bytes.extend_from_slice(value);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-    }
-    Ok(bytes)
-}
-
-/// The number of a name's prefix, and the rest. Names that the kernel has no namespace for are an error: the
-/// caller drops them first.
-fn split_name(name: &[u8]) -> Result<(u8, &[u8])> {
-    XATTR_PREFIXES
-        .iter()
-        .find_map(|&(number, prefix)| name.strip_prefix(prefix).map(|rest| (number, rest)))
-        .filter(|(_, rest)| rest.len() <= NAME_MAX)
-        .ok_or_else(|| Error::invalid(format!("extended attribute {:?} can't be stored", String::from_utf8_lossy(name))))
+/// A UUID of version 8 (RFC 9562: vendor-specific) from a digest. overlayfs tells lower layers apart by it.
+fn uuid(digest: &Digest) -> [u8; 16] {
+    let mut uuid = [0; 16];
+    uuid.copy_from_slice(&digest.as_bytes()[..16]);
+    uuid[6] = uuid[6] & 0x0f | 0x80;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    uuid
 }

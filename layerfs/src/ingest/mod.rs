@@ -1,30 +1,24 @@
 //! From a layer's stream to its `data` and `index`, in one pass.
 //!
-//! Three stages run side by side: read, hash and inflate; parse and write; hash again. What they hand on are
-//! shared buffers, a few at a time, so that memory does not follow the layer's size.
+//! Three stages run side by side: read and inflate; write and parse; hash (the stream as it came, and the tar). What
+//! they hand on are shared buffers, used again and a few at a time, so that memory does not follow the layer's
+//! size: it is that of the tree ([`crate::erofs::Image`]), the buffers, and the window of the decompressor.
 
 mod source;
+mod stages;
 mod tree;
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use fs_base::{Digest, Error, IoContext, LayerId, Result, durable};
-use sha2::{Digest as _, Sha256};
 
 use crate::erofs;
-use crate::tar::{self, Limits};
+use crate::tar::{Limits, Reader};
 pub use source::Media;
 pub(crate) use tree::OPAQUE_XATTR;
 use tree::TreeBuilder;
-
-/// Buffers between two stages.
-const QUEUE: usize = 8;
-/// Written bytes after which the kernel is asked to start putting them on the disk.
-const WRITEBACK: u64 = 16 << 20;
 
 /// What is known of a layer before it is read, and how far it may go.
 #[derive(Default)]
@@ -37,7 +31,7 @@ pub struct IngestOptions<'a> {
     pub media: Media,
     /// Bounds on what it may claim.
     pub limits: Limits,
-    /// Told how many bytes of the stream have been read, now and then.
+    /// Told how many bytes of the stream have been read, now and then. To stop an ingest, let the input fail.
     pub progress: Option<&'a (dyn Fn(u64) + Sync)>,
 }
 
@@ -56,46 +50,35 @@ pub struct Built {
     pub index_size: u64,
     /// Entries of the tar.
     pub entries: u64,
-    /// Bytes of its regular files.
+    /// Bytes of its regular files, holes included, hard links once.
     pub file_bytes: u64,
 }
 
-type Chunk = Arc<Vec<u8>>;
-
 /// Reads a layer from `input` and writes `data` and `index` into the empty folder `dir`, synced and verified.
 /// Nothing is published: on an error the caller throws the folder away.
+///
+/// Damage ([`fs_base::Class::Corrupt`]) and hostile content ([`fs_base::Class::Invalid`]) end it at once; the rest
+/// of the input is then not read.
 pub fn ingest(input: &mut (dyn Read + Send), dir: &Path, options: &IngestOptions<'_>) -> Result<Built> {
     let data_path = dir.join("data");
     let data = File::options().read(true).write(true).create_new(true).open(&data_path).at("create", &data_path)?;
-    let (to_writer, from_source) = sync_channel::<Result<Chunk>>(QUEUE);
-    let (to_hasher, from_writer) = sync_channel::<Chunk>(QUEUE);
-    let (blob, id, parsed) = std::thread::scope(|scope| {
-        let source = scope.spawn(move || source::run(input, options, &to_writer));
-        let hasher = scope.spawn(move || hash(&from_writer));
-        let tee = Tee {
-            data: &data,
-            path: &data_path,
-            source: from_source,
-            hasher: to_hasher,
-            chunk: Chunk::default(),
-            used: 0,
-            written: 0,
-            failure: None,
-        };
-        let parsed = parse(tee, options.limits);
-        (source.join(), hasher.join(), parsed)
-    });
-    let died = |_| Error::internal("a stage of ingest panicked");
-    let blob = blob.map_err(died)?;
-    let (builder, data_size) = parsed?;
-    let (blob, blob_size) = blob?;
-    let id = LayerId(id.map_err(died)?);
-    let blob = blob.unwrap_or(id.0);
-    verify(options, id, blob, blob_size)?;
+    let read = stages::run(input, &data, &data_path, options)?;
+    let id = LayerId(read.data);
+    verify(options, id, read.blob, read.blob_size)?;
+    durable::start_writeback(&data);
+    let index_path = dir.join("index");
+    let (index, written) = write_index(&read.tree, id, &data, read.data_size, &index_path, options.limits)?;
     durable::sync_file(&data, &data_path)?;
-    let entries = builder.entries();
-    let (index_size, file_bytes) = write_index(builder, &data, data_size, &dir.join("index"))?;
-    Ok(Built { id, blob, blob_size, data_size, index_size, entries, file_bytes })
+    durable::sync_file(&index, &index_path)?;
+    Ok(Built {
+        id,
+        blob: read.blob,
+        blob_size: read.blob_size,
+        data_size: read.data_size,
+        index_size: written.size,
+        entries: read.tree.entries(),
+        file_bytes: written.file_bytes,
+    })
 }
 
 /// Holds what was read against what was promised.
@@ -116,108 +99,33 @@ fn verify(options: &IngestOptions<'_>, id: LayerId, blob: Digest, blob_size: u64
     }
 }
 
-/// Builds the index of a layer again from its `data`.
-pub fn rebuild_index(data: &File, to: &Path, limits: Limits) -> Result<u64> {
+/// Builds the index of the layer `id` again from its `data`, into the new file `to`, synced. Only headers are read;
+/// whether the data has that digest is not looked at. The bytes are equal to those that [`ingest`] wrote.
+pub fn rebuild_index(id: &LayerId, data: &File, to: &Path, limits: Limits) -> Result<u64> {
     let size = data.metadata().at("stat", "layer data")?.len();
-    let mut reader = tar::Reader::new(io::BufReader::with_capacity(1 << 16, data), limits);
-    let mut builder = TreeBuilder::new(limits);
+    let mut reader = Reader::seekable(std::io::BufReader::with_capacity(1 << 13, data), limits);
+    let mut tree = TreeBuilder::new(limits);
     while let Some(entry) = reader.next_entry()? {
-        builder.add(&entry)?;
+        tree.add(&entry)?;
     }
-    write_index(builder, data, size, to).map(|(index_size, _)| index_size)
-}
-
-fn write_index(builder: TreeBuilder, data: &File, data_size: u64, path: &Path) -> Result<(u64, u64)> {
-    use io::Write;
-    let (image, file_bytes) = builder.finish();
-    let (bytes, written) = erofs::write(&image, data, data_size)?;
-    let mut file = File::options().write(true).create_new(true).open(path).at("create", path)?;
-    file.write_all(&bytes).at("write", path)?;
-    durable::sync_file(&file, path)?;
-    Ok((written.size, file_bytes))
-}
-
-fn parse(tee: Tee<'_>, limits: Limits) -> Result<(TreeBuilder, u64)> {
-    let mut reader = tar::Reader::new(tee, limits);
-    let mut builder = TreeBuilder::new(limits);
-    let outcome = loop {
-        match reader.next_entry() {
-            Ok(Some(entry)) => {
-                if let Err(error) = builder.add(&entry) {
-                    break Err(error);
-                }
-            }
-            Ok(None) => break Ok(()),
-            Err(error) => break Err(error),
-        }
-    };
-    let tee = reader.get_mut();
-    // What went wrong in the source says more than the parser's "truncated".
-    if let Some(failure) = tee.failure.take() {
-        return Err(failure);
+    if reader.position() > size {
+        return Err(Error::corrupt("the layer's data ends in the middle of a file: it is truncated"));
     }
-    outcome?;
-    // The bytes behind the end mark belong to the diffID.
-    io::copy(tee, &mut io::sink()).map_err(|error| tee.failure.take().unwrap_or_else(|| Error::io("read", "layer", error)))?;
-    Ok((builder, tee.written))
+    let (index, written) = write_index(&tree, *id, data, size, to, limits)?;
+    durable::sync_file(&index, to)?;
+    Ok(written.size)
 }
 
-fn hash(chunks: &Receiver<Chunk>) -> Digest {
-    let mut hasher = Sha256::new();
-    for chunk in chunks {
-        hasher.update(chunk.as_slice());
-    }
-    Digest::from_bytes(hasher.finalize().into())
-}
-
-/// Takes chunks from the source, writes them to `data`, hands them to the hasher, and is read by the parser.
-struct Tee<'a> {
-    data: &'a File,
-    path: &'a Path,
-    source: Receiver<Result<Chunk>>,
-    hasher: SyncSender<Chunk>,
-    chunk: Chunk,
-    used: usize,
-    written: u64,
-    failure: Option<Error>,
-}
-
-impl Tee<'_> {
-    fn next_chunk(&mut self) -> Result<()> {
-        use io::Write;
-        self.used = 0;
-        self.chunk = match self.source.recv() {
-            Ok(chunk) => chunk?,
-            // The source is done.
-            Err(_) => Chunk::default(),
-        };
-        if self.chunk.is_empty() {
-            return Ok(());
-        }
-        // A closed channel means that the hasher died; its join reports that.
-        let _ = self.hasher.send(self.chunk.clone());
-        self.data.write_all(&self.chunk).at("write", self.path)?;
-        let before = self.written / WRITEBACK;
-        self.written += self.chunk.len() as u64;
-        if self.written / WRITEBACK != before {
-            durable::start_writeback(self.data);
-        }
-        Ok(())
-    }
-}
-
-impl Read for Tee<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.used == self.chunk.len()
-            && let Err(error) = self.next_chunk()
-        {
-            let shown = io::Error::other(error.to_string());
-            self.failure = Some(error);
-            return Err(shown);
-        }
-        let length = buffer.len().min(self.chunk.len() - self.used);
-        buffer[..length].copy_from_slice(&self.chunk[self.used..self.used + length]);
-        self.used += length;
-        Ok(length)
-    }
+fn write_index(
+    tree: &TreeBuilder,
+    id: LayerId,
+    data: &File,
+    data_size: u64,
+    path: &Path,
+    limits: Limits,
+) -> Result<(File, erofs::Written)> {
+    let file = File::options().write(true).create_new(true).open(path).at("create", path)?;
+    let params = erofs::Params { most: limits.index, ..erofs::Params::new(id.0, data_size) };
+    let written = erofs::write(tree.image(), &params, data, &file, path)?;
+    Ok((file, written))
 }

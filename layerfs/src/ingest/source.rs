@@ -1,18 +1,21 @@
 //! The first stage: the stream as it comes in, hashed and inflated.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
+use std::time::Instant;
 
-use fs_base::{Digest, Error, IoContext, Result};
-use sha2::{Digest as _, Sha256};
+use fs_base::{Error, Result};
 
-use super::{Chunk, IngestOptions};
-use crate::tar::{Limits, limit};
+use super::IngestOptions;
+use super::stages::{Bytes, Chunk, Pool};
+use crate::tar::{Limits, limit, stream_error};
 
-/// Bytes in one buffer between stages.
-const CHUNK: usize = 256 << 10;
+/// Largest zstd window that is taken, log2: 128 MiB, what `zstd --ultra -22` and `--long` make.
+const ZSTD_WINDOW: u32 = 27;
+/// Bytes between two calls of `progress`.
+const PROGRESS: u64 = 512 << 10;
 
 /// How a layer's stream is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -57,142 +60,255 @@ impl Media {
     }
 }
 
-/// Reads the stream to its end and sends what it inflates to. Returns the stream's size, and its digest unless it
-/// is not compressed: then the next stage computes the same.
-pub fn run(
-    input: &mut (dyn Read + Send),
-    options: &IngestOptions<'_>,
-    to: &SyncSender<Result<Chunk>>,
-) -> Result<(Option<Digest>, u64)> {
-    let outcome = pump(input, options, to);
-    if let Err(error) = &outcome {
-        // The parser must learn of it before it takes the silence for the end.
-        let _ = to.send(Err(Error::new(error.class(), error.to_string()).with_hint(error.hint().unwrap_or_default())));
+/// What the first bytes of a stream in a compression say that Docker reads and we don't.
+fn foreign(bytes: &[u8]) -> Option<&'static str> {
+    match bytes {
+        [b'B', b'Z', b'h', b'1'..=b'9', b'1', b'A', b'Y', ..] => Some("bzip2"),
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some("xz"),
+        _ => None,
     }
-    outcome
 }
 
-fn pump(
-    input: &mut (dyn Read + Send),
-    options: &IngestOptions<'_>,
-    to: &SyncSender<Result<Chunk>>,
-) -> Result<(Option<Digest>, u64)> {
-    let consumed = AtomicU64::new(0);
-    let counted = Counted { input, hasher: Some(Sha256::new()), read: &consumed, progress: options.progress, reported: 0 };
-    let mut input = BufReader::with_capacity(CHUNK, counted);
-    let magic = Media::of_magic(input.fill_buf().at("read", "layer stream")?);
-    if options.media != Media::Auto && options.media != magic {
-        return Err(Error::corrupt(format!("the layer should be {:?}, but its first bytes say {magic:?}", options.media)));
-    }
-    match magic {
-        Media::Gzip => inflate(&mut GzipMembers::new(&mut input), to, options.limits, Some(&consumed))?,
-        Media::Zstd => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(&mut input).at("start", "zstd decoder")?;
-            decoder.window_log_max(27).at("configure", "zstd decoder")?;
-            inflate(&mut decoder, to, options.limits, Some(&consumed))?;
-        }
-        Media::Plain | Media::Auto => {
-            input.get_mut().hasher = None;
-            inflate(&mut input, to, options.limits, None)?;
-        }
-    }
-    // Bytes behind the compressed data belong to the blob.
-    io::copy(&mut input, &mut io::sink()).at("read", "layer stream")?;
-    let counted = input.into_inner();
-    Ok((counted.hasher.map(|hasher| Digest::from_bytes(hasher.finalize().into())), consumed.load(Ordering::Relaxed)))
+/// The stream as it comes in: counted, bounded, and handed to the hasher where it is compressed.
+pub(super) struct Source<'a> {
+    input: &'a mut (dyn Read + Send),
+    options: &'a IngestOptions<'a>,
+    pool: &'a Pool,
+    /// Bytes read so far.
+    read: &'a AtomicU64,
+    hasher: Option<SyncSender<Bytes>>,
+    chunk: Chunk,
+    used: usize,
+    reported: u64,
+    started: Instant,
 }
 
-fn inflate(from: &mut dyn Read, to: &SyncSender<Result<Chunk>>, limits: Limits, consumed: Option<&AtomicU64>) -> Result<()> {
-    let mut total = 0u64;
-    loop {
-        let mut chunk = vec![0; CHUNK];
+impl<'a> Source<'a> {
+    pub fn new(
+        input: &'a mut (dyn Read + Send),
+        options: &'a IngestOptions<'a>,
+        pool: &'a Pool,
+        read: &'a AtomicU64,
+        hasher: SyncSender<Bytes>,
+    ) -> Source<'a> {
+        let (chunk, started) = (Chunk::default(), Instant::now());
+        Source { input, options, pool, read, hasher: Some(hasher), chunk, used: 0, reported: 0, started }
+    }
+
+    /// Reads the stream to its end and sends what it inflates to, and an error as the last.
+    pub fn run(mut self, to: &SyncSender<Result<Chunk>>) {
+        if let Err(error) = self.pump(to) {
+            // A closed channel: the parser has given up, and says why.
+            let _ = to.send(Err(error));
+        }
+    }
+
+    fn pump(&mut self, to: &SyncSender<Result<Chunk>>) -> Result<()> {
+        let first = Arc::new(self.next_chunk()?);
+        let magic = Media::of_magic(&first);
+        if let Some(name) = foreign(&first) {
+            return Err(Error::unsupported(format!("layers compressed by {name} are not supported"))
+                .with_hint("compress the layer with gzip or zstd"));
+        }
+        if self.options.media != Media::Auto && self.options.media != magic {
+            return Err(Error::corrupt(format!(
+                "the layer should be {:?}, but its first bytes say {magic:?}",
+                self.options.media
+            )));
+        }
+        let inflater = Inflater { options: self.options, pool: self.pool, read: self.read, to };
+        if magic == Media::Plain {
+            self.hasher = None;
+            return self.pass(first, to);
+        }
+        self.take(first);
+        let is_done = if magic == Media::Gzip {
+            inflater.run(&mut GzipMembers::new(&mut *self))?
+        } else {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(&mut *self).map_err(damaged)?;
+            decoder.window_log_max(ZSTD_WINDOW).map_err(damaged)?;
+            inflater.run(&mut decoder)?
+        };
+        // Bytes behind the compressed data belong to the blob.
+        while is_done && !self.fill_buf().map_err(stream_error)?.is_empty() {
+            self.used = self.chunk.len();
+        }
+        Ok(())
+    }
+
+    /// The next bytes of the stream: a whole buffer but at its end, none behind it.
+    fn next_chunk(&mut self) -> Result<Vec<u8>> {
+        let mut buffer = self.pool.take();
         let mut filled = 0;
-        while filled < CHUNK {
-            match from.read(&mut chunk[filled..]) {
+        while filled < buffer.len() {
+            match self.input.read(&mut buffer[filled..]) {
                 Ok(0) => break,
-                Ok(n) => filled += n,
+                Ok(n) => {
+                    filled += n;
+                    self.count(n as u64)?;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(unreadable(error, consumed.is_some())),
+                Err(error) => return Err(stream_error(error)),
             }
         }
-        chunk.truncate(filled);
-        total += filled as u64;
-        if total > limits.size {
-            return Err(limit(format!("more than {} bytes uncompressed", limits.size)));
+        let read = self.read.load(Ordering::Relaxed);
+        if let Some(progress) = self.options.progress
+            && (filled == 0 || read - self.reported >= PROGRESS)
+        {
+            self.reported = read;
+            progress(read);
         }
-        let read = consumed.map_or(u64::MAX, |consumed| consumed.load(Ordering::Relaxed));
-        if total > Limits::RATIO_FLOOR && total / limits.ratio > read {
-            return Err(limit(format!("more than {} bytes uncompressed for each byte compressed", limits.ratio)));
+        buffer.truncate(filled);
+        Ok(buffer)
+    }
+
+    /// Counts what came in, and stops a stream that is longer than promised or takes too long.
+    fn count(&self, more: u64) -> Result<()> {
+        let read = self.read.fetch_add(more, Ordering::Relaxed) + more;
+        if let Some((_, want)) = self.options.expected_blob
+            && read > want
+        {
+            return Err(Error::corrupt(format!("layer blob has more than the {want} bytes that the manifest says")));
         }
-        // A closed channel: the parser has given up, and says why.
-        if filled == 0 || to.send(Ok(Arc::new(chunk))).is_err() {
-            return Ok(());
+        check_time(self.started, self.options.limits)
+    }
+
+    /// Makes `chunk` the one that is read from.
+    fn take(&mut self, chunk: Chunk) {
+        // A hasher that is gone has panicked, which its join reports.
+        if let Some(hasher) = &self.hasher {
+            let _ = hasher.send(Bytes::Blob(Arc::clone(&chunk)));
+        }
+        self.pool.give(std::mem::replace(&mut self.chunk, chunk));
+        self.used = 0;
+    }
+
+    /// Hands on a stream that is not compressed. Its digest is that of the tar, which the next stage has taken.
+    fn pass(&mut self, mut chunk: Chunk, to: &SyncSender<Result<Chunk>>) -> Result<()> {
+        while !chunk.is_empty() {
+            if self.read.load(Ordering::Relaxed) > self.options.limits.size {
+                return Err(too_large(self.options.limits));
+            }
+            if to.send(Ok(chunk)).is_err() {
+                return Ok(());
+            }
+            chunk = Arc::new(self.next_chunk()?);
+        }
+        Ok(())
+    }
+}
+
+impl BufRead for Source<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.used == self.chunk.len() {
+            let chunk = self.next_chunk().map_err(io::Error::other)?;
+            self.take(Arc::new(chunk));
+        }
+        Ok(&self.chunk[self.used..])
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.used = (self.used + amount).min(self.chunk.len());
+    }
+}
+
+impl Read for Source<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.fill_buf()?;
+        let length = buffer.len().min(bytes.len());
+        buffer[..length].copy_from_slice(&bytes[..length]);
+        self.consume(length);
+        Ok(length)
+    }
+}
+
+/// Hands on what a decoder makes of the stream, within the limits.
+struct Inflater<'a> {
+    options: &'a IngestOptions<'a>,
+    pool: &'a Pool,
+    read: &'a AtomicU64,
+    to: &'a SyncSender<Result<Chunk>>,
+}
+
+impl Inflater<'_> {
+    /// To the end of the decoder; `false` if nobody wants the rest.
+    fn run(&self, decoder: &mut dyn Read) -> Result<bool> {
+        let (limits, started) = (self.options.limits, Instant::now());
+        let mut total = 0u64;
+        loop {
+            let mut chunk = self.pool.take();
+            let mut filled = 0;
+            while filled < chunk.len() {
+                match decoder.read(&mut chunk[filled..]) {
+                    Ok(0) => break,
+                    Ok(n) => filled += n,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(damaged(error)),
+                }
+            }
+            chunk.truncate(filled);
+            total += filled as u64;
+            if total > limits.size {
+                return Err(too_large(limits));
+            }
+            if total > limits.ratio_floor && total / limits.ratio > self.read.load(Ordering::Relaxed) {
+                let what = format_args!("more than {} bytes uncompressed for each byte compressed", limits.ratio);
+                return Err(limit("ratio", what));
+            }
+            check_time(started, limits)?;
+            if filled == 0 {
+                return Ok(true);
+            }
+            if self.to.send(Ok(Arc::new(chunk))).is_err() {
+                return Ok(false);
+            }
         }
     }
 }
 
-fn unreadable(error: io::Error, compressed: bool) -> Error {
-    if compressed && error.raw_os_error().is_none() {
-        return Error::corrupt("the layer's compressed data is damaged or truncated").with_source(error);
+fn check_time(started: Instant, limits: Limits) -> Result<()> {
+    if started.elapsed() > limits.time {
+        return Err(limit("time", format_args!("more than {} seconds", limits.time.as_secs())));
     }
-    if error.kind() == io::ErrorKind::UnexpectedEof {
-        return Error::corrupt("the stream ends in the middle of the layer: it is truncated");
+    Ok(())
+}
+
+fn too_large(limits: Limits) -> Error {
+    limit("size", format_args!("more than {} bytes uncompressed", limits.size))
+}
+
+/// The error of a decoder: that of the stream below it, or damage.
+fn damaged(error: io::Error) -> Error {
+    match error.downcast::<Error>() {
+        Ok(error) => error,
+        Err(error) if error.raw_os_error().is_some() => Error::io("read", "layer stream", error),
+        Err(error) => Error::corrupt("the layer's compressed data is damaged or truncated").with_source(error),
     }
-    Error::io("read", "layer stream", error)
 }
 
 /// gzip members one after the other; bytes behind the last that are no member are ignored, as gzip(1) does.
-struct GzipMembers<R: BufRead> {
-    decoder: Option<flate2::bufread::GzDecoder<R>>,
-    spare: Option<R>,
-}
+struct GzipMembers<R: BufRead>(Option<flate2::bufread::GzDecoder<R>>);
 
 impl<R: BufRead> GzipMembers<R> {
     fn new(input: R) -> GzipMembers<R> {
-        GzipMembers { decoder: Some(flate2::bufread::GzDecoder::new(input)), spare: None }
+        GzipMembers(Some(flate2::bufread::GzDecoder::new(input)))
     }
 }
 
 impl<R: BufRead> Read for GzipMembers<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let Some(decoder) = &mut self.decoder else { return Ok(0) };
+        while let Some(decoder) = &mut self.0 {
             let got = decoder.read(buffer)?;
             if got > 0 || buffer.is_empty() {
                 return Ok(got);
             }
-            let Some(mut input) = self.decoder.take().map(flate2::bufread::GzDecoder::into_inner) else { return Ok(0) };
-            if Media::of_magic(input.fill_buf()?) == Media::Gzip {
-                self.decoder = Some(flate2::bufread::GzDecoder::new(input));
+            // One byte suffices to tell: the second may lie in the next buffer.
+            if decoder.get_mut().fill_buf()?.first() == Some(&0x1f) {
+                self.0 = self.0.take().map(|decoder| flate2::bufread::GzDecoder::new(decoder.into_inner()));
             } else {
-                self.spare = Some(input);
+                self.0 = None;
             }
         }
-    }
-}
-
-/// Counts and hashes what is read.
-struct Counted<'a, 'b> {
-    input: &'a mut (dyn Read + Send),
-    hasher: Option<Sha256>,
-    read: &'b AtomicU64,
-    progress: Option<&'b (dyn Fn(u64) + Sync)>,
-    reported: u64,
-}
-
-impl Read for Counted<'_, '_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let got = self.input.read(buffer)?;
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(&buffer[..got]);
-        }
-        let read = self.read.fetch_add(got as u64, Ordering::Relaxed) + got as u64;
-        if let Some(progress) = self.progress
-            && (got == 0 || read - self.reported >= 512 << 10)
-        {
-            self.reported = read;
-            progress(read);
-        }
-        Ok(got)
+        Ok(0)
     }
 }

@@ -1,13 +1,18 @@
-//! The tree of one layer as its entries come in.
+//! The tree of one layer as its entries come in: names made safe, marks translated, links resolved.
+//!
+//! Where dockerd has a rule, it is followed: later entries win, a directory's entry changes the directory that is
+//! there, missing parents are root's with mode 0755, a hard link must point at what this layer has. Symlinks in an
+//! entry's path are followed inside the layer, as in a chroot. Two things differ on purpose. A missing parent has the
+//! time 0, not that of unpacking, so that a layer always gives the same index. A name that climbs out of the root
+//! is refused; dockerd, in its chroot, would put it into the root.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use fs_base::{Error, Result};
 
-use crate::erofs::{FileKind, Image, Node, NodeId};
-use crate::tar::{Entry, EntryKind, Limits};
+use crate::erofs::{Body, FileKind, Image, Meta, NodeId, Segment, xattr_is_supported};
+use crate::tar::{Entry, EntryKind, Limits, limit};
 
-const ROOT: NodeId = NodeId(0);
 /// The kernel's bound on symlinks in one resolution (`MAXSYMLINKS`).
 const MOST_LINKS: u32 = 40;
 /// AUFS's marks, which layers carry whatever the driver. Source: OCI image spec, layer.md, "Whiteouts".
@@ -16,29 +21,21 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 const AUFS_INTERNAL: &[u8] = b".wh..wh.";
 /// overlayfs's mark for a directory that hides what is below it.
 pub(crate) const OPAQUE_XATTR: &[u8] = b"trusted.overlay.opaque";
+/// What a directory has that no entry describes, the root too.
+const IMPLIED: Meta = Meta { mode: 0o755, uid: 0, gid: 0, mtime: 0, mtime_nanos: 0 };
 
 /// Collects entries, later ones over earlier ones.
-pub struct TreeBuilder {
-    nodes: Vec<Node>,
-    /// By directory: its names.
-    names: HashMap<NodeId, BTreeMap<Vec<u8>, NodeId>>,
+pub(super) struct TreeBuilder {
+    image: Image,
     limits: Limits,
     entries: u64,
-    file_bytes: u64,
     /// Directory of the last entry: the next one is mostly its neighbour.
-    last: (Vec<u8>, NodeId),
+    last: Option<(Vec<u8>, NodeId)>,
 }
 
 impl TreeBuilder {
     pub fn new(limits: Limits) -> TreeBuilder {
-        TreeBuilder {
-            nodes: vec![Node::new(FileKind::Dir, 0o755)],
-            names: HashMap::from([(ROOT, BTreeMap::new())]),
-            limits,
-            entries: 0,
-            file_bytes: 0,
-            last: (Vec::new(), ROOT),
-        }
+        TreeBuilder { image: Image::new(IMPLIED), limits, entries: 0, last: None }
     }
 
     /// Entries taken so far.
@@ -46,9 +43,17 @@ impl TreeBuilder {
         self.entries
     }
 
+    /// The tree so far.
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
     /// Takes one entry.
     pub fn add(&mut self, entry: &Entry) -> Result<()> {
         self.entries += 1;
+        if self.image.weight() > self.limits.index {
+            return Err(limit("index", format_args!("its tree takes more than {} bytes", self.limits.index)));
+        }
         self.place(entry).map_err(|e| e.context(format!("layer entry {:?}", String::from_utf8_lossy(&entry.path))))
     }
 
@@ -56,113 +61,134 @@ impl TreeBuilder {
         let components = components(&entry.path, self.limits.depth)?;
         let Some((name, parents)) = components.split_last() else {
             // The root's own entry: only a directory can stand for it.
-            if entry.kind == EntryKind::Dir {
-                set_metadata(&mut self.nodes[0], entry);
-                self.nodes[0].xattrs = kept_xattrs(entry, self.limits)?;
-            }
-            return Ok(());
+            return if entry.kind == EntryKind::Dir { self.describe(self.image.root(), entry) } else { Ok(()) };
         };
-        let directory = self.directory(parents)?;
-        if let Some(hidden) = name.strip_prefix(WHITEOUT) {
-            if *name == OPAQUE {
-                self.make_opaque(directory);
-            } else if !name.starts_with(AUFS_INTERNAL) {
-                self.white_out(directory, hidden)?;
-            }
+        if components.iter().any(|name| name.starts_with(AUFS_INTERNAL) && *name != OPAQUE) {
             return Ok(());
         }
-        self.put(directory, name, entry)
+        if parents.iter().any(|name| name.starts_with(WHITEOUT)) {
+            return Err(Error::invalid("a whiteout is not a directory"));
+        }
+        let directory = self.directory(parents)?;
+        match name.strip_prefix(WHITEOUT) {
+            Some(_) if *name == OPAQUE => self.make_opaque(directory),
+            Some(hidden) => self.white_out(directory, hidden, entry),
+            None => self.put(directory, name, entry),
+        }
     }
 
     fn put(&mut self, directory: NodeId, name: &[u8], entry: &Entry) -> Result<()> {
         if let EntryKind::HardLink(target) = &entry.kind {
-            let target = self.find(target)?.ok_or_else(|| {
-                Error::invalid(format!("hard link to {:?}, which is not in this layer", String::from_utf8_lossy(target)))
-            })?;
-            if self.node(target).kind == FileKind::Dir {
-                return Err(Error::invalid("hard link to a directory"));
+            let target = self.find(target)?;
+            return self.insert(directory, name, target);
+        }
+        let existing = self.image.get(directory, name);
+        let is_dir = entry.kind == EntryKind::Dir;
+        if let Some(old) = existing.filter(|id| is_dir && self.image.kind(*id) == FileKind::Dir) {
+            return self.describe(old, entry);
+        }
+        let was_whiteout = existing.is_some_and(|id| self.is_whiteout(id));
+        let id = self.add_node(entry)?;
+        self.insert(directory, name, id)?;
+        if was_whiteout && is_dir { self.make_opaque(id) } else { Ok(()) }
+    }
+
+    fn add_node(&mut self, entry: &Entry) -> Result<NodeId> {
+        let segments: Vec<Segment>;
+        let body = match &entry.kind {
+            EntryKind::File(pieces) => {
+                segments = pieces
+                    .iter()
+                    .map(|p| Segment { file_offset: p.file_offset, length: p.length, data_offset: p.stream_offset })
+                    .collect();
+                Body::File { size: entry.size, segments: &segments }
             }
-            self.node_mut(target).links += 1;
-            self.insert(directory, name, target);
-            return Ok(());
-        }
-        let xattrs = kept_xattrs(entry, self.limits)?;
-        let existing = self.names[&directory].get(name).copied();
-        if let (EntryKind::Dir, Some(old)) = (&entry.kind, existing.filter(|id| self.node(*id).kind == FileKind::Dir)) {
-            let opaque = self.is_opaque(old);
-            set_metadata(self.node_mut(old), entry);
-            self.node_mut(old).xattrs = xattrs;
-            if opaque {
-                self.make_opaque(old);
-            }
-            return Ok(());
-        }
-        let was_whiteout = existing.is_some_and(|id| is_whiteout(self.node(id)));
-        let id = self.new_node(node_of(entry, xattrs)?)?;
-        self.insert(directory, name, id);
-        if was_whiteout && entry.kind == EntryKind::Dir {
-            self.make_opaque(id);
-        }
-        Ok(())
+            EntryKind::Symlink(target) if target.is_empty() => return Err(Error::invalid("symbolic link without a target")),
+            EntryKind::Symlink(target) => Body::Symlink(target),
+            EntryKind::CharDevice(major, minor) => Body::CharDevice(*major, *minor),
+            EntryKind::BlockDevice(major, minor) => Body::BlockDevice(*major, *minor),
+            EntryKind::Dir => Body::Dir,
+            EntryKind::Fifo => Body::Fifo,
+            EntryKind::HardLink(_) => return Err(Error::internal("a hard link is no file of its own")),
+        };
+        let id = self.image.add(meta_of(entry), body)?;
+        self.image.set_xattrs(id, kept_xattrs(entry, self.limits)?)?;
+        Ok(id)
+    }
+
+    /// Gives a directory the metadata of its entry; the mark that it is opaque stays.
+    fn describe(&mut self, id: NodeId, entry: &Entry) -> Result<()> {
+        let is_opaque = self.is_opaque(id);
+        self.image.set_meta(id, meta_of(entry));
+        self.image.set_xattrs(id, kept_xattrs(entry, self.limits)?)?;
+        if is_opaque { self.make_opaque(id) } else { Ok(()) }
     }
 
     /// `.wh.NAME`: what lower layers have under the name is gone; what this layer has stays.
-    fn white_out(&mut self, directory: NodeId, name: &[u8]) -> Result<()> {
+    fn white_out(&mut self, directory: NodeId, name: &[u8], entry: &Entry) -> Result<()> {
         check_name(name)?;
-        match self.names[&directory].get(name).copied() {
-            Some(id) if self.node(id).kind == FileKind::Dir => self.make_opaque(id),
-            Some(_) => {}
+        match self.image.get(directory, name) {
+            Some(id) if self.image.kind(id) == FileKind::Dir => self.make_opaque(id),
+            Some(_) => Ok(()),
             None => {
-                let id = self.new_node(Node::new(FileKind::CharDevice, 0))?;
-                self.insert(directory, name, id);
+                let id = self.image.add(Meta { mode: 0, ..meta_of(entry) }, Body::CharDevice(0, 0))?;
+                self.insert(directory, name, id)
             }
         }
-        Ok(())
     }
 
     fn is_opaque(&self, id: NodeId) -> bool {
-        self.node(id).xattrs.iter().any(|(name, _)| name == OPAQUE_XATTR)
+        self.image.xattrs(id).iter().any(|(name, _)| name == OPAQUE_XATTR)
     }
 
-    fn make_opaque(&mut self, id: NodeId) {
-        if !self.is_opaque(id) {
-            let xattrs = &mut self.node_mut(id).xattrs;
-            xattrs.push((OPAQUE_XATTR.to_vec(), b"y".to_vec()));
-            xattrs.sort();
+    fn make_opaque(&mut self, id: NodeId) -> Result<()> {
+        if self.is_opaque(id) {
+            return Ok(());
         }
+        let mut xattrs = self.image.xattrs(id);
+        xattrs.push((OPAQUE_XATTR.to_vec(), b"y".to_vec()));
+        self.image.set_xattrs(id, xattrs)
+    }
+
+    fn is_whiteout(&self, id: NodeId) -> bool {
+        self.image.body(id) == Body::CharDevice(0, 0)
     }
 
     /// The directory of this path; symlinks of this layer are followed inside it, what is missing is made.
     fn directory(&mut self, parents: &[&[u8]]) -> Result<NodeId> {
         let key = parents.join(&b'/');
-        if key == self.last.0 && self.names.contains_key(&self.last.1) {
-            return Ok(self.last.1);
+        if let Some((last, id)) = &self.last
+            && *last == key
+        {
+            return Ok(*id);
         }
-        let id = self.walk(parents)?;
-        self.last = (key, id);
+        let id = self.walk(parents, true)?.ok_or_else(|| Error::internal("a directory was not made"))?;
+        self.last = Some((key, id));
         Ok(id)
     }
 
-    fn walk(&mut self, path: &[&[u8]]) -> Result<NodeId> {
-        let mut stack = vec![ROOT];
+    /// The directory of this path. What is missing is made if `make`, else the answer is `None`.
+    fn walk(&mut self, path: &[&[u8]], make: bool) -> Result<Option<NodeId>> {
+        let root = self.image.root();
+        let mut stack = vec![root];
         let mut pending: VecDeque<Vec<u8>> = path.iter().map(|name| name.to_vec()).collect();
         let mut links = 0;
         while let Some(name) = pending.pop_front() {
-            let here = *stack.last().unwrap_or(&ROOT);
+            let here = *stack.last().unwrap_or(&root);
             if name == b".." {
-                if stack.len() > 1 {
-                    stack.pop();
-                }
+                // Above the root is the root.
+                stack.truncate(stack.len().max(2) - 1);
                 continue;
             }
-            match self.names[&here].get(&name).copied() {
-                Some(id) if self.node(id).kind == FileKind::Dir => stack.push(id),
-                Some(id) if self.node(id).kind == FileKind::Symlink => {
+            let existing = self.image.get(here, &name);
+            match existing.map(|id| (id, self.image.kind(id))) {
+                Some((id, FileKind::Dir)) => stack.push(id),
+                Some((id, FileKind::Symlink)) => {
                     links += 1;
                     if links > MOST_LINKS {
                         return Err(Error::invalid("too many symbolic links in its path"));
                     }
-                    let target = self.node(id).target.clone();
+                    let target = self.image.target(id);
                     if target.starts_with(b"/") {
                         stack.truncate(1);
                     }
@@ -173,101 +199,52 @@ impl TreeBuilder {
                         pending.push_front(name.to_vec());
                     }
                     if pending.len() > self.limits.depth {
-                        return Err(crate::tar::limit(format!("a path of more than {} components", self.limits.depth)));
+                        return Err(too_deep(self.limits.depth));
                     }
                 }
-                existing => {
-                    // A file in the way of a directory is replaced by it, as a later entry replaces an earlier one.
-                    let was_whiteout = existing.is_some_and(|id| is_whiteout(self.node(id)));
-                    let id = self.new_node(Node::new(FileKind::Dir, 0o755))?;
-                    self.insert(here, &name, id);
-                    if was_whiteout {
-                        self.make_opaque(id);
+                Some((id, _)) if !self.is_whiteout(id) => {
+                    return Err(Error::invalid(format!("{:?} in its path is not a directory", String::from_utf8_lossy(&name))));
+                }
+                _ if !make => return Ok(None),
+                whiteout => {
+                    let id = self.image.add(IMPLIED, Body::Dir)?;
+                    self.insert(here, &name, id)?;
+                    if whiteout.is_some() {
+                        self.make_opaque(id)?;
                     }
                     stack.push(id);
                 }
             }
         }
-        Ok(*stack.last().unwrap_or(&ROOT))
+        Ok(stack.pop())
     }
 
-    /// The node of a hard link's target: names are taken as they are, and no last symlink is followed.
-    fn find(&mut self, path: &[u8]) -> Result<Option<NodeId>> {
+    /// The target of a hard link. No last symlink is followed: the link is a second name for the symlink itself.
+    fn find(&mut self, path: &[u8]) -> Result<NodeId> {
         let components = components(path, self.limits.depth)?;
-        let Some((name, parents)) = components.split_last() else { return Ok(None) };
-        let mut here = ROOT;
-        for parent in parents {
-            match self.names.get(&here).and_then(|names| names.get(*parent)) {
-                Some(id) if self.node(*id).kind == FileKind::Symlink => {
-                    here = self.walk(parents)?;
-                    break;
-                }
-                Some(id) => here = *id,
-                None => return Ok(None),
-            }
+        let missing = || Error::invalid(format!("hard link to {:?}, which is not in this layer", String::from_utf8_lossy(path)));
+        let (name, parents) = components.split_last().ok_or_else(missing)?;
+        let directory = self.walk(parents, false)?.ok_or_else(missing)?;
+        let id = self.image.get(directory, name).filter(|id| !self.is_whiteout(*id)).ok_or_else(missing)?;
+        if self.image.kind(id) == FileKind::Dir {
+            return Err(Error::invalid(format!("hard link to {:?}, which is a directory", String::from_utf8_lossy(path))));
         }
-        Ok(self.names.get(&here).and_then(|names| names.get(*name)).copied().filter(|id| !is_whiteout(self.node(*id))))
-    }
-
-    fn new_node(&mut self, node: Node) -> Result<NodeId> {
-        let id = u32::try_from(self.nodes.len()).map(NodeId).map_err(|_| Error::invalid("too many entries"))?;
-        self.file_bytes += node.size;
-        if node.kind == FileKind::Dir {
-            self.names.insert(id, BTreeMap::new());
-        }
-        self.nodes.push(node);
         Ok(id)
     }
 
     /// Gives `name` to `id`; what had it before loses it.
-    fn insert(&mut self, directory: NodeId, name: &[u8], id: NodeId) {
-        let old = self.names.get_mut(&directory).and_then(|names| names.insert(name.to_vec(), id));
-        if let Some(old) = old
-            && old != id
-        {
-            self.release(old);
-        } else if old == Some(id) {
-            self.node_mut(id).links -= 1;
+    fn insert(&mut self, directory: NodeId, name: &[u8], id: NodeId) -> Result<()> {
+        if self.image.get(directory, name).is_some_and(|old| old != id) {
+            // The path of the last entry may have led through it.
+            self.last = None;
         }
-    }
-
-    fn release(&mut self, id: NodeId) {
-        let mut gone = vec![id];
-        while let Some(id) = gone.pop() {
-            self.last = (Vec::new(), ROOT);
-            gone.extend(self.names.remove(&id).into_iter().flat_map(BTreeMap::into_values));
-            let node = self.node_mut(id);
-            node.links = node.links.saturating_sub(1);
-            if node.links == 0 {
-                self.file_bytes -= self.node(id).size;
-            }
-        }
-    }
-
-    fn node(&self, id: NodeId) -> &Node {
-        &self.nodes[id.0 as usize]
-    }
-
-    fn node_mut(&mut self, id: NodeId) -> &mut Node {
-        &mut self.nodes[id.0 as usize]
-    }
-
-    /// The finished tree, and the bytes of its regular files.
-    pub fn finish(mut self) -> (Image, u64) {
-        let mut directories: Vec<(NodeId, BTreeMap<Vec<u8>, NodeId>)> = self.names.drain().collect();
-        directories.sort_by_key(|(id, _)| *id);
-        for (id, names) in directories {
-            let children: Vec<_> = names.into_iter().collect();
-            let subdirectories = children.iter().filter(|(_, c)| self.nodes[c.0 as usize].kind == FileKind::Dir).count();
-            self.nodes[id.0 as usize].links = 2 + subdirectories as u32;
-            self.nodes[id.0 as usize].children = children;
-        }
-        (Image { nodes: self.nodes }, self.file_bytes)
+        self.image.put(directory, name, id)
     }
 }
 
-fn is_whiteout(node: &Node) -> bool {
-    node.kind == FileKind::CharDevice && node.device == (0, 0)
+fn meta_of(entry: &Entry) -> Meta {
+    let mode = if matches!(entry.kind, EntryKind::Symlink(_)) { 0o777 } else { entry.mode };
+    Meta { mode, uid: entry.uid, gid: entry.gid, mtime: entry.mtime, mtime_nanos: entry.mtime_nanos }
 }
 
 /// Splits an entry's path. Leading slashes and `.` mean nothing; `..` is refused, as dockerd refuses what leaves
@@ -287,9 +264,13 @@ fn components(path: &[u8], depth: usize) -> Result<Vec<&[u8]>> {
         }
     }
     if names.len() > depth {
-        return Err(crate::tar::limit(format!("a path of more than {depth} components")));
+        return Err(too_deep(depth));
     }
     Ok(names)
+}
+
+fn too_deep(depth: usize) -> Error {
+    limit("depth", format_args!("a path of more than {depth} components"))
 }
 
 fn check_name(name: &[u8]) -> Result<()> {
@@ -299,57 +280,15 @@ fn check_name(name: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn set_metadata(node: &mut Node, entry: &Entry) {
-    node.mode = entry.mode;
-    node.uid = entry.uid;
-    node.gid = entry.gid;
-    node.mtime = entry.mtime;
-    node.mtime_nanos = entry.mtime_nanos;
-}
-
-fn node_of(entry: &Entry, xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Node> {
-    let kind = match &entry.kind {
-        EntryKind::File(_) | EntryKind::HardLink(_) => FileKind::File,
-        EntryKind::Symlink(_) => FileKind::Symlink,
-        EntryKind::CharDevice(..) => FileKind::CharDevice,
-        EntryKind::BlockDevice(..) => FileKind::BlockDevice,
-        EntryKind::Dir => FileKind::Dir,
-        EntryKind::Fifo => FileKind::Fifo,
-    };
-    let mut node = Node::new(kind, entry.mode);
-    set_metadata(&mut node, entry);
-    node.xattrs = xattrs;
-    match &entry.kind {
-        EntryKind::File(segments) => {
-            node.size = entry.size;
-            node.data = segments.iter().map(|s| (s.file_offset, s.length, s.stream_offset)).collect();
-        }
-        EntryKind::Symlink(target) if target.is_empty() => return Err(Error::invalid("symbolic link without a target")),
-        EntryKind::Symlink(target) => {
-            node.target.clone_from(target);
-            node.mode = 0o777;
-        }
-        EntryKind::CharDevice(major, minor) | EntryKind::BlockDevice(major, minor) => node.device = (*major, *minor),
-        _ => {}
-    }
-    Ok(node)
-}
-
 /// The attributes that a layer may bring. Those of overlayfs itself would let an image forge whiteouts and
 /// redirects; namespaces that the kernel doesn't have can't be stored.
 fn kept_xattrs(entry: &Entry, limits: Limits) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let total: usize = entry.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
     if total > limits.attributes {
-        return Err(crate::tar::limit(format!("more than {} bytes of extended attributes on one file", limits.attributes)));
+        let what = format_args!("more than {} bytes of extended attributes on one file", limits.attributes);
+        return Err(limit("attributes", what));
     }
-    let known = [&b"user."[..], b"trusted.", b"security.", b"system.posix_acl_access", b"system.posix_acl_default"];
-    let mut kept: Vec<_> = entry
-        .xattrs
-        .iter()
-        .filter(|(name, _)| known.iter().any(|prefix| name.starts_with(prefix)))
-        .filter(|(name, _)| !name.starts_with(b"trusted.overlay.") && !name.starts_with(b"user.overlay."))
-        .cloned()
-        .collect();
-    kept.sort();
-    Ok(kept)
+    let is_kept =
+        |name: &[u8]| xattr_is_supported(name) && !name.starts_with(b"trusted.overlay.") && !name.starts_with(b"user.overlay.");
+    Ok(entry.xattrs.iter().filter(|(name, _)| is_kept(name)).cloned().collect())
 }

@@ -54,7 +54,9 @@ impl<'a> Header<'a> {
     /// The name with its ustar prefix.
     pub fn path(&self) -> Vec<u8> {
         let name = until_zero(&self.0[0..100]);
-        let prefix = until_zero(&self.0[345..500]);
+        // Schilling's star has times behind a shorter prefix, and says so at the block's end.
+        let is_star = &self.0[508..512] == b"tar\0";
+        let prefix = until_zero(&self.0[345..if is_star { 476 } else { 500 }]);
         if self.dialect() == Dialect::Ustar && !prefix.is_empty() {
             return [prefix, b"/", name].concat();
         }
@@ -79,7 +81,9 @@ impl<'a> Header<'a> {
 
     fn id(&self, at: usize, field: &str) -> Result<u32> {
         let number = self.number(at, 8, field)?;
-        u32::try_from(number).map_err(|_| Error::invalid(format!("{field} {number} is out of range")))
+        // Some systems write "nobody" as -2. The last number is no id: it means "leave as it is".
+        let id = if number < 0 { i32::try_from(number).ok().map(i32::cast_unsigned) } else { u32::try_from(number).ok() };
+        id.filter(|&id| id != u32::MAX).ok_or_else(|| Error::invalid(format!("{field} {number} is out of range")))
     }
 
     pub fn size(&self) -> Result<u64> {
@@ -95,7 +99,11 @@ impl<'a> Header<'a> {
         if self.dialect() == Dialect::V7 {
             return Ok((0, 0));
         }
-        Ok((self.number(329, 8, "device major")? as u32, self.number(337, 8, "device minor")? as u32))
+        let part = |at, field: &str| {
+            let number = self.number(at, 8, field)?;
+            u32::try_from(number).map_err(|_| Error::invalid(format!("{field} {number} is out of range")))
+        };
+        Ok((part(329, "device major number")?, part(337, "device minor number")?))
     }
 
     /// The four sparse entries, whether more blocks follow, and the real size (old GNU sparse).

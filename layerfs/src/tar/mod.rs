@@ -2,6 +2,10 @@
 //!
 //! The parser reads headers and says where in the stream an entry's data lies; it never keeps data. Every length
 //! that a header claims is bounded by [`Limits`] before anything is allocated for it.
+//!
+//! Where dialects leave a choice, it is that of the tools that made and read all layers so far (Go's `archive/tar`):
+//! the size of a link, device or directory counts as 0 and no data follows; global PAX headers are read past, not
+//! applied; the user and group names are ignored. One block of zeros ends the archive, as for GNU tar.
 //! Source: POSIX.1-2017 pax(1), "ustar Interchange Format"; GNU tar manual, "Basic Tar Format" and "Sparse Formats".
 
 mod header;
@@ -9,37 +13,65 @@ mod pax;
 mod reader;
 mod sparse;
 
-pub(crate) use reader::limit;
+use std::time::Duration;
+
+use fs_base::Error;
+
+pub(crate) use reader::stream_error;
 pub use reader::{Entry, EntryKind, Reader, Segment};
 
 /// Bounds on what one layer may claim. Reported by name when one is passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Entries in one layer.
+    /// Entries in one layer, extension headers included.
     pub entries: u64,
-    /// Bytes of one path or link target. The kernel's own bound is 4,096.
+    /// Bytes of one path or link target. The kernel's own bound is 4,096 with the final zero.
     pub path: usize,
+    /// Components of one path.
+    pub depth: usize,
     /// Uncompressed bytes of one layer.
     pub size: u64,
-    /// Uncompressed bytes per compressed byte, looked at once [`Limits::RATIO_FLOOR`] bytes have come out.
+    /// Uncompressed bytes per compressed byte, looked at once `ratio_floor` bytes have come out.
     pub ratio: u64,
+    /// Uncompressed bytes below which nothing is called a bomb.
+    pub ratio_floor: u64,
+    /// Bytes of one file, holes included.
+    pub file_size: u64,
     /// Bytes of all extended attributes of one entry, and of one PAX header.
     pub attributes: usize,
     /// Data segments of one sparse entry.
     pub segments: usize,
-    /// Components of one path.
-    pub depth: usize,
-}
-
-impl Limits {
-    /// Output below this size is never called a bomb: 64 MiB.
-    pub const RATIO_FLOOR: u64 = 64 << 20;
+    /// Bytes of the index, and about as many of memory while a layer comes in.
+    pub index: u64,
+    /// How long one layer may take.
+    pub time: Duration,
 }
 
 impl Default for Limits {
-    /// Wide enough for every layer seen in the wild, narrow enough to stop a bomb: a deflate stream can't pass
-    /// 1,032 to 1, and real layers stay under 100 to 1.
+    /// Wide enough for every layer that people make, narrow enough to stop a bomb before it fills the disk.
+    ///
+    /// A gigabyte of zeros, which compresses 1,000 to 1, is a layer that Dockerfiles do make, so the ratio counts
+    /// only from 4 GiB on. 16 TiB is the longest file that ext4 has; a `lastlog` for large user ids is sparse and
+    /// has more than one of them.
     fn default() -> Limits {
-        Limits { entries: 10_000_000, path: 4096, size: 1 << 40, ratio: 900, attributes: 1 << 20, segments: 1 << 20, depth: 1024 }
+        Limits {
+            entries: 10_000_000,
+            path: 4095,
+            depth: 1024,
+            size: 1 << 40,
+            ratio: 200,
+            ratio_floor: 4 << 30,
+            file_size: 16 << 40,
+            attributes: 1 << 20,
+            segments: 1 << 20,
+            index: 1 << 30,
+            time: Duration::from_secs(24 * 60 * 60),
+        }
     }
+}
+
+/// The error of a layer that passes one of the [`Limits`].
+pub(crate) fn limit(name: &str, what: impl std::fmt::Display) -> Error {
+    Error::invalid(format!("the layer passes the limit `{name}`: {what}"))
+        .with_hint(format!("this looks like a decompression bomb or a broken archive; if you trust it, raise `limits.{name}`"))
 }

@@ -39,19 +39,21 @@ impl Pax {
     }
 
     fn record(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        let set = (!value.is_empty()).then_some(value);
         match key {
-            b"path" => self.path = Some(value.to_vec()),
-            b"linkpath" => self.link_path = Some(value.to_vec()),
-            b"size" => self.size = Some(integer(value)?),
-            b"uid" => self.uid = Some(id(value)?),
-            b"gid" => self.gid = Some(id(value)?),
-            b"mtime" => self.mtime = Some(time(value)?),
-            b"GNU.sparse.name" => self.sparse_name = Some(value.to_vec()),
-            b"GNU.sparse.realsize" | b"GNU.sparse.size" => self.sparse_size = Some(integer(value)?),
-            b"GNU.sparse.major" => self.sparse_major = Some(integer(value)?),
+            // An empty value takes the record back. Source: POSIX.1-2017 pax(1), "pax Extended Header Keyword Precedence".
+            b"path" => self.path = set.map(<[u8]>::to_vec),
+            b"linkpath" => self.link_path = set.map(<[u8]>::to_vec),
+            b"size" => self.size = set.map(integer).transpose()?,
+            b"uid" => self.uid = set.map(id).transpose()?,
+            b"gid" => self.gid = set.map(id).transpose()?,
+            b"mtime" => self.mtime = set.map(time).transpose()?,
+            b"GNU.sparse.name" => self.sparse_name = set.map(<[u8]>::to_vec),
+            b"GNU.sparse.realsize" | b"GNU.sparse.size" => self.sparse_size = set.map(integer).transpose()?,
+            b"GNU.sparse.major" => self.sparse_major = set.map(integer).transpose()?,
             b"GNU.sparse.offset" | b"GNU.sparse.numbytes" => self.sparse_map.push(integer(value)?),
             b"GNU.sparse.map" => {
-                self.sparse_map = value.split(|&b| b == b',').map(integer).collect::<Result<_>>()?;
+                self.sparse_map = set.map_or(Ok(Vec::new()), |v| v.split(|&b| b == b',').map(integer).collect())?;
             }
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
@@ -75,8 +77,9 @@ pub fn integer(bytes: &[u8]) -> Result<u64> {
 }
 
 fn id(bytes: &[u8]) -> Result<u32> {
-    let number = integer(bytes)?;
-    u32::try_from(number).map_err(|_| Error::invalid(format!("user or group id {number} is out of range")))
+    let number: i64 = text(bytes)?.parse().map_err(|_| Error::corrupt("malformed user or group id in a PAX header"))?;
+    let id = if number < 0 { i32::try_from(number).ok().map(i32::cast_unsigned) } else { u32::try_from(number).ok() };
+    id.filter(|&id| id != u32::MAX).ok_or_else(|| Error::invalid(format!("user or group id {number} is out of range")))
 }
 
 /// Seconds with a fraction, possibly negative: `-1.5` is half a second after -2.

@@ -1,12 +1,12 @@
 //! The stream of entries.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read, Seek};
 
-use fs_base::{Error, IoContext, Result};
+use fs_base::{Error, Result};
 
-use super::header::{BLOCK, Dialect, Header, sparse_entries};
+use super::header::{BLOCK, Header, sparse_entries};
 use super::pax::{Pax, integer};
-use super::{Limits, sparse};
+use super::{Limits, limit, sparse};
 
 /// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,26 +65,53 @@ pub struct Entry {
 #[derive(Debug)]
 pub struct Reader<R> {
     input: R,
+    /// Passes over bytes of the input; answers how many.
+    skip: fn(&mut R, u64) -> io::Result<u64>,
     limits: Limits,
     /// Bytes read so far.
     position: u64,
     /// Bytes of the current entry's data and padding still to be passed over.
     pending: u64,
     entries: u64,
-    global: Pax,
 }
 
 impl<R: Read> Reader<R> {
-    /// A reader at the start of a stream.
+    /// A reader at the start of a stream, which reads what it passes over.
     pub fn new(input: R, limits: Limits) -> Reader<R> {
-        Reader { input, limits, position: 0, pending: 0, entries: 0, global: Pax::default() }
+        let skip = |input: &mut R, length| io::copy(&mut input.take(length), &mut io::sink());
+        Reader { input, skip, limits, position: 0, pending: 0, entries: 0 }
+    }
+
+    /// A reader that passes over the bytes in the input's buffers without copying them.
+    pub fn buffered(input: R, limits: Limits) -> Reader<R>
+    where
+        R: BufRead,
+    {
+        Reader { skip: consume, ..Reader::new(input, limits) }
+    }
+
+    /// A reader that seeks over data. That the input ends within data shows by [`Reader::position`] only.
+    pub fn seekable(input: BufReader<R>, limits: Limits) -> Reader<BufReader<R>>
+    where
+        R: Seek,
+    {
+        let skip = |input: &mut BufReader<R>, length| {
+            let step = i64::try_from(length).map_err(|_| io::ErrorKind::UnexpectedEof)?;
+            input.seek_relative(step).map(|()| length)
+        };
+        Reader { skip, ..Reader::new(input, limits) }
+    }
+
+    /// How many bytes of the stream have been read or passed over.
+    pub fn position(&self) -> u64 {
+        self.position
     }
 
     /// The next entry, or `None` at the archive's end. Data of the entry before that was not read is passed over.
     pub fn next_entry(&mut self) -> Result<Option<Entry>> {
         self.skip(self.pending)?;
         self.pending = 0;
-        let mut pax = self.global.clone();
+        let mut pax = Pax::default();
         let (mut long_name, mut long_link) = (None, None);
         loop {
             let mut block = [0u8; BLOCK];
@@ -98,13 +125,14 @@ impl<R: Read> Reader<R> {
                 b'L' => long_name = Some(self.text(&header)?),
                 b'K' => long_link = Some(self.text(&header)?),
                 b'x' | b'X' => {
-                    let bytes = self.small_data(&header, self.limits.attributes, "PAX header")?;
+                    let bytes = self.small_data(&header, self.limits.attributes, "attributes")?;
                     pax.read(&bytes)?;
                 }
+                // For all entries that follow: not applied, as Go's readers of layers don't.
                 b'g' => {
-                    let bytes = self.small_data(&header, self.limits.attributes, "PAX header")?;
-                    self.global.read(&bytes)?;
-                    pax = self.global.clone();
+                    let size = header.size()?;
+                    self.check_stored(size)?;
+                    self.skip(padded(size))?;
                 }
                 _ => return self.entry(&header, pax, long_name, long_link).map(Some),
             }
@@ -132,7 +160,7 @@ impl<R: Read> Reader<R> {
     fn count(&mut self) -> Result<()> {
         self.entries += 1;
         if self.entries > self.limits.entries {
-            return Err(limit(format!("more than {} entries", self.limits.entries)));
+            return Err(limit("entries", format_args!("more than {} entries", self.limits.entries)));
         }
         Ok(())
     }
@@ -165,7 +193,12 @@ impl<R: Read> Reader<R> {
         };
         entry.kind = match header.type_flag() {
             // A name that ends in a slash was a directory before ustar had a flag for it.
-            0 | b'0' | b'7' if entry.path.ends_with(b"/") && header.dialect() == Dialect::V7 => EntryKind::Dir,
+            0 | b'0' | b'7' if entry.path.ends_with(b"/") => {
+                let stored = pax.size.map_or_else(|| header.size(), Ok)?;
+                self.check_stored(stored)?;
+                self.pending = padded(stored);
+                EntryKind::Dir
+            }
             0 | b'0' | b'7' | b'S' => {
                 let (size, segments) = self.file(header, &pax)?;
                 entry.size = size;
@@ -191,26 +224,34 @@ impl<R: Read> Reader<R> {
     /// Size and segments of a regular file whose header was just read; what is stored becomes pending.
     fn file(&mut self, header: &Header<'_>, pax: &Pax) -> Result<(u64, Vec<Segment>)> {
         let stored = pax.size.map_or_else(|| header.size(), Ok)?;
+        self.check_stored(stored)?;
+        let (size, pairs, map_bytes) = match (header.type_flag(), pax.sparse_major, pax.sparse_size) {
+            (b'S', ..) => {
+                let (pairs, size) = self.old_gnu_map(header)?;
+                (size, pairs, 0)
+            }
+            (_, Some(1), Some(size)) => {
+                let (pairs, map_bytes) = self.map_1_0(stored)?;
+                (size, pairs, map_bytes)
+            }
+            (_, None | Some(0), Some(size)) => (size, sparse::pairs(&pax.sparse_map)?, 0),
+            (_, Some(_), _) => {
+                return Err(Error::unsupported("a sparse format of tar that is not known (old, 0.0, 0.1, 1.0 are)"));
+            }
+            (_, None, None) => (stored, vec![(0, stored)], 0),
+        };
+        if size > self.limits.file_size {
+            return Err(limit("file_size", format_args!("a file of more than {} bytes", self.limits.file_size)));
+        }
+        self.pending = padded(stored) - map_bytes;
+        Ok((size, sparse::segments(&pairs, size, self.position, stored - map_bytes)?))
+    }
+
+    fn check_stored(&self, stored: u64) -> Result<()> {
         if stored > self.limits.size {
-            return Err(limit(format!("more than {} bytes", self.limits.size)));
+            return Err(limit("size", format_args!("more than {} bytes uncompressed", self.limits.size)));
         }
-        if header.type_flag() == b'S' {
-            let (pairs, size) = self.old_gnu_map(header)?;
-            self.pending = padded(stored);
-            return Ok((size, sparse::segments(&pairs, size, self.position, stored)?));
-        }
-        if pax.sparse_major == Some(1) {
-            let (pairs, map_bytes) = self.map_1_0(stored)?;
-            self.pending = padded(stored) - map_bytes;
-            let size = pax.sparse_size.unwrap_or(stored);
-            return Ok((size, sparse::segments(&pairs, size, self.position, stored - map_bytes)?));
-        }
-        self.pending = padded(stored);
-        if let (Some(size), false) = (pax.sparse_size, pax.sparse_map.is_empty()) {
-            let pairs = sparse::pairs(&pax.sparse_map)?;
-            return Ok((size, sparse::segments(&pairs, size, self.position, stored)?));
-        }
-        sparse::segments(&[(0, stored)], stored, self.position, stored).map(|segments| (stored, segments))
+        Ok(())
     }
 
     fn old_gnu_map(&mut self, header: &Header<'_>) -> Result<(Vec<(u64, u64)>, u64)> {
@@ -262,14 +303,14 @@ impl<R: Read> Reader<R> {
 
     fn check_segments(&self, count: usize) -> Result<()> {
         if count > self.limits.segments {
-            return Err(limit(format!("a sparse file of more than {} segments", self.limits.segments)));
+            return Err(limit("segments", format_args!("a sparse file of more than {} segments", self.limits.segments)));
         }
         Ok(())
     }
 
     fn check_path(&self, path: &[u8]) -> Result<()> {
         if path.len() > self.limits.path {
-            return Err(limit(format!("a path of more than {} bytes", self.limits.path)));
+            return Err(limit("path", format_args!("a path of more than {} bytes", self.limits.path)));
         }
         if path.contains(&0) {
             return Err(Error::corrupt("a path with a NUL byte in a tar header"));
@@ -284,13 +325,14 @@ impl<R: Read> Reader<R> {
         Ok(bytes)
     }
 
-    fn small_data(&mut self, header: &Header<'_>, most: usize, what: &str) -> Result<Vec<u8>> {
+    /// The data of an extension header, at most `most` bytes, which is the limit `name`.
+    fn small_data(&mut self, header: &Header<'_>, most: usize, name: &str) -> Result<Vec<u8>> {
         let size = header.size()?;
         if size > most as u64 {
-            return Err(limit(format!("a {what} of {size} bytes, more than {most}")));
+            return Err(limit(name, format_args!("an extension header of {size} bytes, more than {most}")));
         }
         let mut bytes = vec![0; padded(size) as usize];
-        self.input.read_exact(&mut bytes).at("read", "tar stream")?;
+        self.input.read_exact(&mut bytes).map_err(stream_error)?;
         self.position += bytes.len() as u64;
         bytes.truncate(size as usize);
         Ok(bytes)
@@ -305,7 +347,7 @@ impl<R: Read> Reader<R> {
                 Ok(0) => return Err(truncated()),
                 Ok(n) => filled += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error).at("read", "tar stream"),
+                Err(error) => return Err(stream_error(error)),
             }
         }
         self.position += BLOCK as u64;
@@ -313,9 +355,34 @@ impl<R: Read> Reader<R> {
     }
 
     fn skip(&mut self, length: u64) -> Result<()> {
-        let skipped = io::copy(&mut (&mut self.input).take(length), &mut io::sink()).at("read", "tar stream")?;
+        let skipped = (self.skip)(&mut self.input, length).map_err(stream_error)?;
         self.position += skipped;
         if skipped == length { Ok(()) } else { Err(truncated()) }
+    }
+}
+
+/// Passes over bytes in the buffers of `input`.
+fn consume<R: BufRead>(input: &mut R, length: u64) -> io::Result<u64> {
+    let mut left = length;
+    while left > 0 {
+        let step = match input.fill_buf() {
+            Ok([]) => break,
+            Ok(bytes) => (bytes.len() as u64).min(left),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        input.consume(step as usize);
+        left -= step;
+    }
+    Ok(length - left)
+}
+
+/// The error of an input: ours if it wraps one, and "truncated" if it just ended.
+pub(crate) fn stream_error(error: io::Error) -> Error {
+    match error.downcast::<Error>() {
+        Ok(error) => error,
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => truncated(),
+        Err(error) => Error::io("read", "layer stream", error),
     }
 }
 
@@ -325,10 +392,4 @@ fn padded(size: u64) -> u64 {
 
 fn truncated() -> Error {
     Error::corrupt("the tar stream ends in the middle of an entry: it is truncated")
-}
-
-/// The error of a layer that passes one of the [`Limits`].
-pub(crate) fn limit(what: impl std::fmt::Display) -> Error {
-    Error::invalid(format!("the layer has {what}"))
-        .with_hint("this looks like a decompression bomb; if you trust it, raise the daemon's `limits`")
 }
