@@ -386,9 +386,9 @@ fn damage_and_bombs_are_told_apart() {
     assert!(error.to_string().contains("limit `ratio`"), "{error}");
     assert!(std::fs::metadata(layer.join("data")).unwrap().len() < 64 << 20, "it stopped early");
     let error = fails(&plain, &limited(Limits { size: 1000, ..Limits::default() }));
-    assert!(error.to_string().contains("limit `size`: more than 1000 bytes"), "{error}");
+    assert!(error.to_string().contains("limit `bytes`: more than 1000 bytes"), "{error}");
     let error = fails(&plain, &limited(Limits { time: std::time::Duration::ZERO, ..Limits::default() }));
-    assert!(error.to_string().contains("limit `time`"), "{error}");
+    assert!(error.to_string().contains("limit `seconds`"), "{error}");
 }
 
 #[test]

@@ -72,8 +72,9 @@ pub fn write(image: &Image, params: &Params, data: &File, out: &File, path: &Pat
 
 /// The error of an index that would pass its bound.
 pub(super) fn too_large(most: u64) -> Error {
-    Error::invalid(format!("the layer's index would take more than {most} bytes"))
-        .with_hint("the layer has very many entries, attributes or pieces of sparse files: raise `limits.index` if you trust it")
+    Error::invalid(format!("the layer's index would take more than {most} bytes")).with_hint(
+        "the layer has very many entries, attributes or pieces of sparse files: if you trust it, raise the daemon's `limits`",
+    )
 }
 
 fn blocks(bytes: u64, block: u64) -> Result<u32> {

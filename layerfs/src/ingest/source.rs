@@ -268,13 +268,13 @@ impl Inflater<'_> {
 
 fn check_time(started: Instant, limits: Limits) -> Result<()> {
     if started.elapsed() > limits.time {
-        return Err(limit("time", format_args!("more than {} seconds", limits.time.as_secs())));
+        return Err(limit("seconds", format_args!("more than {} seconds", limits.time.as_secs())));
     }
     Ok(())
 }
 
 fn too_large(limits: Limits) -> Error {
-    limit("size", format_args!("more than {} bytes uncompressed", limits.size))
+    limit("bytes", format_args!("more than {} bytes uncompressed", limits.size))
 }
 
 /// The error of a decoder: that of the stream below it, or damage.

@@ -52,7 +52,7 @@ impl TreeBuilder {
     pub fn add(&mut self, entry: &Entry) -> Result<()> {
         self.entries += 1;
         if self.image.weight() > self.limits.index {
-            return Err(limit("index", format_args!("its tree takes more than {} bytes", self.limits.index)));
+            return Err(limit("index_bytes", format_args!("its tree takes more than {} bytes", self.limits.index)));
         }
         self.place(entry).map_err(|e| e.context(format!("layer entry {:?}", String::from_utf8_lossy(&entry.path))))
     }

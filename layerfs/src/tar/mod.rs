@@ -70,8 +70,8 @@ impl Default for Limits {
     }
 }
 
-/// The error of a layer that passes one of the [`Limits`].
+/// The error of a layer that passes one of the [`Limits`], by the name that it has in the daemon's configuration.
 pub(crate) fn limit(name: &str, what: impl std::fmt::Display) -> Error {
     Error::invalid(format!("the layer passes the limit `{name}`: {what}"))
-        .with_hint(format!("this looks like a decompression bomb or a broken archive; if you trust it, raise `limits.{name}`"))
+        .with_hint("this looks like a decompression bomb or a broken archive; if you trust it, raise the daemon's `limits`")
 }

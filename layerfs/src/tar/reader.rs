@@ -241,7 +241,7 @@ impl<R: Read> Reader<R> {
             (_, None, None) => (stored, vec![(0, stored)], 0),
         };
         if size > self.limits.file_size {
-            return Err(limit("file_size", format_args!("a file of more than {} bytes", self.limits.file_size)));
+            return Err(limit("file_bytes", format_args!("a file of more than {} bytes", self.limits.file_size)));
         }
         self.pending = padded(stored) - map_bytes;
         Ok((size, sparse::segments(&pairs, size, self.position, stored - map_bytes)?))
@@ -249,7 +249,7 @@ impl<R: Read> Reader<R> {
 
     fn check_stored(&self, stored: u64) -> Result<()> {
         if stored > self.limits.size {
-            return Err(limit("size", format_args!("more than {} bytes uncompressed", self.limits.size)));
+            return Err(limit("bytes", format_args!("more than {} bytes uncompressed", self.limits.size)));
         }
         Ok(())
     }
