@@ -110,7 +110,7 @@ fn for_platform(repository: &Repository, top: &Fetched, request: &Request) -> Re
     let chosen = index.manifests().iter().find(fits).ok_or_else(|| {
         Error::not_found(format!("no matching manifest for {platform} in the manifest list entries of {}", request.reference))
     })?;
-    let manifest = repository.manifest(&chosen.digest().to_string())?;
+    let manifest = repository.manifest(chosen.digest().as_ref())?;
     serde_json::from_slice(&manifest.bytes).map_err(|e| unreadable(&request.reference, &e))
 }
 
