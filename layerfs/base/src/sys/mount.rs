@@ -209,6 +209,10 @@ pub struct MountInfo {
     pub fs_type: String,
     /// What it says its source is.
     pub source: String,
+    /// In a peer group: mounts made below it show in its peers.
+    pub shared: bool,
+    /// Receives from a peer group.
+    pub slave: bool,
 }
 
 /// The mounts of this process's namespace. Source: proc_pid_mountinfo(5).
@@ -223,10 +227,16 @@ fn parse_mountinfo(line: &[u8]) -> Option<MountInfo> {
     let mut fields = line.split(|&b| b == b' ');
     let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
     let target = unescape(fields.nth(3)?);
-    let mut tail = fields.skip_while(|field| *field != b"-").skip(1);
+    let optional: Vec<&[u8]> = fields.by_ref().skip(1).take_while(|field| *field != b"-").collect();
+    let (shared, slave) = (has_tag(&optional, b"shared:"), has_tag(&optional, b"master:"));
+    let mut tail = fields;
     let fs_type = String::from_utf8_lossy(tail.next()?).into_owned();
     let source = String::from_utf8_lossy(&unescape(tail.next()?)).into_owned();
-    Some(MountInfo { id, target: std::ffi::OsString::from_vec(target).into(), fs_type, source })
+    Some(MountInfo { id, target: std::ffi::OsString::from_vec(target).into(), fs_type, source, shared, slave })
+}
+
+fn has_tag(fields: &[&[u8]], tag: &[u8]) -> bool {
+    fields.iter().any(|field| field.starts_with(tag))
 }
 
 /// Undoes the kernel's `\040` escapes.
@@ -275,6 +285,9 @@ mod tests {
         let info = parse_mountinfo(line).unwrap();
         assert_eq!((info.id, info.target.as_path(), info.fs_type.as_str()), (36, Path::new("/a b"), "ext4"));
         assert_eq!(info.source, "/dev/root");
+        assert!(info.shared && info.slave);
+        let alone = parse_mountinfo(br"36 35 98:0 / /proc rw,relatime - proc proc rw").unwrap();
+        assert_eq!((alone.source.as_str(), alone.shared, alone.slave), ("proc", false, false));
     }
 
     #[test]
