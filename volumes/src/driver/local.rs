@@ -178,10 +178,11 @@ impl Driver for Local {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&self.volumes).at("read directory", &self.volumes)? {
             let name = entry.at("read directory", &self.volumes)?.file_name();
-            match name.to_str().map(str::parse) {
-                Some(Ok(name)) => names.push(name),
+            if let Some(Ok(name)) = name.to_str().map(str::parse) {
+                names.push(name);
+            } else {
                 // Not ours: we make no such names. It is left alone.
-                _ => tracing::warn!(folder = ?name, "a folder among the volumes has no volume's name"),
+                tracing::warn!(folder = ?name, "a folder among the volumes has no volume's name");
             }
         }
         names.sort();

@@ -3,6 +3,8 @@
 mod attach;
 mod recover;
 mod remove;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 use std::sync::Arc;

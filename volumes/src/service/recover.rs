@@ -59,11 +59,11 @@ impl Volumes {
         let mut findings = Vec::new();
         let volumes = self.catalog.list()?;
         for volume in &volumes {
-            let mounted = self.driver_of(volume).and_then(|driver| match volume.has_options() {
-                // Its options name something outside of the store, which may be absent while nobody uses it.
-                true => Ok(()),
-                false => driver.mount(volume).map(drop),
-            });
+            // What driver options name is outside of the store and may be absent while nobody uses it.
+            let mounted = match self.driver_of(volume) {
+                Ok(driver) if !volume.has_options() => driver.mount(volume).map(drop),
+                other => other.map(drop),
+            };
             if let Err(error) = mounted {
                 findings.push(Finding {
                     volume: volume.name.clone(),
