@@ -7,6 +7,7 @@ use fs_base::lock::Lock;
 use fs_base::{Error, IoContext, Result, durable};
 use layerfs::driver::Mounter;
 use layerfs::store::Store;
+use volumes::Volumes;
 
 use crate::config::Config;
 use crate::db::Db;
@@ -25,6 +26,8 @@ pub struct App {
     pub store: Arc<Store>,
     /// What mounts them.
     pub mounter: Mounter,
+    /// The volumes.
+    pub volumes: Volumes,
     /// Held for reading while layers are added that nothing refers to yet, for writing while such layers are removed.
     pub collecting: RwLock<()>,
     _lock: Lock,
@@ -41,9 +44,11 @@ impl App {
         let store = Arc::new(Store::open(&config.root)?);
         store.clear_tmp()?;
         let mounter = Mounter::new(Arc::clone(&store), config.driver.as_deref())?;
-        let app = App { config, db, store, mounter, collecting: RwLock::new(()), _lock: lock };
+        let volumes = Volumes::open(&config.root, Arc::new(db.clone()))?;
+        let app = App { config, db, store, mounter, volumes, collecting: RwLock::new(()), _lock: lock };
         app.remove_orphans()?;
         crate::mounts::recover(&app)?;
+        crate::volume::recover(&app)?;
         Ok(app)
     }
 

@@ -5,6 +5,7 @@ use fsd_api::{CheckEvent, CheckProgress, CheckSummary, Finding};
 
 use crate::app::App;
 use crate::image::{Config, load::digest_of};
+use crate::volume;
 
 /// Looks at every image and layer; with `deep` reads every byte. Each event is sent as it comes; a `send` that
 /// answers `false` ends the check.
@@ -51,6 +52,14 @@ pub fn run(app: &App, deep: bool, send: &mut dyn FnMut(&CheckEvent) -> bool) -> 
         summary.layers += 1;
         summary.bytes += if deep { row.data_size } else { 0 };
         done += if deep { row.data_size } else { 1 };
+    }
+    let (volumes, findings) = volume::check(app)?;
+    summary.volumes = volumes;
+    for finding in findings {
+        summary.findings += 1;
+        if !send(&CheckEvent::Finding(finding)) {
+            return Ok(());
+        }
     }
     send(&CheckEvent::Summary(summary));
     Ok(())

@@ -1,7 +1,7 @@
 //! `fsd`, the container storage daemon: images as layers, mounted without unpacking, behind the Docker Engine API.
 //!
 //! The way of a request: [`serve`] takes it off the socket, [`api`] decodes it and calls a service ([`image`],
-//! [`mounts`], [`check`]), which works on the [`app::App`]: the database and the layer store.
+//! [`mod@volume`], [`mounts`], [`check`]), which works on the [`app::App`]: the database and the layer store.
 
 mod api;
 mod app;
@@ -13,6 +13,7 @@ mod mounts;
 mod reference;
 mod registry;
 mod serve;
+mod volume;
 
 use std::process::ExitCode;
 use std::sync::Arc;

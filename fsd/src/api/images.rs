@@ -34,16 +34,22 @@ struct ListQuery {
     filters: Option<String>,
 }
 
-/// Docker's filters: `{"key":{"value":true}}`, or `{"key":["value"]}` from older clients.
+/// Filters of which only `known` ones make sense.
 pub(super) fn filters(text: Option<&str>, known: &[&str]) -> fs_base::Result<HashMap<String, Vec<String>>> {
+    let filters = any_filters(text)?;
+    match filters.keys().find(|key| !known.contains(&key.as_str())) {
+        Some(key) => Err(Error::invalid(format!("invalid filter '{key}'"))),
+        None => Ok(filters),
+    }
+}
+
+/// Docker's filters: `{"key":{"value":true}}`, or `{"key":["value"]}` from older clients.
+pub(super) fn any_filters(text: Option<&str>) -> fs_base::Result<HashMap<String, Vec<String>>> {
     let bad = || Error::invalid(format!("invalid filters: {}", text.unwrap_or_default()));
     let Some(parsed) = text.filter(|t| !t.is_empty()) else { return Ok(HashMap::new()) };
     let parsed: HashMap<String, Value> = serde_json::from_str(parsed).map_err(|_| bad())?;
     let mut filters = HashMap::new();
     for (key, values) in parsed {
-        if !known.contains(&key.as_str()) {
-            return Err(Error::invalid(format!("invalid filter '{key}'")));
-        }
         let values = match values {
             Value::Object(map) => map.into_iter().map(|(value, _)| value).collect(),
             Value::Array(list) => list.iter().filter_map(Value::as_str).map(str::to_owned).collect(),

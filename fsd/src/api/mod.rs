@@ -5,6 +5,7 @@ mod error;
 mod images;
 mod own;
 mod system;
+mod volumes;
 
 use std::sync::Arc;
 
@@ -20,9 +21,19 @@ use crate::app::App;
 use error::Failure;
 
 /// The newest Docker Engine API version that we answer as.
-const API_VERSION: (u32, u32) = (1, 47);
+const API_VERSION: Version = Version(1, 47);
 /// The oldest.
-const API_OLDEST: (u32, u32) = (1, 24);
+const API_OLDEST: Version = Version(1, 24);
+
+/// A version of the Docker Engine API. Handlers that need to know which one was asked for take it as an extension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Version(u32, u32);
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.0, self.1)
+    }
+}
 
 /// The whole API.
 pub fn router(app: Arc<App>) -> Router {
@@ -30,6 +41,7 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(system::routes())
         .merge(images::routes())
         .merge(create::routes())
+        .merge(volumes::routes())
         .nest("/fsd/v1", own::routes())
         .fallback(|uri: Uri| async move { Failure(Error::not_found(format!("page not found: {}", uri.path()))) })
         .method_not_allowed_fallback(|| async { Failure(Error::not_found("page not found")) })
@@ -46,8 +58,9 @@ fn tower_layer(routes: Router) -> Router {
 /// Takes `/v1.NN` off the path, refuses versions that we don't speak, and says who answers.
 async fn with_version(mut request: Request, next: Next) -> Response {
     let mut response = match without_version(request.uri()) {
-        Ok(uri) => {
+        Ok((uri, version)) => {
             *request.uri_mut() = uri;
+            request.extensions_mut().insert(version);
             next.run(request).await
         }
         Err(error) => Failure(error).into_response(),
@@ -60,26 +73,26 @@ async fn with_version(mut request: Request, next: Next) -> Response {
     response
 }
 
-fn without_version(uri: &Uri) -> Result<Uri> {
+/// The path as it is routed, and the version that it asked for; the newest if none.
+fn without_version(uri: &Uri) -> Result<(Uri, Version)> {
     let path = uri.path();
-    let Some((version, _)) = path.strip_prefix("/v").and_then(|rest| rest.split_once('/')) else { return Ok(uri.clone()) };
-    let parsed = version.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
-    let Some(asked): Option<(u32, u32)> = parsed else { return Ok(uri.clone()) };
-    let (newest, oldest) = (API_VERSION, API_OLDEST);
-    if asked > newest {
+    let unversioned = || Ok((uri.clone(), API_VERSION));
+    let Some((version, _)) = path.strip_prefix("/v").and_then(|rest| rest.split_once('/')) else { return unversioned() };
+    let parsed = version.split_once('.').and_then(|(major, minor)| Some(Version(major.parse().ok()?, minor.parse().ok()?)));
+    let Some(asked) = parsed else { return unversioned() };
+    if asked > API_VERSION {
         return Err(Error::invalid(format!(
-            "client version {version} is too new. Maximum supported API version is {}.{}",
-            newest.0, newest.1
+            "client version {version} is too new. Maximum supported API version is {API_VERSION}"
         )));
     }
-    if asked < oldest {
+    if asked < API_OLDEST {
         return Err(Error::invalid(format!(
-            "client version {version} is too old. Minimum supported API version is {}.{}",
-            oldest.0, oldest.1
+            "client version {version} is too old. Minimum supported API version is {API_OLDEST}"
         )));
     }
     let rest = &uri.path_and_query().map_or("/", |p| p.as_str())[2 + version.len()..];
-    rest.parse().map_err(|_| Error::invalid(format!("bad request path {path:?}")))
+    let uri = rest.parse().map_err(|_| Error::invalid(format!("bad request path {path:?}")))?;
+    Ok((uri, asked))
 }
 
 /// Runs blocking work off the async threads.

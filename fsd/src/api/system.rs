@@ -14,6 +14,7 @@ use super::error::Failure;
 use super::{API_OLDEST, API_VERSION, blocking, images};
 use crate::app::App;
 use crate::image::{Config, load::architecture};
+use crate::volume;
 
 pub fn routes() -> Router<Arc<App>> {
     Router::new()
@@ -37,10 +38,10 @@ async fn version() -> Json<Value> {
     Json(json!({
         "Platform": {"Name": "fsd"},
         "Components": [{"Name": "Engine", "Version": version, "Details": {
-            "ApiVersion": format!("{}.{}", newest.0, newest.1), "MinAPIVersion": format!("{}.{}", oldest.0, oldest.1),
+            "ApiVersion": newest.to_string(), "MinAPIVersion": oldest.to_string(),
             "Os": "linux", "Arch": architecture(), "KernelVersion": kernel(), "GitCommit": "", "GoVersion": "", "BuildTime": "", "Experimental": "false",
         }}],
-        "Version": version, "ApiVersion": format!("{}.{}", newest.0, newest.1), "MinAPIVersion": format!("{}.{}", oldest.0, oldest.1),
+        "Version": version, "ApiVersion": newest.to_string(), "MinAPIVersion": oldest.to_string(),
         "Os": "linux", "Arch": architecture(), "KernelVersion": kernel(), "GitCommit": "", "GoVersion": "", "BuildTime": "",
     }))
 }
@@ -62,7 +63,7 @@ async fn info(State(app): State<Arc<App>>) -> Result<Response, Failure> {
             "Driver": app.mounter.driver_name().unwrap_or("none"), "DriverStatus": status, "DockerRootDir": app.config.root,
             "KernelVersion": kernel(), "OperatingSystem": "linux", "OSType": "linux", "Architecture": std::env::consts::ARCH,
             "NCPU": std::thread::available_parallelism().map_or(1, usize::from), "MemTotal": total,
-            "Plugins": {"Volume": [], "Network": [], "Log": []}, "Swarm": {"LocalNodeState": "inactive"},
+            "Plugins": {"Volume": ["local"], "Network": [], "Log": []}, "Swarm": {"LocalNodeState": "inactive"},
             "SecurityOptions": [], "Warnings": null, "RegistryConfig": null,
         }))
     })
@@ -92,5 +93,7 @@ fn usage(app: &App) -> fs_base::Result<Value> {
         list.push(image);
     }
     let held: u64 = layers.values().map(|layer| layer.file_bytes).sum();
-    Ok(json!({"LayersSize": held, "Images": list, "Containers": [], "Volumes": [], "BuildCache": [], "BuilderSize": 0}))
+    Ok(
+        json!({"LayersSize": held, "Images": list, "Containers": [], "Volumes": volume::usage(app)?, "BuildCache": [], "BuilderSize": 0}),
+    )
 }

@@ -6,6 +6,7 @@
 pub mod images;
 pub mod layers;
 pub mod mounts;
+pub mod volumes;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

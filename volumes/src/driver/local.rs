@@ -200,7 +200,8 @@ impl Driver for Local {
 
 impl Measure for Local {
     fn usage(&self, volume: &Volume) -> Result<Usage> {
-        usage::of(&self.mountpoint(&volume.name))
+        // The folder that holds the data too: with the volume it goes, and `du` counts it.
+        usage::of(&self.dir(&volume.name))
     }
 }
 

@@ -32,6 +32,12 @@ pub struct Volumes {
     locks: Arc<Locks>,
 }
 
+impl std::fmt::Debug for Volumes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Volumes").field("trash", &self.trash).finish_non_exhaustive()
+    }
+}
+
 impl Volumes {
     /// Opens the volumes of the store at `root`. Makes the folders that are missing; call
     /// [`Volumes::recover`] next, before anybody else comes.

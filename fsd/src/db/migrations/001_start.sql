@@ -56,15 +56,15 @@ CREATE INDEX container_by_image ON container(image);
 CREATE TABLE volume (
     name        TEXT PRIMARY KEY,
     driver      TEXT NOT NULL,
-    options     TEXT NOT NULL,              -- JSON object
-    labels      TEXT NOT NULL,              -- JSON object
+    options     TEXT NOT NULL,              -- JSON object or null
+    labels      TEXT NOT NULL,              -- JSON object or null
     anonymous   INTEGER NOT NULL,
     created     INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE volume_use (
     volume      TEXT NOT NULL REFERENCES volume(name),
-    container   TEXT NOT NULL REFERENCES container(id) ON DELETE CASCADE,
+    container   TEXT NOT NULL,              -- noted before the container's own row, so no reference
     PRIMARY KEY (volume, container)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX volume_use_by_container ON volume_use(container);

@@ -1,0 +1,99 @@
+//! `/volumes…`
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use bytes::Bytes;
+use fs_base::Error;
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::json;
+use volumes::{Filters, ListFilter, NewVolume, PruneFilter};
+
+use super::error::Failure;
+use super::{Version, blocking, images};
+use crate::app::App;
+use crate::volume;
+
+type Answer = Result<Response, Failure>;
+
+/// Until this version a prune took named volumes too. Source: Docker Engine API history, 1.42.
+const PRUNE_SPARES_NAMED: Version = Version(1, 42);
+
+pub fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/volumes", get(list))
+        .route("/volumes/create", post(create))
+        .route("/volumes/prune", post(prune))
+        .route("/volumes/{name}", get(inspect).delete(remove))
+}
+
+#[derive(Deserialize)]
+struct FilterQuery {
+    filters: Option<String>,
+}
+
+impl FilterQuery {
+    /// Which keys are filters, the volumes say.
+    fn decode(&self) -> fs_base::Result<Filters> {
+        Ok(images::any_filters(self.filters.as_deref())?.into_iter().collect())
+    }
+}
+
+async fn list(State(app): State<Arc<App>>, Query(query): Query<FilterQuery>) -> Answer {
+    let filter = ListFilter::parse(&query.decode()?)?;
+    let listed = blocking(move || {
+        app.volumes.list(&filter)?.iter().map(|(row, _)| volume::shown(&app, row)).collect::<fs_base::Result<Vec<_>>>()
+    })
+    .await?;
+    Ok(Json(json!({"Volumes": listed, "Warnings": null})).into_response())
+}
+
+/// Docker's `VolumeCreateOptions`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct CreateBody {
+    name: Option<String>,
+    driver: Option<String>,
+    driver_opts: Option<BTreeMap<String, String>>,
+    labels: Option<BTreeMap<String, String>>,
+    cluster_volume_spec: Option<serde_json::Value>,
+}
+
+async fn create(State(app): State<Arc<App>>, body: Bytes) -> Answer {
+    let body: CreateBody = serde_json::from_slice(&body).map_err(|error| Error::invalid(format!("invalid JSON: {error}")))?;
+    if body.cluster_volume_spec.is_some_and(|spec| !spec.is_null()) {
+        return Err(Error::unsupported("ClusterVolumeSpec is not supported: this daemon is no swarm node").into());
+    }
+    let new = NewVolume { name: body.name, driver: body.driver, options: body.driver_opts, labels: body.labels };
+    let made = blocking(move || volume::shown(&app, &app.volumes.create(new)?.0)).await?;
+    Ok((StatusCode::CREATED, Json(made)).into_response())
+}
+
+async fn inspect(State(app): State<Arc<App>>, Path(name): Path<String>) -> Answer {
+    Ok(Json(blocking(move || volume::shown(&app, &app.volumes.get(&name)?)).await?).into_response())
+}
+
+#[derive(Deserialize)]
+struct RemoveQuery {
+    force: Option<String>,
+}
+
+async fn remove(State(app): State<Arc<App>>, Path(name): Path<String>, Query(query): Query<RemoveQuery>) -> Answer {
+    let force = query.force.is_some_and(|force| !matches!(force.as_str(), "" | "0" | "false"));
+    blocking(move || app.volumes.remove(&name, force)).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+async fn prune(State(app): State<Arc<App>>, Extension(version): Extension<Version>, Query(query): Query<FilterQuery>) -> Answer {
+    let mut filter = PruneFilter::parse(&query.decode()?)?;
+    if version < PRUNE_SPARES_NAMED {
+        filter = filter.including_named();
+    }
+    let pruned = blocking(move || app.volumes.prune(&filter)).await?;
+    Ok(Json(json!({"VolumesDeleted": pruned.deleted, "SpaceReclaimed": pruned.reclaimed})).into_response())
+}
