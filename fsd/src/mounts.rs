@@ -54,7 +54,11 @@ fn check_target(app: &App, path: &Path) -> Result<PathBuf> {
     let parent = path.parent().ok_or_else(|| Error::invalid("refusing to mount over /"))?;
     let name = path.file_name().ok_or_else(|| Error::invalid(format!("mount target {:?} has no name", path.display())))?;
     let full = parent.canonicalize().at("find", parent)?.join(name);
-    if full.starts_with(&app.config.root) || full.starts_with(&app.config.run) && !full.starts_with(app.mount_dir()) {
+    // Our own folders may have been named through a symlink; the target has none by now, but for its last name.
+    let real = |path: &Path| path.canonicalize().at("find", path);
+    let (root, run) = (real(&app.config.root)?, real(&app.config.run)?);
+    let ends_at = full.canonicalize().unwrap_or_else(|_| full.clone());
+    if [&full, &ends_at].iter().any(|path| path.starts_with(&root) || path.starts_with(&run)) {
         return Err(Error::invalid(format!("refusing to mount over {}: it belongs to the daemon", full.display())));
     }
     if mount_table()?.iter().any(|mount| mount.target == full) {
@@ -80,6 +84,7 @@ fn make_target(path: &Path) -> Result<bool> {
 fn clean_up(app: &App, row: &MountRow) {
     if row.made_target
         && let Err(error) = std::fs::remove_dir(&row.target)
+        && error.kind() != std::io::ErrorKind::NotFound
     {
         tracing::warn!(target = row.target, %error, "can't remove the folder of a mount");
     }
@@ -126,6 +131,21 @@ pub fn recover(app: &App) -> Result<()> {
                 unmount(Path::new(&row.target), true)?;
             }
             clean_up(app, &row);
+        }
+    }
+    remove_stray_folders(app)
+}
+
+/// A folder is made before the row that names it; a crash between the two leaves the folder, which is empty.
+fn remove_stray_folders(app: &App) -> Result<()> {
+    let dir = app.mount_dir();
+    let Ok(entries) = std::fs::read_dir(&dir) else { return Ok(()) };
+    let rows = app.db.mounts()?;
+    for entry in entries {
+        let path = entry.at("read directory", &dir)?.path();
+        if rows.iter().all(|row| Path::new(&row.target) != path) {
+            // One that is not empty is not ours to judge.
+            let _ = std::fs::remove_dir(&path);
         }
     }
     Ok(())

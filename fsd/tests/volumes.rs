@@ -1,95 +1,16 @@
 //! Volumes over the socket of a real daemon, which is killed in between.
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+mod daemon;
 
+use std::time::Duration;
+
+use daemon::Daemon;
 use serde_json::{Value, json};
 
-/// A daemon on a root of its own; killed and cleaned up with its value.
-struct Daemon {
-    dir: tempfile::TempDir,
-    child: Child,
-}
-
-impl Daemon {
-    fn start() -> Daemon {
-        let dir = tempfile::tempdir().unwrap();
-        let child = spawn(dir.path());
-        let daemon = Daemon { dir, child };
-        daemon.wait();
-        daemon
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    fn restart(&mut self) {
-        self.child = spawn(self.dir.path());
-        self.wait();
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.dir.path().join("fsd.sock")
-    }
-
-    fn wait(&self) {
-        let end = Instant::now() + Duration::from_secs(20);
-        while self.call("GET", "/_ping", None).is_none() {
-            assert!(Instant::now() < end, "the daemon does not answer");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-
-    /// Status and body; `None` if the daemon was not there to the end.
-    fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Option<(u16, Value)> {
-        let body = body.map(Value::to_string).unwrap_or_default();
-        let mut stream = UnixStream::connect(self.socket()).ok()?;
-        write!(stream, "{method} {path} HTTP/1.0\r\nHost: d\r\nContent-Length: {}\r\n\r\n{body}", body.len()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        let status = head.split(' ').nth(1)?.parse().ok()?;
-        Some((status, serde_json::from_str(body).unwrap_or_else(|_| json!(body))))
-    }
-
-    fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
-        self.call(method, path, body).expect("an answer")
-    }
-
-    fn names(&self) -> Vec<String> {
-        let (_, list) = self.ask("GET", "/v1.47/volumes", None);
-        let list = list["Volumes"].as_array().unwrap().clone();
-        list.iter().map(|volume| volume["Name"].as_str().unwrap().to_owned()).collect()
-    }
-
-    fn checks_clean(&self) {
-        let (_, text) = self.ask("POST", "/fsd/v1/check", None);
-        let text = if text.is_string() { text.as_str().unwrap().to_owned() } else { text.to_string() };
-        let last: Value = serde_json::from_str(text.trim().lines().last().unwrap()).unwrap();
-        assert_eq!(last["summary"]["findings"], 0, "{text}");
-    }
-}
-
-fn spawn(dir: &std::path::Path) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_fsd"))
-        .args(["--log", "warn"])
-        .args(["--root".as_ref(), dir.join("root").as_os_str(), "--run".as_ref(), dir.join("run").as_os_str()])
-        .args(["-H", &format!("unix://{}", dir.join("fsd.sock").display())])
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap()
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn names(daemon: &Daemon) -> Vec<String> {
+    let (_, list) = daemon.ask("GET", "/v1.47/volumes", None);
+    let list = list["Volumes"].as_array().cloned().unwrap_or_default();
+    list.iter().filter_map(|volume| volume["Name"].as_str().map(str::to_owned)).collect()
 }
 
 fn named(name: &str) -> Value {
@@ -100,7 +21,7 @@ fn named(name: &str) -> Value {
 fn the_shapes_are_dockers() {
     let daemon = Daemon::start();
     let (status, made) = daemon.ask("POST", "/v1.47/volumes/create", Some(&named("wv1")));
-    let mountpoint = daemon.dir.path().join("root/volumes/wv1/_data");
+    let mountpoint = daemon.dir().join("root/volumes/wv1/_data");
     let created = made["CreatedAt"].as_str().unwrap();
     assert!(created.ends_with('Z') && created.len() == "2026-11-21T00:23:29Z".len(), "{created}");
     let want = json!({"CreatedAt": created, "Driver": "local", "Labels": {"a": "b"}, "Mountpoint": mountpoint,
@@ -117,7 +38,7 @@ fn the_shapes_are_dockers() {
     let bad = daemon.ask("POST", "/volumes/create", Some(&json!({"Name": "a/b"})));
     assert_eq!(bad.0, 400);
     assert_eq!(daemon.ask("DELETE", "/v1.41/volumes/wv1", None).0, 204);
-    assert!(daemon.names().is_empty());
+    assert!(names(&daemon).is_empty());
 }
 
 /// From API 1.42 on, a prune without `all` takes anonymous volumes only.
@@ -141,7 +62,7 @@ fn a_kill_in_the_middle_loses_and_leaves_nothing() {
     for round in 0..15u64 {
         let keeper = format!("keep{round}");
         assert_eq!(daemon.ask("POST", "/volumes/create", Some(&named(&keeper))).0, 201);
-        std::fs::write(daemon.dir.path().join("root/volumes").join(&keeper).join("_data/f"), "1").unwrap();
+        std::fs::write(daemon.dir().join("root/volumes").join(&keeper).join("_data/f"), "1").unwrap();
         std::thread::scope(|scope| {
             let working = scope.spawn(|| {
                 for n in 0.. {
@@ -154,14 +75,12 @@ fn a_kill_in_the_middle_loses_and_leaves_nothing() {
                 }
             });
             std::thread::sleep(Duration::from_millis(3 + round * 7 % 40));
-            let pid = rustix::process::Pid::from_child(&daemon.child);
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            daemon.kill_now();
             working.join().unwrap();
         });
-        daemon.child.wait().unwrap();
         daemon.restart();
         daemon.checks_clean();
-        let root = daemon.dir.path().join("root");
+        let root = daemon.dir().join("root");
         assert!(root.join("volumes").join(&keeper).join("_data/f").exists());
         for dir in ["tmp", "trash"] {
             assert_eq!(std::fs::read_dir(root.join(dir)).unwrap().count(), 0, "{dir}");
@@ -171,7 +90,6 @@ fn a_kill_in_the_middle_loses_and_leaves_nothing() {
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         folders.sort();
-        assert_eq!(folders, daemon.names());
+        assert_eq!(folders, names(&daemon));
     }
-    daemon.kill();
 }

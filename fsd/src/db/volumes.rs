@@ -153,7 +153,7 @@ mod tests {
         first.add_use(&volume.name, &container).unwrap();
         drop(first);
         let second = Db::open(&path).unwrap();
-        assert_eq!(second.list().unwrap(), [volume.clone()]);
+        assert_eq!(second.list().unwrap(), std::slice::from_ref(&volume));
         assert_eq!(second.uses(&volume.name).unwrap(), [container]);
     }
 }
