@@ -1,11 +1,12 @@
 //! Volumes over the socket of a real daemon, which is killed in between.
 
-mod daemon;
+#![allow(clippy::unwrap_used)] // a failed step fails the test
 
+use std::path::Path;
 use std::time::Duration;
 
-use daemon::Daemon;
 use serde_json::{Value, json};
+use system_tests::{Daemon, can, fails, has, may_mount, ok, sh};
 
 fn names(daemon: &Daemon) -> Vec<String> {
     let (_, list) = daemon.ask("GET", "/v1.47/volumes", None);
@@ -67,8 +68,8 @@ fn a_kill_in_the_middle_loses_and_leaves_nothing() {
             let working = scope.spawn(|| {
                 for n in 0.. {
                     let name = format!("r{round}n{n}");
-                    let made = daemon.call("POST", "/volumes/create", Some(&named(&name)));
-                    let gone = daemon.call("DELETE", &format!("/volumes/{name}"), None);
+                    let made = daemon.send("POST", "/volumes/create", named(&name).to_string().as_bytes());
+                    let gone = daemon.send("DELETE", &format!("/volumes/{name}"), b"");
                     if made.is_none() || gone.is_none() {
                         return;
                     }
@@ -78,6 +79,7 @@ fn a_kill_in_the_middle_loses_and_leaves_nothing() {
             daemon.kill_now();
             working.join().unwrap();
         });
+        daemon.kill();
         daemon.restart();
         daemon.checks_clean();
         let root = daemon.dir().join("root");
@@ -92,4 +94,71 @@ fn a_kill_in_the_middle_loses_and_leaves_nothing() {
         folders.sort();
         assert_eq!(folders, names(&daemon));
     }
+}
+
+/// What a person does with the docker CLI.
+#[test]
+fn the_docker_cli_works_on_volumes() {
+    if !has("docker") {
+        return;
+    }
+    let daemon = Daemon::start();
+    let docker = |line: &str| daemon.docker(&line.split(' ').collect::<Vec<_>>());
+    assert_eq!(ok(&docker("volume create --label a=b data")), "data\n");
+    assert_eq!(ok(&docker("volume create data")), "data\n");
+    assert_eq!(ok(&docker("volume create")).trim().len(), 64);
+    assert_eq!(ok(&docker("volume ls -q -f label=a=b")), "data\n");
+    assert_eq!(ok(&docker("volume ls -f name=^dat --format {{.Driver}}/{{.Name}}")), "local/data\n");
+    let mountpoint = ok(&docker("volume inspect -f {{.Mountpoint}} data"));
+    assert_eq!(Path::new(mountpoint.trim()), daemon.dir().join("root/volumes/data/_data"));
+    let bytes = "head -c 100000 /dev/zero > root/volumes/data/_data/f && du -s -B1 root/volumes/data | cut -f1";
+    let taken: u64 = sh(daemon.dir(), bytes).trim().parse().unwrap();
+    let (_, usage) = daemon.ask("GET", "/v1.47/system/df", None);
+    let data = usage["Volumes"].as_array().unwrap().iter().find(|volume| volume["Name"] == "data").unwrap().clone();
+    assert_eq!(data["UsageData"], json!({"Size": taken, "RefCount": 0}), "as du counts it");
+    assert!(ok(&docker("system df")).contains("Local Volumes   2         0"));
+    for (line, want) in [
+        ("volume rm nosuch", "get nosuch: no such volume"),
+        ("volume inspect nosuch", "get nosuch: no such volume"),
+        ("volume create x", "create x: volume name is too short, names should be at least two alphanumeric characters"),
+        ("volume create -d nope w1", "create w1: error looking up volume plugin nope: plugin \"nope\" not found"),
+        ("volume create -o foo=bar w2", "create w2: invalid option: \"foo\""),
+        ("volume ls -f foo=x", "invalid filter 'foo'"),
+        ("volume prune -f --filter dangling=true", "invalid filter 'dangling'"),
+    ] {
+        let error = fails(&docker(line));
+        assert!(error.contains(&format!("Error response from daemon: {want}")), "{line}: {error}");
+    }
+    assert!(ok(&docker("volume prune -f")).contains("Deleted Volumes:"));
+    assert_eq!(ok(&docker("volume ls -q")), "data\n");
+    assert!(ok(&docker("volume prune -af")).contains("data"));
+    assert_eq!(ok(&docker("volume ls -q")), "");
+    daemon.checks_clean();
+}
+
+/// On a full disk a volume is refused with a word on what to do, and nothing of it is left.
+#[test]
+fn a_full_disk_makes_no_half_volume() {
+    if !may_mount() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("root")).unwrap();
+    sh(dir.path(), "mount -t tmpfs -o size=2m,nr_inodes=60 tmpfs root");
+    let daemon = Daemon::start_in(dir, &[]);
+    let mut made = 0;
+    let refused = loop {
+        let (status, answer) = daemon.ask("POST", "/volumes/create", Some(&named(&format!("v{made:03}"))));
+        if status != 201 {
+            break (status, answer);
+        }
+        made += 1;
+    };
+    assert_eq!(refused.0, 503, "{}", refused.1);
+    assert!(refused.1["hint"].as_str().unwrap().contains("free some space"), "{}", refused.1);
+    assert!(can("a tmpfs with few inodes", made > 5));
+    assert_eq!(names(&daemon).len(), made);
+    daemon.checks_clean();
+    assert_eq!(daemon.ask("DELETE", "/volumes/v000", None).0, 204);
+    assert_eq!(daemon.ask("POST", "/volumes/create", Some(&named("again"))).0, 201);
 }

@@ -1,25 +1,22 @@
 //! Images mounted on the host by a real daemon, over its death and rebirth.
 
-mod daemon;
+#![allow(clippy::unwrap_used)] // a failed step fails the test
 
 use std::path::Path;
 
-use daemon::{Daemon, archive};
 use fs_base::sys::mount;
 use serde_json::{Value, json};
+use system_tests::{Daemon, can, images};
 
 /// A daemon with a two-layer image `shown:1`; `None`, and loudly, where this host lets us mount nothing.
 fn with_image() -> Option<Daemon> {
     let daemon = Daemon::start();
-    let image = archive("shown:1", &[&[("etc/a", "below"), ("etc/b", "below")], &[("etc/b", "above")]]);
+    let layers = [images::layer(&[("etc/a", "below"), ("etc/b", "below")]), images::layer(&[("etc/b", "above")])];
+    let image = images::docker_archive("shown:1", &[&layers[0], &layers[1]]);
     let (status, answer) = daemon.send("POST", "/images/load", &image).expect("an answer");
     assert_eq!(status, 200, "{answer}");
     let (_, info) = daemon.ask("GET", "/fsd/v1/info", None);
-    if info["driver"] == "none" {
-        eprintln!("SKIPPED: mount: {}", info["probes"]);
-        return None;
-    }
-    Some(daemon)
+    can(&format!("mounts of images: {}", info["probes"]), info["driver"] != "none").then_some(daemon)
 }
 
 fn mount_at(daemon: &Daemon, target: Option<&Path>) -> (u16, Value) {
@@ -51,7 +48,7 @@ fn a_mount_outlives_the_daemon_and_is_adopted() {
     assert_eq!(read(), "above");
     assert!(std::fs::write(Path::new(&target).join("new"), "").is_err(), "it is read-only");
 
-    daemon.kill_now();
+    daemon.kill();
     assert_eq!(read(), "above");
     daemon.restart();
     assert_eq!(read(), "above");
@@ -112,7 +109,7 @@ fn what_others_unmounted_is_gone_and_forgotten_at_the_next_start() {
     let (_, mounted) = mount_at(&daemon, None);
     mount::unmount(Path::new(mounted["target"].as_str().unwrap()), false).unwrap();
     assert_eq!(list(&daemon)[0]["state"], "gone");
-    daemon.kill_now();
+    daemon.kill();
     std::fs::create_dir(daemon.dir().join("run/mnt/made-before-its-row")).unwrap();
     daemon.restart();
     assert!(list(&daemon).is_empty());
@@ -127,9 +124,9 @@ fn a_kill_between_intent_and_mark_leaves_no_stray_mount() {
     for round in 0..10u64 {
         std::thread::scope(|scope| {
             let working = scope.spawn(|| {
-                while let Some((_, mounted)) = daemon.call("POST", "/fsd/v1/images/shown%3A1/mount", None) {
+                while let Some((_, mounted)) = daemon.send("POST", "/fsd/v1/images/shown%3A1/mount", b"") {
                     let id = mounted["id"].as_str().unwrap_or_default();
-                    if daemon.call("DELETE", &format!("/fsd/v1/mounts/{id}"), None).is_none() {
+                    if daemon.send("DELETE", &format!("/fsd/v1/mounts/{id}"), b"").is_none() {
                         return;
                     }
                 }
@@ -138,6 +135,7 @@ fn a_kill_between_intent_and_mark_leaves_no_stray_mount() {
             daemon.kill_now();
             working.join().unwrap();
         });
+        daemon.kill();
         daemon.restart();
         let list = list(&daemon);
         assert!(list.iter().all(|row| row["state"] == "mounted"), "{list:?}");
