@@ -11,7 +11,7 @@ use crate::Volume;
 /// [`crate::Volumes::recover`] removes.
 ///
 /// Each call is one transaction, durable when it returns. Calls come from several threads at once. The suite in
-/// [`crate::conformance`] says the same in code; every implementation runs it.
+/// `volumes::conformance` (feature `conformance`) says the same in code; every implementation runs it.
 pub trait Catalog: Send + Sync {
     /// Adds a row. [`fs_base::Class::Conflict`] if the name is taken.
     fn insert(&self, volume: &Volume) -> Result<()>;

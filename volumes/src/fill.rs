@@ -2,7 +2,7 @@
 //!
 //! The contents are prepared in a folder beside the data (`.new`), synced, and given their name by one rename:
 //! from then on they are complete, and what is left (moving the entries into the volume, one rename each) is
-//! done again by [`recover`] until it is finished. A volume is filled only while it is empty.
+//! done again by [`crate::Volumes::recover`] until it is finished. A volume is filled only while it is empty.
 
 use std::ffi::OsString;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};

@@ -6,7 +6,7 @@
 //! [`MountSpec`](fs_base::MountSpec) is what is mounted at one start. An anonymous volume has a name that nobody
 //! chose. A container *uses* its volumes whether it runs or not.
 //!
-//! The way of the data, with the call for each step: [`parse::merge`] → [`Volumes::attach`] (the container is
+//! The way of the data, with the call for each step: [`parse::merge()`] → [`Volumes::attach`] (the container is
 //! made) → [`Volumes::fill`] (an empty volume gets what the image has there) → [`Volumes::prepare`] (it starts) →
 //! [`Volumes::release`] (it ended) → [`Volumes::detach`] (it is removed).
 //!
@@ -39,7 +39,7 @@ pub mod volume;
 pub use catalog::Catalog;
 pub use fill::Filling;
 pub use filter::{Filters, ListFilter, PruneFilter};
-pub use mount_point::{MountPoint, PointKind};
+pub use mount_point::{MountPoint, PointKind, ShownMount};
 pub use service::{Attached, Finding, Pruned, Volumes};
 pub use usage::Usage;
 pub use volume::{NewVolume, Volume};

@@ -57,7 +57,61 @@ pub enum PointKind {
     },
 }
 
+/// A mount as `docker inspect` and `docker ps` show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ShownMount {
+    /// `bind`, `volume` or `tmpfs`.
+    pub r#type: &'static str,
+    /// The volume.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<VolumeName>,
+    /// Host path; empty for memory.
+    pub source: PathBuf,
+    /// Path in the container.
+    pub destination: PathBuf,
+    /// The volume's driver.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
+    /// As written after the second colon.
+    pub mode: String,
+    /// Can be written through.
+    #[serde(rename = "RW")]
+    pub writable: bool,
+    /// For a bind.
+    pub propagation: &'static str,
+}
+
 impl MountPoint {
+    /// The mount as `inspect` shows it; `None` for what `--tmpfs` made, which is shown elsewhere.
+    pub fn shown(&self) -> Option<ShownMount> {
+        let mut shown = ShownMount {
+            r#type: "tmpfs",
+            name: None,
+            source: PathBuf::new(),
+            destination: self.target.clone(),
+            driver: None,
+            mode: self.mode.clone(),
+            writable: !self.read_only,
+            propagation: "",
+        };
+        match &self.kind {
+            PointKind::Tmpfs { hidden, .. } => return (!hidden).then_some(shown),
+            PointKind::Bind { source, propagation, .. } => {
+                shown.r#type = "bind";
+                shown.source.clone_from(source);
+                shown.propagation = propagation.as_str();
+            }
+            PointKind::Volume { name, driver, source, .. } => {
+                shown.r#type = "volume";
+                shown.name = Some(name.clone());
+                shown.driver = Some(driver.clone());
+                shown.source.clone_from(source);
+            }
+        }
+        Some(shown)
+    }
+
     /// The request that gives another container the same mount (`--volumes-from`).
     pub fn to_request(&self, read_only: bool) -> Request {
         let kind = match &self.kind {

@@ -4,6 +4,7 @@
 //! Source: moby `volume/mounts/linux_parser.go` (rules), and a dockerd's own answers (texts).
 
 pub mod bind;
+pub mod host;
 pub mod merge;
 pub mod mount;
 pub mod tmpfs;
@@ -15,6 +16,7 @@ use fs_base::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 pub use bind::{anonymous, bind, volumes_from};
+pub use host::HostMounts;
 pub use merge::{Sources, merge};
 pub use mount::{BindOptions, DriverConfig, MountValue, TmpfsOptions, VolumeOptions, mount};
 pub use tmpfs::{Tmpfs, tmpfs};

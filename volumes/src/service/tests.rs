@@ -184,6 +184,25 @@ fn inspect_shows_modes_as_docker_does() {
     assert_eq!(modes, [("/anon", ""), ("/bind", ""), ("/bz", "Z"), ("/named", "z"), ("/ro", "ro")]);
 }
 
+/// Recorded from dockerd 20.10.
+#[test]
+fn inspect_shows_mounts_in_dockers_shape() {
+    let store = store();
+    let binds = ["data:/v/n", "/tmp:/x/b:ro"].map(str::to_owned);
+    let tmpfs = MountValue { kind: Some("tmpfs".into()), target: Some("/q/t".into()), ..MountValue::default() };
+    let hidden = [("/q/u".to_owned(), String::new())].into();
+    let sources = Sources { binds: &binds, mounts: &[tmpfs], tmpfs: hidden, ..Sources::default() };
+    let points = store.volumes.attach(&container(), &parse::merge(&sources).unwrap()).unwrap().points;
+    let shown: Vec<_> = points.iter().filter_map(crate::MountPoint::shown).collect();
+    let want = serde_json::json!([
+        {"Type": "tmpfs", "Source": "", "Destination": "/q/t", "Mode": "", "RW": true, "Propagation": ""},
+        {"Type": "volume", "Name": "data", "Source": store.data("data"), "Destination": "/v/n", "Driver": "local",
+            "Mode": "z", "RW": true, "Propagation": ""},
+        {"Type": "bind", "Source": "/tmp", "Destination": "/x/b", "Mode": "ro", "RW": false, "Propagation": "rprivate"},
+    ]);
+    assert_eq!(serde_json::to_value(shown).unwrap(), want);
+}
+
 #[test]
 fn a_failed_attach_leaves_nothing() {
     let store = store();
