@@ -69,6 +69,10 @@ fn a_kill_in_the_middle_loses_and_leaves_nothing() {
                 for n in 0.. {
                     let name = format!("r{round}n{n}");
                     let made = daemon.send("POST", "/volumes/create", named(&name).to_string().as_bytes());
+                    if made.is_some() {
+                        // What is half removed must be told from what is somebody's data.
+                        let _ = std::fs::write(daemon.dir().join("root/volumes").join(&name).join("_data/f"), "1");
+                    }
                     let gone = daemon.send("DELETE", &format!("/volumes/{name}"), b"");
                     if made.is_none() || gone.is_none() {
                         return;

@@ -56,5 +56,9 @@ pub fn recover(app: &App) -> Result<()> {
     let containers = app.db.container_ids()?;
     // Which of them run on is not known yet; each may, so what one of them uses stays mounted until it ends.
     let exists = |id: &_| containers.contains(id);
-    app.volumes.recover(&exists, &exists)
+    if let Err(error) = app.volumes.recover(&exists, &exists) {
+        // One volume in disorder keeps no other from being used; a check names it.
+        tracing::error!(%error, "volumes could not be wholly recovered");
+    }
+    Ok(())
 }

@@ -5,17 +5,19 @@ use std::path::{Path, PathBuf};
 
 use fs_base::sys::mount::{self, FsContext};
 use fs_base::trash::Trash;
-use fs_base::{Error, IoContext, Result, VolumeName, durable, id};
+use fs_base::{Class, Error, IoContext, Result, VolumeName, durable, id};
 use rustix::mount::MountAttrFlags;
 
 use super::options::Source;
-use super::{Driver, Fill, FillPlaces, Measure, Mounted, Options};
+use super::{Driver, Fill, FillPlaces, Found, Measure, Mounted, Options, Removal};
 use crate::parse::Tmpfs;
 use crate::usage::{self, Usage};
 use crate::{Volume, volume};
 
 /// The folder of a volume that holds its data, Docker's name.
 const DATA: &str = "_data";
+/// The file of a volume that is about to be removed.
+const REMOVING: &str = "_removing";
 
 /// The driver `local`: `volumes/<name>/_data` below the store's root.
 #[derive(Debug)]
@@ -38,6 +40,22 @@ impl Local {
 
     fn dir(&self, name: &VolumeName) -> PathBuf {
         self.volumes.join(name.as_str())
+    }
+
+    /// Marked for removal, or nothing in it but an empty folder for data.
+    fn is_rubbish(&self, name: &VolumeName) -> Result<bool> {
+        let dir = self.dir(name);
+        if dir.join(REMOVING).exists() {
+            return Ok(true);
+        }
+        for entry in std::fs::read_dir(&dir).at("read directory", &dir)? {
+            let entry = entry.at("read directory", &dir)?;
+            let is_dir = entry.file_type().at("stat", entry.path())?.is_dir();
+            if !is_dir || std::fs::read_dir(entry.path()).at("read directory", entry.path())?.next().is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn mount_tmpfs(&self, volume: &Volume, tmpfs: &Tmpfs) -> Result<PathBuf> {
@@ -115,7 +133,13 @@ impl Driver for Local {
             std::fs::create_dir(&data).at("make directory", &data)?;
             // Whatever the umask: any user of a container may read a new volume, as with Docker.
             std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o755)).at("set mode of", &data)?;
-            durable::publish(&staging, &self.dir(name))
+            durable::publish(&staging, &self.dir(name)).map_err(|error| match error.class() {
+                Class::Conflict => {
+                    Error::conflict(format!("{} exists, but is no volume that is known", self.dir(name).display()))
+                        .with_hint("move it away; its data can be copied into the new volume afterwards")
+                }
+                _ => error,
+            })
         })();
         if made.is_err() {
             let _ = std::fs::remove_dir_all(&staging);
@@ -159,34 +183,40 @@ impl Driver for Local {
         }
     }
 
-    fn check_removable(&self, name: &VolumeName) -> Result<()> {
-        let Ok(real) = self.dir(name).canonicalize() else { return Ok(()) };
+    fn begin_removal(&self, name: &VolumeName) -> Result<Removal> {
+        let Ok(real) = self.dir(name).canonicalize() else { return Ok(Removal::noted(None)) };
         // Removal would walk into the mount and empty what somebody mounted there.
         if let Some(mount) = mount::mount_table()?.iter().find(|mount| mount.target.starts_with(&real)) {
             return Err(Error::busy(format!("{} is mounted in it", mount.target.display()))
                 .with_hint(format!("unmount it first: umount {}", mount.target.display())));
         }
-        Ok(())
+        let note = self.dir(name).join(REMOVING);
+        // A note that can't be made (a full disk) keeps nobody from making room.
+        let noted = std::fs::File::create(&note).is_ok();
+        Ok(Removal::noted(noted.then_some(note)))
     }
 
     fn remove(&self, name: &VolumeName) -> Result<()> {
-        self.check_removable(name)?;
+        self.begin_removal(name)?.commit();
         self.trash.discard(&self.dir(name)).map(drop)
     }
 
-    fn list(&self) -> Result<Vec<VolumeName>> {
-        let mut names = Vec::new();
+    fn list(&self) -> Result<Vec<Found>> {
+        let mut found = Vec::new();
         for entry in std::fs::read_dir(&self.volumes).at("read directory", &self.volumes)? {
-            let name = entry.at("read directory", &self.volumes)?.file_name();
-            if let Some(Ok(name)) = name.to_str().map(str::parse) {
-                names.push(name);
+            let entry = entry.at("read directory", &self.volumes)?;
+            let name = entry.file_name();
+            let is_dir = entry.file_type().at("stat", entry.path())?.is_dir();
+            if let (Some(Ok(name)), true) = (name.to_str().map(str::parse::<VolumeName>), is_dir) {
+                let rubbish = self.is_rubbish(&name)?;
+                found.push(Found { name, rubbish });
             } else {
                 // Not ours: we make no such names. It is left alone.
-                tracing::warn!(folder = ?name, "a folder among the volumes has no volume's name");
+                tracing::warn!(name = %name.display(), "something among the volumes is none");
             }
         }
-        names.sort();
-        Ok(names)
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
     }
 
     fn measure(&self) -> Option<&dyn Measure> {
@@ -248,7 +278,26 @@ mod tests {
         assert_eq!((mode("volumes/data/_data"), mode("volumes/data"), mode("volumes")), (0o755, 0o711, 0o711));
         assert_eq!(local.create(&name).unwrap_err().class(), fs_base::Class::Conflict);
         assert_eq!(std::fs::read_dir(root.path().join("tmp")).unwrap().count(), 0);
-        assert_eq!(local.list().unwrap(), [name]);
+        assert_eq!(local.list().unwrap(), [Found { name, rubbish: true }]);
+    }
+
+    #[test]
+    fn what_has_contents_is_no_rubbish_until_its_removal_began() {
+        let root = tempfile::tempdir().unwrap();
+        let local = Local::open(root.path()).unwrap();
+        let name: VolumeName = "data".parse().unwrap();
+        local.create(&name).unwrap();
+        std::fs::write(local.mountpoint(&name).join("f"), "1").unwrap();
+        let rubbish = || local.list().unwrap().iter().map(|found| found.rubbish).collect::<Vec<_>>();
+        assert_eq!(rubbish(), [false]);
+        let removal = local.begin_removal(&name).unwrap();
+        assert_eq!(rubbish(), [true]);
+        drop(removal);
+        assert_eq!(rubbish(), [false], "taken back");
+        local.begin_removal(&name).unwrap().commit();
+        assert_eq!(rubbish(), [true]);
+        std::fs::write(root.path().join("volumes/stray"), "").unwrap();
+        assert_eq!(local.list().unwrap().len(), 1, "a file is no volume");
     }
 
     #[test]

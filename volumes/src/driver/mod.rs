@@ -12,16 +12,18 @@
 //! 4. [`Driver::unmount`], when the last running container that uses the volume has ended. Idempotent too: a
 //!    volume that is not mounted is no error. Nothing counts mounts: who runs is known from the containers, so
 //!    there is no count that a `kill -9` could leave wrong.
-//! 5. [`Driver::check_removable`], which refuses where removal would reach into a mount; then the row goes; then
-//!    [`Driver::remove`]. From then on no caller knows the name, and the bytes are out of sight. Called for a
-//!    name that has no bytes, it does nothing.
+//! 5. [`Driver::begin_removal`], which refuses where removal would reach into a mount, and notes the intent; then
+//!    the row goes; then [`Driver::remove`]. From then on no caller knows the name, and the bytes are out of sight.
+//!    If the row has to stay, the [`Removal`] is dropped and the note with it.
+//! 6. [`Driver::list`], after a crash. What has no row is thrown away only if it is [`Found::rubbish`]: noted for
+//!    removal, or never filled. Anything else may be somebody's data, from a backup say, and is left and reported.
 //!
 //! Calls for different volumes come from several threads at once; calls for one volume come one at a time. No
 //! call may wait for a network without a deadline of its own. A driver's own error is turned into the common
 //! one at this border, without the words `create NAME:` or `remove NAME:` in front, which the caller adds.
 //!
 //! Example: `docker run -v data:/x`, twice, then `volume rm data`:
-//! `check_options, create, mount, mount, unmount, unmount, check_removable, remove`.
+//! `check_options, create, mount, mount, unmount, unmount, begin_removal, remove`.
 //!
 //! What only some drivers can do is a trait of its own, found through a method that answers `None` by default.
 
@@ -63,14 +65,14 @@ pub trait Driver: Send + Sync {
     /// Undoes [`Driver::mount`].
     fn unmount(&self, volume: &Volume) -> Result<()>;
 
-    /// Refuses what [`Driver::remove`] would have to refuse; changes nothing.
-    fn check_removable(&self, name: &VolumeName) -> Result<()>;
+    /// Refuses what can't be removed, else notes that the volume is about to be.
+    fn begin_removal(&self, name: &VolumeName) -> Result<Removal>;
 
-    /// Takes the bytes away.
+    /// Takes the bytes away. No error if there are none.
     fn remove(&self, name: &VolumeName) -> Result<()>;
 
-    /// The names that have bytes here, for recovery and check.
-    fn list(&self) -> Result<Vec<VolumeName>>;
+    /// What has bytes here, by name, for recovery and check.
+    fn list(&self) -> Result<Vec<Found>>;
 
     /// For drivers that can say what a volume takes.
     fn measure(&self) -> Option<&dyn Measure> {
@@ -90,6 +92,42 @@ pub struct Mounted {
     pub source: PathBuf,
     /// The volume's own options allow no writing.
     pub read_only: bool,
+}
+
+/// Bytes under a volume's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The name.
+    pub name: VolumeName,
+    /// Nothing is lost if it goes, should it have no row: it was never filled, or is half removed.
+    pub rubbish: bool,
+}
+
+/// A volume that is about to be removed. Dropped without [`Removal::commit`], it is as if nothing had been said.
+#[must_use = "dropped, it takes the intent back"]
+#[derive(Debug)]
+pub struct Removal {
+    note: Option<PathBuf>,
+}
+
+impl Removal {
+    /// With the file that notes the intent, if the driver keeps one.
+    pub fn noted(note: Option<PathBuf>) -> Removal {
+        Removal { note }
+    }
+
+    /// The row is gone: there is no way back.
+    pub fn commit(mut self) {
+        self.note = None;
+    }
+}
+
+impl Drop for Removal {
+    fn drop(&mut self) {
+        if let Some(note) = &self.note {
+            let _ = std::fs::remove_file(note);
+        }
+    }
 }
 
 /// A driver that knows the size of its volumes.

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use fs_base::{Class, ContainerId, Result, VolumeName};
 
 use super::Volumes;
+use crate::driver::Found;
 
 /// Something that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +19,8 @@ pub struct Finding {
 }
 
 impl Volumes {
-    /// Puts right what a crash left: unfinished fillings are finished, bytes without a row thrown away, uses of
+    /// Puts right what a crash left: unfinished fillings are finished, bytes without a row thrown away if they
+    /// are nobody's data, uses of
     /// containers that never came to be forgotten, mounts that no running container uses taken away. Called once
     /// at start, before anybody else. One failure keeps nothing else from being tried; the first is returned.
     pub fn recover(&self, exists: &dyn Fn(&ContainerId) -> bool, running: &dyn Fn(&ContainerId) -> bool) -> Result<()> {
@@ -26,9 +28,14 @@ impl Volumes {
         let mut first = self.forget_lost_containers(exists);
         let known: HashSet<&VolumeName> = volumes.iter().map(|volume| &volume.name).collect();
         for driver in self.drivers.all() {
-            for name in driver.list()?.iter().filter(|name| !known.contains(name)) {
-                tracing::info!(volume = %name, "removing a volume that was never finished, or half removed");
-                first = first.and(driver.remove(name));
+            for found in driver.list()?.iter().filter(|found| !known.contains(&found.name)) {
+                if found.rubbish {
+                    tracing::info!(volume = %found.name, "removing a volume that was never finished, or half removed");
+                    first = first.and(driver.remove(&found.name));
+                } else {
+                    let place = driver.mountpoint(&found.name);
+                    tracing::warn!(place = %place.display(), "data that belongs to no known volume is left alone");
+                }
             }
         }
         for volume in &volumes {
@@ -77,13 +84,15 @@ impl Volumes {
         }
         let known: HashSet<&VolumeName> = volumes.iter().map(|volume| &volume.name).collect();
         for driver in self.drivers.all() {
-            for name in driver.list()?.into_iter().filter(|name| !known.contains(name)) {
+            for Found { name, rubbish } in driver.list()?.into_iter().filter(|found| !known.contains(&found.name)) {
+                let place = driver.mountpoint(&name);
                 findings.push(Finding {
-                    message: format!(
-                        "its data is in {}, but no volume of that name is known",
-                        driver.mountpoint(&name).display()
-                    ),
-                    remedy: "restart the daemon: it clears away what was never finished".to_owned(),
+                    message: format!("its data is in {}, but no volume of that name is known", place.display()),
+                    remedy: if rubbish {
+                        "restart the daemon: it clears away what was never finished".to_owned()
+                    } else {
+                        "move it out of the store, then copy what you need of it into a new volume".to_owned()
+                    },
                     volume: name,
                 });
             }

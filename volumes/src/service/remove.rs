@@ -61,7 +61,7 @@ impl Volumes {
         // Memory that a crash left mounted goes with the volume; and what the driver refuses to remove must be
         // refused while there is still a row.
         driver.unmount(volume).map_err(failed)?;
-        driver.check_removable(name).map_err(failed)?;
+        let removal = driver.begin_removal(name).map_err(failed)?;
         match self.catalog.remove(name) {
             Err(error) if error.class() == Class::Busy => {
                 self.refuse_used(name)?;
@@ -69,6 +69,7 @@ impl Volumes {
             }
             other => other.map_err(failed)?,
         }
+        removal.commit();
         driver.remove(name).map_err(failed)
     }
 

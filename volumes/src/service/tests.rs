@@ -391,14 +391,23 @@ fn recovery_puts_rows_and_bytes_together() {
     store.volumes.attach(&lost, &binds(&["data:/x"])).unwrap();
     // A crash between bytes and row, one between row and bytes, and one within a filling.
     std::fs::create_dir_all(store.data("norow")).unwrap();
+    for name in ["halfgone", "restored"] {
+        std::fs::create_dir_all(store.data(name)).unwrap();
+        std::fs::write(store.data(name).join("f"), "1").unwrap();
+    }
+    std::fs::write(store.root.path().join("volumes/halfgone/_removing"), "").unwrap();
     std::fs::create_dir_all(store.root.path().join("volumes/data/_fill")).unwrap();
     std::fs::write(store.root.path().join("volumes/data/_fill/f"), "1").unwrap();
     store.catalog.insert(&sample("nodata")).unwrap();
 
     let findings: Vec<_> = store.volumes.check().unwrap().into_iter().map(|finding| finding.volume.to_string()).collect();
-    assert_eq!(findings, ["nodata", "norow"]);
+    assert_eq!(findings, ["nodata", "halfgone", "norow", "restored"]);
     store.volumes.recover(&|id| *id == kept, &|_| false).unwrap();
-    assert!(!store.data("norow").exists());
+    assert!(!store.data("norow").exists() && !store.data("halfgone").exists());
+    assert!(store.data("restored").join("f").exists(), "data from elsewhere is not ours to throw away");
+    let taken = store.volumes.create(NewVolume { name: Some("restored".into()), ..NewVolume::default() }).unwrap_err();
+    assert!(taken.to_string().ends_with("exists, but is no volume that is known"), "{taken}");
+    std::fs::remove_dir_all(store.root.path().join("volumes/restored")).unwrap();
     assert!(store.data("data").join("f").exists());
     assert_eq!(store.catalog.uses(&"data".parse().unwrap()).unwrap(), [kept]);
     let findings = store.volumes.check().unwrap();
