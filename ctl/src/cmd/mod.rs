@@ -1,0 +1,18 @@
+//! The verbs. A file holds those that belong together; each is its flags and one function that asks the daemon.
+
+pub mod about;
+pub mod cp;
+pub mod create;
+pub mod df;
+pub mod flags;
+pub mod images;
+pub mod inspect;
+pub mod lifecycle;
+pub mod look;
+pub mod manual;
+pub mod ps;
+pub mod pull;
+pub mod run;
+pub mod streams;
+pub mod system;
+pub mod volume;

@@ -1,0 +1,5 @@
+//! Values of flags, read into what the API takes.
+
+pub mod env;
+pub mod mounts;
+pub mod values;
