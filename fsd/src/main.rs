@@ -13,6 +13,7 @@ mod mounts;
 mod reference;
 mod registry;
 mod serve;
+mod system;
 mod volume;
 
 use std::process::ExitCode;

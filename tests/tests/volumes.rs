@@ -120,6 +120,9 @@ fn the_docker_cli_works_on_volumes() {
     let (_, usage) = daemon.ask("GET", "/v1.47/system/df", None);
     let data = usage["Volumes"].as_array().unwrap().iter().find(|volume| volume["Name"] == "data").unwrap().clone();
     assert_eq!(data["UsageData"], json!({"Size": taken, "RefCount": 0}), "as du counts it");
+    let (_, only) = daemon.ask("GET", "/v1.47/system/df?type=volume", None);
+    assert!(only["Volumes"] == usage["Volumes"] && only.get("Images").is_none(), "{only}");
+    assert_eq!(daemon.ask("GET", "/v1.47/system/df?type=x", None).0, 400);
     assert!(ok(&docker("system df")).contains("Local Volumes   2         0"));
     for (line, want) in [
         ("volume rm nosuch", "get nosuch: no such volume"),

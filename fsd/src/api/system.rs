@@ -1,9 +1,8 @@
 //! `/_ping`, `/version`, `/info`, `/system/df`.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -14,7 +13,7 @@ use super::error::Failure;
 use super::{API_OLDEST, API_VERSION, blocking, images};
 use crate::app::App;
 use crate::image::{Config, load::architecture};
-use crate::volume;
+use crate::system::df::{self, Wanted};
 
 pub fn routes() -> Router<Arc<App>> {
     Router::new()
@@ -71,29 +70,28 @@ async fn info(State(app): State<Arc<App>>) -> Result<Response, Failure> {
     Ok(Json(answer).into_response())
 }
 
-async fn df(State(app): State<Arc<App>>) -> Result<Response, Failure> {
-    Ok(Json(blocking(move || usage(&app)).await?).into_response())
-}
-
-/// What each image holds alone and shares, from the rows: nothing is walked.
-fn usage(app: &App) -> fs_base::Result<Value> {
-    let layers: HashMap<_, _> = app.db.layers()?.into_iter().map(|row| (row.id, row)).collect();
-    let rows = app.db.images()?;
-    let mut users: HashMap<_, u32> = HashMap::new();
-    for layer in rows.iter().flat_map(|row| row.layers.iter().collect::<std::collections::HashSet<_>>()) {
-        *users.entry(*layer).or_default() += 1;
+/// `?type=` may come several times, which is more than a typed query can say.
+async fn df(State(app): State<Arc<App>>, RawQuery(query): RawQuery) -> Result<Response, Failure> {
+    let types = query.as_deref().unwrap_or_default().split('&').filter_map(|pair| pair.strip_prefix("type="));
+    let wanted = Wanted::parse(types)?;
+    let used = blocking(move || df::usage(&app, wanted)).await?;
+    let mut answer = serde_json::Map::new();
+    if let Some(images) = used.images {
+        let mut list = Vec::with_capacity(images.len());
+        for used in &images {
+            let mut image = images::summary(&used.row, &Config::parse(&used.row.config)?);
+            image["SharedSize"] = json!(used.shared);
+            image["Containers"] = json!(used.containers);
+            list.push(image);
+        }
+        answer.insert("Images".to_owned(), json!(list));
     }
-    let mut list = Vec::with_capacity(rows.len());
-    for row in &rows {
-        let shared: u64 =
-            row.layers.iter().filter(|id| users[*id] > 1).filter_map(|id| layers.get(id)).map(|layer| layer.file_bytes).sum();
-        let mut image = images::summary(row, &Config::parse(&row.config)?);
-        image["SharedSize"] = json!(shared);
-        image["Containers"] = json!(app.db.containers_of_image(&row.id)?.len());
-        list.push(image);
+    answer.insert("LayersSize".to_owned(), json!(used.layers));
+    for (key, list) in [("Containers", used.containers), ("Volumes", used.volumes), ("BuildCache", used.build_cache)] {
+        if let Some(list) = list {
+            answer.insert(key.to_owned(), json!(list));
+        }
     }
-    let held: u64 = layers.values().map(|layer| layer.file_bytes).sum();
-    Ok(
-        json!({"LayersSize": held, "Images": list, "Containers": [], "Volumes": volume::usage(app)?, "BuildCache": [], "BuilderSize": 0}),
-    )
+    answer.insert("BuilderSize".to_owned(), json!(0));
+    Ok(Json(answer).into_response())
 }

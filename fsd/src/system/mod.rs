@@ -1,0 +1,3 @@
+//! The daemon as a whole: what its store is used for.
+
+pub mod df;
