@@ -76,11 +76,21 @@ fn is_component(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-'))
 }
 
+/// A host name or address, perhaps with a port. Source: distribution's reference grammar, `domain`.
 fn is_registry(text: &str) -> bool {
-    let (host, port) = text.rsplit_once(':').unwrap_or((text, "0"));
-    !host.is_empty()
-        && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '[' | ']' | ':'))
-        && port.parse::<u16>().is_ok()
+    let (host_is_good, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, port)) => (address.parse::<std::net::Ipv6Addr>().is_ok(), port.strip_prefix(':').unwrap_or("0")),
+        None => {
+            let (host, port) = text.rsplit_once(':').unwrap_or((text, "0"));
+            (host.split('.').all(is_label), port)
+        }
+    };
+    host_is_good && port.parse::<u16>().is_ok()
+}
+
+fn is_label(text: &str) -> bool {
+    let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    edge(text.chars().next()) && edge(text.chars().last()) && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
 }
 
 /// The short form that people see: `docker.io/library/busybox` is `busybox`.
@@ -114,6 +124,7 @@ mod tests {
             ("a/b:1", "docker.io/a/b", Some("1"), "a/b:1"),
             ("docker.io/library/x:y", "docker.io/library/x", Some("y"), "x:y"),
             ("localhost/x", "localhost/x", None, "localhost/x:latest"),
+            ("[::1]:5000/x", "[::1]:5000/x", None, "[::1]:5000/x:latest"),
             ("127.0.0.1:5000/a/b-c__d:T.1", "127.0.0.1:5000/a/b-c__d", Some("T.1"), "127.0.0.1:5000/a/b-c__d:T.1"),
         ] {
             let reference: Reference = text.parse().unwrap();
