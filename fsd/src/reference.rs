@@ -78,12 +78,11 @@ fn is_component(text: &str) -> bool {
 
 /// A host name or address, perhaps with a port. Source: distribution's reference grammar, `domain`.
 fn is_registry(text: &str) -> bool {
-    let (host_is_good, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, port)) => (address.parse::<std::net::Ipv6Addr>().is_ok(), port.strip_prefix(':').unwrap_or("0")),
-        None => {
-            let (host, port) = text.rsplit_once(':').unwrap_or((text, "0"));
-            (host.split('.').all(is_label), port)
-        }
+    let (host_is_good, port) = if let Some((address, port)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        (address.parse::<std::net::Ipv6Addr>().is_ok(), port.strip_prefix(':').unwrap_or("0"))
+    } else {
+        let (host, port) = text.rsplit_once(':').unwrap_or((text, "0"));
+        (host.split('.').all(is_label), port)
     };
     host_is_good && port.parse::<u16>().is_ok()
 }

@@ -100,14 +100,22 @@ fn a_kill_in_the_middle_loses_and_leaves_nothing() {
     }
 }
 
-/// What a person does with the docker CLI.
 #[test]
 fn the_docker_cli_works_on_volumes() {
-    if !has("docker") {
-        return;
+    if has("docker") {
+        let daemon = Daemon::start();
+        walk(&daemon, |line| daemon.docker(&line.split(' ').collect::<Vec<_>>()));
     }
+}
+
+#[test]
+fn ctl_works_on_volumes() {
     let daemon = Daemon::start();
-    let docker = |line: &str| daemon.docker(&line.split(' ').collect::<Vec<_>>());
+    walk(&daemon, |line| daemon.ctl(&line.split(' ').collect::<Vec<_>>()));
+}
+
+/// What a person does with volumes in a shell.
+fn walk(daemon: &Daemon, docker: impl Fn(&str) -> std::process::Output) {
     assert_eq!(ok(&docker("volume create --label a=b data")), "data\n");
     assert_eq!(ok(&docker("volume create data")), "data\n");
     assert_eq!(ok(&docker("volume create")).trim().len(), 64);
