@@ -1,11 +1,20 @@
 //! What differs between two trees: exact, with sizes, and content apart from metadata.
+//!
+//! Exact means: a file is changed if its type, bytes, target, device number, owner, mode or attributes are. Times
+//! are not compared, so that a file that was only touched, or written again with the same bytes, is no change.
+//!
+//! The list is as Docker makes it: in the order of a walk (names by their bytes, a directory before what is in it),
+//! everything in an added directory by itself, a deleted directory once for all of it, and a directory in which
+//! something changed as modified even if it is the same itself (the root is left out then).
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
+use std::path::Path;
 
 use fs_base::Result;
 
 use crate::erofs::FileKind;
-use crate::tree::{Entry, Tree};
+use crate::tree::{Entry, Tree, Walk};
 
 /// How a path differs. The numbers are Docker's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,23 +34,36 @@ pub struct Change {
     pub path: Vec<u8>,
     /// How.
     pub kind: ChangeKind,
-    /// Bytes of regular files that the second tree has more of at this path.
+    /// Bytes of regular files that the second tree has more of. For a deleted directory, of all that was in it;
+    /// for any other directory 0, because what is in it is listed by itself.
     pub size: i64,
-    /// Whether the content differs, not only owner, mode, time or attributes.
+    /// Whether type, bytes, target or device number differ.
     pub content: bool,
+    /// Whether owner, mode or attributes differ. A modified directory for which both are false is listed only
+    /// because of what is in it.
+    pub metadata: bool,
 }
 
-/// What is to be done to `from` to make it `to`, in the order of paths. A removed or added directory is listed
-/// with everything in it; a directory is listed as modified only for its own metadata.
+/// What is to be done to `from` to make it `to`.
 pub fn of_trees(from: &Tree, to: &Tree) -> Result<Vec<Change>> {
     let mut differ = Differ { from, to, changes: Vec::new() };
     match (from.root()?, to.root()?) {
         (Some(a), Some(b)) => differ.both(b"", &a, &b)?,
-        (Some(a), None) => differ.below(from, b"", &a, ChangeKind::Deleted)?,
-        (None, Some(b)) => differ.below(to, b"", &b, ChangeKind::Added)?,
+        (Some(a), None) => {
+            for (name, child) in from.read_dir(&a)? {
+                differ.deleted(&join(b"", &name), &child)?;
+            }
+        }
+        (None, Some(b)) => differ.below(b"", &b)?,
         (None, None) => {}
     }
     Ok(differ.changes)
+}
+
+/// What a container changed: `upper` is the directory that overlayfs wrote over `lower`. Only what lies in `upper`
+/// is looked at, so the cost follows the changes and not the image.
+pub fn of_upper(lower: &Tree, upper: &Path) -> Result<Vec<Change>> {
+    of_trees(lower, &lower.over(upper)?)
 }
 
 struct Differ<'a> {
@@ -52,19 +74,42 @@ struct Differ<'a> {
 
 impl Differ<'_> {
     fn both(&mut self, path: &[u8], a: &Entry, b: &Entry) -> Result<()> {
-        if a.inode.kind != b.inode.kind {
-            self.one(self.from, path, a, ChangeKind::Deleted)?;
-            return self.one(self.to, path, b, ChangeKind::Added);
-        }
-        // The same inode of the same layer, below the same place, needs no look.
-        let content = self.content_differs(a, b)?;
-        if content || self.metadata_differs(a, b)? {
-            let size = file_size(b) - file_size(a);
-            self.changes.push(Change { path: shown(path), kind: ChangeKind::Modified, size, content });
-        }
-        if !a.is_dir() {
+        if self.from.is_same_place(a, self.to, b) {
             return Ok(());
         }
+        let content = self.content_differs(a, b)?;
+        let metadata = permissions_and_owner(a) != permissions_and_owner(b) || self.from.xattrs(a)? != self.to.xattrs(b)?;
+        if a.is_dir() && b.is_dir() {
+            return self.directories(path, a, b, metadata);
+        }
+        if content || metadata {
+            let removed = if a.is_dir() { self.total(a)? } else { file_size(a) };
+            let size = file_size(b) - removed;
+            self.changes.push(Change { path: shown(path), kind: ChangeKind::Modified, size, content, metadata });
+        }
+        // What was in a directory that a file has replaced went with it; what is in one that replaced a file is new.
+        if b.is_dir() { self.below(path, b) } else { Ok(()) }
+    }
+
+    fn directories(&mut self, path: &[u8], a: &Entry, b: &Entry, metadata: bool) -> Result<()> {
+        let own = self.changes.len();
+        self.changes.push(Change { path: shown(path), kind: ChangeKind::Modified, size: 0, content: false, metadata });
+        if let Some(names) = self.to.touched_names(a, b)? {
+            for name in names {
+                let (left, right) = (self.from.child(a, &name)?, self.to.child(b, &name)?);
+                self.pair(&join(path, &name), left.as_ref(), right.as_ref())?;
+            }
+        } else {
+            self.all_names(path, a, b)?;
+        }
+        let only_parent = self.changes.len() > own + 1 && !path.is_empty();
+        if !metadata && !only_parent {
+            self.changes.remove(own);
+        }
+        Ok(())
+    }
+
+    fn all_names(&mut self, path: &[u8], a: &Entry, b: &Entry) -> Result<()> {
         let (left, right) = (self.from.read_dir(a)?, self.to.read_dir(b)?);
         let (mut left, mut right) = (left.iter().peekable(), right.iter().peekable());
         loop {
@@ -76,47 +121,75 @@ impl Differ<'_> {
             };
             let one = if order == Ordering::Greater { None } else { left.next() };
             let other = if order == Ordering::Less { None } else { right.next() };
-            match (one, other) {
-                (Some((name, a)), Some((_, b))) => self.both(&join(path, name), a, b)?,
-                (Some((name, a)), None) => self.one(self.from, &join(path, name), a, ChangeKind::Deleted)?,
-                (None, Some((name, b))) => self.one(self.to, &join(path, name), b, ChangeKind::Added)?,
-                (None, None) => {}
-            }
+            let Some((name, _)) = one.or(other) else { return Ok(()) };
+            self.pair(&join(path, name), one.map(|(_, e)| e), other.map(|(_, e)| e))?;
         }
     }
 
-    fn one(&mut self, tree: &Tree, path: &[u8], entry: &Entry, kind: ChangeKind) -> Result<()> {
-        let sign = if kind == ChangeKind::Deleted { -1 } else { 1 };
-        self.changes.push(Change { path: shown(path), kind, size: sign * file_size(entry), content: true });
-        self.below(tree, path, entry, kind)
+    fn pair(&mut self, path: &[u8], a: Option<&Entry>, b: Option<&Entry>) -> Result<()> {
+        match (a, b) {
+            (Some(a), Some(b)) => self.both(path, a, b),
+            (Some(a), None) => self.deleted(path, a),
+            (None, Some(b)) => self.added(path, b),
+            (None, None) => Ok(()),
+        }
     }
 
-    fn below(&mut self, tree: &Tree, path: &[u8], entry: &Entry, kind: ChangeKind) -> Result<()> {
+    fn deleted(&mut self, path: &[u8], entry: &Entry) -> Result<()> {
+        let size = -self.total(entry)?;
+        self.changes.push(Change { path: shown(path), kind: ChangeKind::Deleted, size, content: true, metadata: true });
+        Ok(())
+    }
+
+    fn added(&mut self, path: &[u8], entry: &Entry) -> Result<()> {
+        let size = file_size(entry);
+        self.changes.push(Change { path: shown(path), kind: ChangeKind::Added, size, content: true, metadata: true });
+        self.below(path, entry)
+    }
+
+    fn below(&mut self, path: &[u8], entry: &Entry) -> Result<()> {
         if entry.is_dir() {
-            for (name, child) in tree.read_dir(entry)? {
-                self.one(tree, &join(path, &name), &child, kind)?;
+            for (name, child) in self.to.read_dir(entry)? {
+                self.added(&join(path, &name), &child)?;
             }
         }
         Ok(())
     }
 
+    /// Bytes of the regular files at and below an entry of the first tree; a file with several names counts once.
+    fn total(&self, entry: &Entry) -> Result<i64> {
+        let (mut total, mut seen) = (0, HashSet::new());
+        self.from.walk(entry, &mut |_, entry| {
+            if entry.metadata.links < 2 || entry.is_dir() || seen.insert(self.from.identity(entry)?) {
+                total += file_size(entry);
+            }
+            Ok(Walk::Continue)
+        })?;
+        Ok(total)
+    }
+
     fn content_differs(&self, a: &Entry, b: &Entry) -> Result<bool> {
-        Ok(match a.inode.kind {
-            FileKind::File => !self.from.same_content(a, self.to, b)?,
+        if a.metadata.kind != b.metadata.kind {
+            return Ok(true);
+        }
+        Ok(match a.metadata.kind {
+            FileKind::File if a.metadata.size != b.metadata.size => true,
+            FileKind::File => !self.from.open(a)?.same(&self.to.open(b)?)?,
             FileKind::Symlink => self.from.read_link(a)? != self.to.read_link(b)?,
-            FileKind::CharDevice | FileKind::BlockDevice => a.inode.device != b.inode.device,
+            FileKind::CharDevice | FileKind::BlockDevice => a.metadata.device != b.metadata.device,
             _ => false,
         })
     }
+}
 
-    fn metadata_differs(&self, a: &Entry, b: &Entry) -> Result<bool> {
-        let of = |e: &Entry| (e.inode.mode, e.inode.uid, e.inode.gid, e.inode.mtime, e.inode.mtime_nanos);
-        Ok(of(a) != of(b) || self.from.xattrs(a)? != self.to.xattrs(b)?)
-    }
+fn permissions_and_owner(entry: &Entry) -> (u32, u32, u32) {
+    // Nobody can change a symlink's mode; file systems answer what they like.
+    let mode = if entry.metadata.kind == FileKind::Symlink { 0 } else { entry.metadata.permissions() };
+    (mode, entry.metadata.uid, entry.metadata.gid)
 }
 
 fn file_size(entry: &Entry) -> i64 {
-    if entry.inode.kind == FileKind::File { entry.inode.size as i64 } else { 0 }
+    if entry.metadata.kind == FileKind::File { entry.metadata.size as i64 } else { 0 }
 }
 
 fn join(path: &[u8], name: &[u8]) -> Vec<u8> {

@@ -12,19 +12,23 @@
 //! let built = store.ingest(&mut std::fs::File::open("layer.tar.gz").unwrap(), &IngestOptions::default())?;
 //! let tree = Tree::new(vec![store.layer(&built.id)?]);
 //! for (name, entry) in tree.read_dir(&tree.root()?.unwrap())? {
-//!     println!("{} {}", String::from_utf8_lossy(&name), entry.inode.size);
+//!     println!("{} {}", String::from_utf8_lossy(&name), entry.metadata.size);
 //! }
 //! # Ok::<(), fs_base::Error>(())
 //! ```
 
+pub mod archive;
 pub mod diff;
 pub mod driver;
 pub mod erofs;
 pub mod ingest;
+mod metadata;
+mod overlayfs;
 pub mod store;
 pub mod tar;
 pub mod tree;
-mod unpack;
+
+pub use metadata::Metadata;
 
 use std::io::Read;
 

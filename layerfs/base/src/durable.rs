@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -123,6 +123,11 @@ pub fn link_unnamed(file: &File, to: &Path) -> Result<()> {
     let source = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
     rustix::fs::linkat(CWD, source, CWD, to, AtFlags::SYMLINK_FOLLOW).at("link", to)?;
     sync_dir(parent(to))
+}
+
+/// Gives the file `old` of one directory a second name in another. A symlink is linked itself. Not durable by itself.
+pub fn link_at(old_dir: BorrowedFd<'_>, old: &Path, new_dir: BorrowedFd<'_>, new: &Path) -> Result<()> {
+    rustix::fs::linkat(old_dir, old, new_dir, new, AtFlags::empty()).at("link", new)
 }
 
 fn parent(path: &Path) -> &Path {

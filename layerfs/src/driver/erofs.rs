@@ -1,6 +1,7 @@
 //! Layers as they lie in the store: the kernel mounts `index`, with `data` as its external device.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use fs_base::sys::loop_device;
 use fs_base::sys::mount::{FsContext, Mount};
@@ -47,7 +48,7 @@ impl Driver for Erofs {
         probe_layer(store, |layer| self.mount_layer(store, layer).map(drop)).unwrap_or_else(|e| unsupported(&e))
     }
 
-    fn mount_layer(&self, _store: &Store, layer: &Layer) -> Result<Mount> {
+    fn mount_layer(&self, _store: &Store, layer: &Arc<Layer>) -> Result<Mount> {
         self.mount(&layer.dir.join("index"), &layer.dir.join("data"))
     }
 }

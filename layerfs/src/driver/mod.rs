@@ -16,6 +16,8 @@ mod mounter;
 mod overlay;
 mod registry;
 
+use std::sync::Arc;
+
 use fs_base::sys::mount::Mount;
 use fs_base::{Probe, Result};
 
@@ -32,5 +34,5 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     fn probe(&self, store: &Store) -> Probe;
 
     /// A detached, read-only mount of one layer, whiteouts as overlayfs wants them.
-    fn mount_layer(&self, store: &Store, layer: &Layer) -> Result<Mount>;
+    fn mount_layer(&self, store: &Store, layer: &Arc<Layer>) -> Result<Mount>;
 }

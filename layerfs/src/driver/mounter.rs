@@ -204,12 +204,12 @@ fn stack_with(layers: &[Arc<Mount>], upper: Option<(&Path, &Path)>, by_descripto
 }
 
 /// Mounts a tiny layer, made in the store's `tmp/` for this, and reads a file through the mount.
-pub(super) fn probe_layer(store: &Store, mount: impl FnOnce(&Layer) -> Result<()>) -> Result<Probe> {
+pub(super) fn probe_layer(store: &Store, mount: impl FnOnce(&Arc<Layer>) -> Result<()>) -> Result<Probe> {
     let dir = store.tmp().join(id::random_hex::<16>()?);
     std::fs::create_dir(&dir).at("make directory", &dir)?;
     let result = (|| {
         let built = ingest(&mut &[0u8; 1024][..], &dir, &IngestOptions::default())?;
-        mount(&store.open_at(&built.id, dir.clone())?)
+        mount(&Arc::new(store.open_at(&built.id, dir.clone())?))
     })();
     let _ = std::fs::remove_dir_all(&dir);
     result.map(|()| Probe::Supported)

@@ -1,5 +1,7 @@
 //! Layers unpacked once into directories, for kernels without a usable EROFS.
 
+use std::sync::Arc;
+
 use fs_base::sys::mount::Mount;
 use fs_base::{Class, IoContext, Probe, Result, durable, id};
 use rustix::mount::MountAttrFlags;
@@ -7,7 +9,6 @@ use rustix::mount::MountAttrFlags;
 use super::Driver;
 use super::mounter::{probe_layer, unsupported};
 use crate::store::{Layer, Store};
-use crate::unpack;
 
 /// `layers/<hex>/fs`, made at the first mount and published whole.
 #[derive(Debug)]
@@ -22,12 +23,12 @@ impl Driver for Overlay {
         probe_layer(store, |layer| self.mount_layer(store, layer).map(drop)).unwrap_or_else(|e| unsupported(&e))
     }
 
-    fn mount_layer(&self, store: &Store, layer: &Layer) -> Result<Mount> {
+    fn mount_layer(&self, store: &Store, layer: &Arc<Layer>) -> Result<Mount> {
         let unpacked = layer.dir.join("fs");
         if !unpacked.exists() {
             let staging = store.tmp().join(id::random_hex::<16>()?);
             std::fs::create_dir(&staging).at("make directory", &staging)?;
-            let made = unpack::unpack(layer, &staging).and_then(|()| {
+            let made = crate::archive::unpack_layer(layer, &staging).and_then(|_| {
                 durable::sync_file_system(&staging)?;
                 match durable::publish(&staging, &unpacked) {
                     // Somebody else was faster.

@@ -57,13 +57,29 @@ impl Pax {
             }
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                    self.xattrs.retain(|(n, _)| n != name);
-                    self.xattrs.push((name.to_vec(), value.to_vec()));
+                    let name = attribute_name(name);
+                    self.xattrs.retain(|(n, _)| *n != name);
+                    self.xattrs.push((name, value.to_vec()));
                 }
             }
         }
         Ok(())
     }
+}
+
+/// An equals sign ends a record's key, so GNU tar writes it as `%3D`, and a percent sign as `%25`.
+fn attribute_name(key: &[u8]) -> Vec<u8> {
+    let (mut name, mut rest) = (Vec::with_capacity(key.len()), key);
+    while let Some((&byte, tail)) = rest.split_first() {
+        let (byte, tail) = match rest.get(..3) {
+            Some(b"%3D") => (b'=', &rest[3..]),
+            Some(b"%25") => (b'%', &rest[3..]),
+            _ => (byte, tail),
+        };
+        name.push(byte);
+        rest = tail;
+    }
+    name
 }
 
 fn text(bytes: &[u8]) -> Result<&str> {
@@ -106,6 +122,13 @@ mod tests {
         assert_eq!(time(b"-1.5").unwrap(), (-2, 500_000_000));
         assert_eq!(time(b"1.0123456789").unwrap(), (1, 12_345_678));
         assert!(time(b"x").is_err());
+    }
+
+    #[test]
+    fn attribute_names_are_unescaped() {
+        let mut pax = Pax::default();
+        pax.read(b"34 SCHILY.xattr.user.a%3Db%25%x=1\n").unwrap();
+        assert_eq!(pax.xattrs, [(b"user.a=b%%x".to_vec(), b"1".to_vec())]);
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub fn copy_file(from: &File, to: &File, length: u64, path: &Path) -> Result<()>
     }
     let mut offset = 0;
     while let Some((start, end)) = next_data(from, offset, length) {
-        copy_range(from, to, start, end - start, path)?;
+        copy_range(from, start, to, start, end - start, path)?;
         offset = end;
     }
     rustix::fs::ftruncate(to, length).at("set size of", path)
@@ -45,16 +45,18 @@ pub fn next_data(file: &File, offset: u64, length: u64) -> Option<(u64, u64)> {
     }
 }
 
-fn copy_range(from: &File, to: &File, start: u64, length: u64, path: &Path) -> Result<()> {
-    let (mut in_offset, mut out_offset, end) = (start, start, start + length);
-    while in_offset < end {
-        let step = (end - in_offset).min(STEP) as usize;
-        match rustix::fs::copy_file_range(from, Some(&mut in_offset), to, Some(&mut out_offset), step) {
+/// Copies `length` bytes of `from` at `in_offset` to `to` at `out_offset`, without bringing them through the process
+/// where the file systems can. `path` is for the error.
+pub fn copy_range(from: &File, in_offset: u64, to: &File, out_offset: u64, length: u64, path: &Path) -> Result<()> {
+    let (mut from_at, mut to_at, end) = (in_offset, out_offset, in_offset + length);
+    while from_at < end {
+        let step = (end - from_at).min(STEP) as usize;
+        match rustix::fs::copy_file_range(from, Some(&mut from_at), to, Some(&mut to_at), step) {
             // The file is shorter than it was: the rest reads as zeros, which is what `ftruncate` makes.
             Ok(0) => return Ok(()),
             Ok(_) | Err(Errno::INTR) => {}
             Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => {
-                return copy_by_memory(from, to, in_offset, end, path);
+                return copy_by_memory(from, from_at, to, to_at, end - from_at, path);
             }
             Err(error) => return Err(error).at("copy to", path),
         }
@@ -62,16 +64,17 @@ fn copy_range(from: &File, to: &File, start: u64, length: u64, path: &Path) -> R
     Ok(())
 }
 
-fn copy_by_memory(from: &File, to: &File, mut offset: u64, end: u64, path: &Path) -> Result<()> {
+fn copy_by_memory(from: &File, in_offset: u64, to: &File, out_offset: u64, length: u64, path: &Path) -> Result<()> {
     let mut buffer = vec![0u8; 256 << 10];
-    while offset < end {
-        let want = (end - offset).min(buffer.len() as u64) as usize;
-        let got = from.read_at(&mut buffer[..want], offset).at("read", path)?;
+    let mut done = 0;
+    while done < length {
+        let want = (length - done).min(buffer.len() as u64) as usize;
+        let got = from.read_at(&mut buffer[..want], in_offset + done).at("read", path)?;
         if got == 0 {
             return Ok(());
         }
-        to.write_all_at(&buffer[..got], offset).at("write", path)?;
-        offset += got as u64;
+        to.write_all_at(&buffer[..got], out_offset + done).at("write", path)?;
+        done += got as u64;
     }
     Ok(())
 }

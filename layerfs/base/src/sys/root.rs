@@ -43,6 +43,20 @@ impl Root {
         last.at("open", path)
     }
 
+    /// Opens `path` relative to `directory`, which lies in this root. What would leave the directory, by `..` or by a
+    /// symlink, fails with EXDEV (`RESOLVE_BENEATH`).
+    pub fn open_beneath(&self, directory: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd> {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let mut last = Err(rustix::io::Errno::AGAIN);
+        for _ in 0..128 {
+            last = rustix::fs::openat2(directory, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve);
+            if !matches!(last, Err(rustix::io::Errno::AGAIN)) {
+                break;
+            }
+        }
+        last.at("open", path)
+    }
+
     /// The object at `path` as a path descriptor, symlinks followed inside the root.
     pub fn resolve(&self, path: &Path) -> Result<OwnedFd> {
         self.open_at(path, OFlags::PATH, Mode::empty())
