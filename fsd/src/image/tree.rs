@@ -44,7 +44,7 @@ fn add(tree: &Tree, base: &[u8], directory: &Entry, recursive: bool, to: &mut Ve
 }
 
 fn shown(tree: &Tree, path: &[u8], entry: &Entry) -> Result<TreeEntry> {
-    let inode = &entry.inode;
+    let inode = &entry.metadata;
     let link = if inode.kind == FileKind::Symlink { Some(tree.read_link(entry)?) } else { None };
     let mtime = jiff::Timestamp::new(inode.mtime, inode.mtime_nanos as i32).map_or_else(|_| String::new(), |t| t.to_string());
     Ok(TreeEntry {
@@ -67,7 +67,7 @@ fn shown(tree: &Tree, path: &[u8], entry: &Entry) -> Result<TreeEntry> {
         link_target: link.map(|target| String::from_utf8_lossy(&target).into_owned()),
         device: matches!(inode.kind, FileKind::CharDevice | FileKind::BlockDevice)
             .then(|| format!("{}:{}", inode.device.0, inode.device.1)),
-        layer: entry.layer as u32,
+        layer: entry.layer().unwrap_or_default() as u32,
     })
 }
 
@@ -85,7 +85,7 @@ fn exact(path: &[u8]) -> Option<String> {
 pub fn open(app: &App, name: &str, path: &str) -> Result<Content> {
     let tree = of(app, name)?;
     let entry = tree.lookup(path.as_bytes(), true)?.ok_or_else(|| missing(name, path))?;
-    if entry.inode.kind != FileKind::File {
+    if entry.metadata.kind != FileKind::File {
         return Err(Error::invalid(format!("{path} in image {name} is not a regular file")));
     }
     tree.open(&entry)

@@ -67,6 +67,14 @@ impl Entry {
     pub fn is_dir(&self) -> bool {
         self.metadata.is_dir()
     }
+
+    /// The layer it comes from, counted from the bottom; `None` if it comes from the writable directory.
+    pub fn layer(&self) -> Option<usize> {
+        match self.origin {
+            Origin::Layer(number) => Some(number),
+            Origin::Upper => None,
+        }
+    }
 }
 
 /// What a [`Tree::walk`] does next.
