@@ -94,7 +94,7 @@ impl Differ<'_> {
     fn directories(&mut self, path: &[u8], a: &Entry, b: &Entry, metadata: bool) -> Result<()> {
         let own = self.changes.len();
         self.changes.push(Change { path: shown(path), kind: ChangeKind::Modified, size: 0, content: false, metadata });
-        if let Some(names) = self.to.touched_names(a, b)? {
+        if let Some(names) = a.touched_names(b)? {
             for name in names {
                 let (left, right) = (self.from.child(a, &name)?, self.to.child(b, &name)?);
                 self.pair(&join(path, &name), left.as_ref(), right.as_ref())?;
@@ -160,7 +160,7 @@ impl Differ<'_> {
     fn total(&self, entry: &Entry) -> Result<i64> {
         let (mut total, mut seen) = (0, HashSet::new());
         self.from.walk(entry, &mut |_, entry| {
-            if entry.metadata.links < 2 || entry.is_dir() || seen.insert(self.from.identity(entry)?) {
+            if entry.metadata.links < 2 || entry.is_dir() || seen.insert(entry.identity()?) {
                 total += file_size(entry);
             }
             Ok(Walk::Continue)

@@ -29,21 +29,3 @@ pub mod tar;
 pub mod tree;
 
 pub use metadata::Metadata;
-
-use std::io::Read;
-
-use fs_base::{Digest, IoContext, Result};
-use sha2::{Digest as _, Sha256};
-
-/// The digest of a file from its start.
-pub fn digest_of(mut file: &std::fs::File) -> Result<Digest> {
-    use std::io::Seek;
-    file.rewind().at("read", "file")?;
-    let (mut hasher, mut buffer) = (Sha256::new(), vec![0; 1 << 18]);
-    loop {
-        match file.read(&mut buffer).at("read", "file")? {
-            0 => return Ok(Digest::from_bytes(hasher.finalize().into())),
-            n => hasher.update(&buffer[..n]),
-        }
-    }
-}

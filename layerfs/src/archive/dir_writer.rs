@@ -18,7 +18,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid
 use rustix::io::Errno;
 
 use super::item::{Body, Data, Item, Sink};
-use super::names::{inside, split};
+use super::names::{inside, join, split};
 use super::stat::{as_path, below};
 use super::tar_writer::Stats;
 use crate::erofs::FileKind;
@@ -134,9 +134,9 @@ impl<'a> DirWriter<'a> {
                 self.root.open_at(&self.shown(path), flags, Mode::empty())
             }
             Err(error) if leaves(&error) => Err(Error::invalid(format!(
-                "{:?} leads out of {:?} through a symbolic link of the archive",
-                as_path(path),
-                as_path(&self.path)
+                "{} leads out of {} through a symbolic link of the archive",
+                quoted(path),
+                quoted(&self.path)
             ))),
             other => other.map_err(|error| error.context(format!("in {}", as_path(&self.path).display()))),
         }
@@ -160,8 +160,8 @@ impl<'a> DirWriter<'a> {
         if self.rules.no_overwrite_dir_non_dir && there != comes {
             // dockerd's words.
             let (old, new) = if there { ("directory", "non-directory") } else { ("non-directory", "directory") };
-            let (path, to) = (self.shown(item.path), as_path(&self.path));
-            return Err(Error::invalid(format!("cannot overwrite {old} {path:?} with {new} {to:?}")));
+            let (path, to) = (quoted(&join(&self.path, item.path)), quoted(&self.path));
+            return Err(Error::invalid(format!("cannot overwrite {old} {path} with {new} {to}")));
         }
         if there && comes {
             return Ok(true);
@@ -269,7 +269,7 @@ impl Sink for DirWriter<'_> {
         self.stats.entries += 1;
         if item.path.is_empty() {
             if !item.metadata.is_dir() {
-                return Err(Error::invalid(format!("cannot overwrite directory {:?} with a file", as_path(&self.path))));
+                return Err(Error::invalid(format!("cannot overwrite directory {} with a file", quoted(&self.path))));
             }
             let top = Rc::clone(&self.top);
             return if self.rules.top { self.finish_file(&top, b".", &top, &item) } else { Ok(()) };
@@ -292,7 +292,12 @@ impl Sink for DirWriter<'_> {
 
 /// The path of an archive's entry below the top, or dockerd's refusal.
 pub fn checked(path: &[u8], to: &[u8]) -> Result<Vec<u8>> {
-    inside(path).ok_or_else(|| Error::invalid(format!("{:?} is outside of {:?}", as_path(path), as_path(to))))
+    inside(path).ok_or_else(|| Error::invalid(format!("{} is outside of {}", quoted(path), quoted(to))))
+}
+
+/// A path as Go's `%q` writes it.
+fn quoted(path: &[u8]) -> String {
+    format!("{:?}", String::from_utf8_lossy(path))
 }
 
 fn times(metadata: &Metadata) -> Timestamps {

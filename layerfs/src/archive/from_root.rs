@@ -53,7 +53,7 @@ pub fn walk(root: &Root, path: &[u8], bounds: Bounds, sink: &mut dyn Sink) -> Re
     let fd = root.open_at(shown, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()).map_err(|error| missing(error, shown))?;
     let stat = rustix::fs::fstat(&fd).at("stat", shown)?;
     let mut walker = Walker { sink, bounds, links: HashMap::new(), device: stat.st_dev };
-    walker.file(fd, &stat, b"", 0).map_err(|error| error.context(format!("copy {}", shown.display())))
+    walker.file(&fd, &stat, b"", 0).map_err(|error| error.context(format!("copy {}", shown.display())))
 }
 
 struct Walker<'a> {
@@ -66,7 +66,7 @@ struct Walker<'a> {
 }
 
 impl Walker<'_> {
-    fn file(&mut self, fd: OwnedFd, stat: &rustix::fs::Stat, path: &[u8], depth: usize) -> Result<()> {
+    fn file(&mut self, fd: &OwnedFd, stat: &rustix::fs::Stat, path: &[u8], depth: usize) -> Result<()> {
         let metadata = Metadata::of_stat(stat);
         if stat.st_nlink > 1 && !metadata.is_dir() {
             if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {
@@ -75,7 +75,7 @@ impl Walker<'_> {
             }
             self.links.insert((stat.st_dev, stat.st_ino), path.to_vec());
         }
-        let attributes = attributes_of(&fd)?;
+        let attributes = attributes_of(fd)?;
         match metadata.kind {
             FileKind::File => {
                 let file = reopen(fd.as_fd(), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY).at("open", as_path(path))?;
@@ -83,12 +83,12 @@ impl Walker<'_> {
                 self.sink.put(Item { path, metadata, attributes, body: Body::File(&mut data) })
             }
             FileKind::Symlink => {
-                let target = rustix::fs::readlinkat(&fd, "", Vec::new()).at("read symlink", as_path(path))?;
+                let target = rustix::fs::readlinkat(fd, "", Vec::new()).at("read symlink", as_path(path))?;
                 self.sink.put(Item { path, metadata, attributes, body: Body::Symlink(target.as_bytes()) })
             }
             FileKind::Dir => {
                 self.sink.put(Item { path, metadata, attributes, body: Body::None })?;
-                self.directory(&fd, stat.st_dev, path, depth)
+                self.directory(fd, stat.st_dev, path, depth)
             }
             _ => self.sink.put(Item { path, metadata, attributes, body: Body::None }),
         }
@@ -112,7 +112,7 @@ impl Walker<'_> {
             };
             let path = join(path, &name);
             let stat = rustix::fs::fstat(&child).at("stat", as_path(&path))?;
-            self.file(child, &stat, &path, depth + 1)?;
+            self.file(&child, &stat, &path, depth + 1)?;
         }
         self.device = above;
         Ok(())

@@ -18,7 +18,7 @@ pub fn walk(tree: &Tree, path: &[u8], sink: &mut dyn Sink) -> Result<()> {
     tree.walk(&top, &mut |path, entry| {
         let metadata = entry.metadata;
         if metadata.links > 1 && !metadata.is_dir() {
-            let identity = tree.identity(entry)?;
+            let identity = entry.identity()?;
             if let Some(first) = links.get(&identity) {
                 let body = Body::HardLink(first);
                 return sink.put(Item { path, metadata, attributes: Attributes::new(), body }).map(|()| Walk::Continue);

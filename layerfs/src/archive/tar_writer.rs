@@ -166,13 +166,14 @@ fn zeros(out: &mut dyn Write, mut length: u64) -> Result<()> {
 /// The map of format 1.0: decimal lines, padded to a block. A segment of no bytes at the end tells the size to readers
 /// that look there, as GNU tar writes it.
 fn sparse_map(segments: &[(u64, u64)], size: u64) -> Vec<u8> {
+    use std::fmt::Write as _;
     let ends_in_hole = segments.last().is_none_or(|(offset, length)| offset + length < size);
     let mut map = format!("{}\n", segments.len() + usize::from(ends_in_hole));
     for (offset, length) in segments {
-        map += &format!("{offset}\n{length}\n");
+        let _ = writeln!(map, "{offset}\n{length}");
     }
     if ends_in_hole {
-        map += &format!("{size}\n0\n");
+        let _ = writeln!(map, "{size}\n0");
     }
     let mut map = map.into_bytes();
     map.resize(map.len().next_multiple_of(BLOCK as usize), 0);

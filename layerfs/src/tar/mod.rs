@@ -20,6 +20,11 @@ use fs_base::Error;
 pub(crate) use reader::stream_error;
 pub use reader::{Entry, EntryKind, Reader, Segment};
 
+/// Whether a block is a header whose checksum is right.
+pub(crate) fn is_header(block: &[u8; 512]) -> bool {
+    header::Header::parse(block, 0).is_ok_and(|header| header.is_some())
+}
+
 /// Bounds on what one layer may claim. Reported by name when one is passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {

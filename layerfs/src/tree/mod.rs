@@ -77,6 +77,25 @@ impl Entry {
     }
 }
 
+impl Entry {
+    /// Names that can differ between this directory of a lower tree and the same directory with an upper over it:
+    /// what the upper holds. `None` if everything can.
+    pub(crate) fn touched_names(&self, with_upper: &Entry) -> Result<Option<Vec<Vec<u8>>>> {
+        match with_upper.places.split_first() {
+            Some((Place::Upper(node), below)) if same_places(below, &self.places) => node.names().map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// What tells two names of one file (hard links) from two files.
+    pub(crate) fn identity(&self) -> Result<(Origin, u64, u64)> {
+        match &self.places[0] {
+            Place::Layer(_, nid) => Ok((self.origin, 0, nid.0)),
+            Place::Upper(node) => node.number().map(|(device, inode)| (self.origin, device, inode)),
+        }
+    }
+}
+
 /// What a [`Tree::walk`] does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Walk {
@@ -198,15 +217,6 @@ impl Tree {
         Ok(entries)
     }
 
-    /// Names that can differ between a directory of a lower tree and the same directory with an upper over it:
-    /// what the upper holds. `None` if everything can.
-    pub(crate) fn touched_names(&self, lower: &Entry, merged: &Entry) -> Result<Option<Vec<Vec<u8>>>> {
-        match merged.places.split_first() {
-            Some((Place::Upper(node), below)) if same_places(below, &lower.places) => node.names().map(Some),
-            _ => Ok(None),
-        }
-    }
-
     /// Whether two entries, each of its own tree, are the same file of the same layer, or directories merged from
     /// the same places, so that all below them is the same too.
     pub(crate) fn is_same_place(&self, entry: &Entry, other: &Tree, its: &Entry) -> bool {
@@ -273,14 +283,6 @@ impl Tree {
             }
         }
         Ok(())
-    }
-
-    /// What tells two names of one file (hard links) from two files.
-    pub(crate) fn identity(&self, entry: &Entry) -> Result<(Origin, u64, u64)> {
-        match &entry.places[0] {
-            Place::Layer(_, nid) => Ok((entry.origin, 0, nid.0)),
-            Place::Upper(node) => node.number().map(|(device, inode)| (entry.origin, device, inode)),
-        }
     }
 
     /// A symlink's target.

@@ -3,7 +3,9 @@
 //! The store knows no references: whoever removes a layer has made sure that nobody needs it. A layer's folder is
 //! made in `tmp/`, verified and synced there, and moved to its place in one step.
 
-use std::collections::HashMap;
+mod check;
+
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -12,6 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use fs_base::trash::Trash;
 use fs_base::{Class, Digest, Error, IoContext, LayerId, Result, durable, id};
+
+pub use check::{Finding, FindingKind};
 
 use crate::erofs::Index;
 use crate::ingest::{Built, IngestOptions, ingest, rebuild_index};
@@ -38,15 +42,22 @@ pub struct Layer {
     pub dir: PathBuf,
 }
 
-/// Something wrong with a layer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// The layer.
-    pub layer: LayerId,
-    /// What is wrong.
-    pub message: String,
-    /// What to do.
-    pub remedy: String,
+/// What a layer takes on the disk, in bytes that its file system has set aside for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// The tar.
+    pub data: u64,
+    /// The index.
+    pub index: u64,
+    /// The directory that it was unpacked to, if the `overlay` driver has needed one.
+    pub unpacked: u64,
+}
+
+impl Usage {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.data + self.index + self.unpacked
+    }
 }
 
 impl Store {
@@ -68,15 +79,13 @@ impl Store {
         self.root.join("layers").join(id.hex())
     }
 
-    /// Reads a layer in and publishes it. A layer that is there already stays as it is.
+    /// Reads a layer in and publishes it. A layer that is there already stays as it is, unless its bytes turn out not
+    /// to be those that just came in and were verified: then it is replaced.
     pub fn ingest(&self, input: &mut (dyn Read + Send), options: &IngestOptions<'_>) -> Result<Built> {
         let staging = self.tmp().join(id::random_hex::<16>()?);
         std::fs::create_dir(&staging).at("make directory", &staging)?;
         let result = ingest(input, &staging, options).and_then(|built| {
-            match durable::publish(&staging, &self.dir(&built.id)) {
-                Err(error) if error.class() == Class::Conflict => {}
-                other => other?,
-            }
+            self.publish(&staging, &built.id)?;
             Ok(built)
         });
         if staging.exists() {
@@ -84,6 +93,24 @@ impl Store {
             let _ = std::fs::remove_dir_all(&staging);
         }
         result
+    }
+
+    fn publish(&self, staging: &Path, id: &LayerId) -> Result<()> {
+        let dir = self.dir(id);
+        match durable::publish(staging, &dir) {
+            Err(error) if error.class() == Class::Conflict => {}
+            other => return other,
+        }
+        if same_bytes(&staging.join("data"), &dir.join("data")).unwrap_or(false) {
+            return Ok(());
+        }
+        tracing::warn!(layer = %id, "the stored layer is damaged; replacing it");
+        self.remove(id)?;
+        match durable::publish(staging, &dir) {
+            // Somebody else has just done the same.
+            Err(error) if error.class() == Class::Conflict => Ok(()),
+            other => other,
+        }
     }
 
     /// Opens a layer; holders share it.
@@ -168,53 +195,52 @@ impl Store {
         self.sweep()
     }
 
-    /// Verifies a layer: its files, and with `deep` every byte of the data against the diffID.
-    pub fn check(&self, id: &LayerId, deep: bool) -> Result<Vec<Finding>> {
-        let finding = |message: String| Finding {
-            layer: *id,
-            message,
-            remedy: "remove the images that use it and load or pull them again".to_owned(),
-        };
+    /// What a layer takes on the disk. A layer that is not there takes nothing.
+    pub fn usage(&self, id: &LayerId) -> Result<Usage> {
         let dir = self.dir(id);
-        let mut findings = Vec::new();
-        let data = match File::open(dir.join("data")) {
-            Ok(data) => data,
-            Err(error) => return Ok(vec![finding(format!("its data can't be opened: {error}"))]),
-        };
-        let size = data.metadata().at("stat", dir.join("data"))?.size();
-        match Index::open(&dir.join("index")) {
-            Err(error) => findings.push(finding(error.to_string())),
-            Ok(index) if u64::from(index.tar_blocks()) != size.div_ceil(512) => {
-                findings.push(finding(format!("its data has {size} bytes, and its index is for another size")));
-            }
-            Ok(index) => findings.extend(walk_index(&index).err().map(|error| finding(error.to_string()))),
-        }
-        if deep {
-            let found = crate::digest_of(&data)?;
-            if found != id.0 {
-                findings.push(finding(format!("its data has the digest {found}")));
-            }
-        }
-        Ok(findings)
+        Ok(Usage {
+            data: allocated(&dir.join("data"))?,
+            index: allocated(&dir.join("index"))?,
+            unpacked: allocated(&dir.join("fs"))?,
+        })
     }
 }
 
-/// Reads every inode of an index, so that damage in any of them is found.
-fn walk_index(index: &Index) -> Result<()> {
-    use crate::erofs::FileKind;
-    let (mut todo, mut seen) = (vec![index.root()], 0u64);
-    while let Some(nid) = todo.pop() {
-        seen += 1;
-        if seen > index.inodes().saturating_mul(64) {
-            return Err(Error::corrupt("the layer's index can't be used: its directories form a loop"));
+/// Bytes set aside for a file, or for a directory and all in it; a file with several names counts once.
+fn allocated(path: &Path) -> Result<u64> {
+    let (mut total, mut seen, mut todo) = (0, HashSet::new(), vec![path.to_owned()]);
+    while let Some(path) = todo.pop() {
+        let stat = match path.symlink_metadata() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            other => other.at("stat", &path)?,
+        };
+        if stat.is_dir() || stat.nlink() < 2 || seen.insert(stat.ino()) {
+            total += stat.blocks() * 512;
         }
-        index.xattrs(nid)?;
-        match index.inode(nid)?.kind {
-            FileKind::Dir => todo.extend(index.read_dir(nid)?.iter().map(|entry| entry.nid)),
-            FileKind::File => drop(index.extents(nid)?),
-            FileKind::Symlink => drop(index.read_link(nid)?),
-            _ => {}
+        if stat.is_dir() {
+            for entry in std::fs::read_dir(&path).at("read directory", &path)? {
+                todo.push(entry.at("read directory", &path)?.path());
+            }
         }
     }
-    Ok(())
+    Ok(total)
+}
+
+/// Whether two files hold the same bytes.
+fn same_bytes(a: &Path, b: &Path) -> Result<bool> {
+    let (mut left, mut right) = (File::open(a).at("open", a)?, File::open(b).at("open", b)?);
+    if left.metadata().at("stat", a)?.len() != right.metadata().at("stat", b)?.len() {
+        return Ok(false);
+    }
+    let (mut one, mut other) = (vec![0; 1 << 18], vec![0; 1 << 18]);
+    loop {
+        let got = left.read(&mut one).at("read", a)?;
+        right.read_exact(&mut other[..got]).at("read", b)?;
+        if one[..got] != other[..got] {
+            return Ok(false);
+        }
+        if got == 0 {
+            return Ok(true);
+        }
+    }
 }

@@ -1,0 +1,229 @@
+//! Verifying a layer.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use fs_base::{Error, IoContext, LayerId, Result, id};
+use sha2::{Digest as _, Sha256};
+
+use super::Store;
+use crate::erofs::{Extent, FileKind, Index, Source};
+use crate::ingest::rebuild_index;
+use crate::tar::{self, Limits};
+
+const GET_AGAIN: &str = "load or pull an image that has the layer: that replaces it";
+const BUILT_AGAIN: &str = "nothing: the index is built again from the data when the layer is next used";
+
+/// What kind of thing is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FindingKind {
+    /// A file of the layer is not there or can't be read.
+    Missing,
+    /// The index is damaged, or is not the index of this data.
+    Index,
+    /// The data is damaged.
+    Data,
+    /// There is a file that nobody knows.
+    Stray,
+}
+
+/// Something wrong with a layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The layer.
+    pub layer: LayerId,
+    /// What kind of thing is wrong.
+    pub kind: FindingKind,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl Store {
+    /// Verifies a layer. What is wrong with it is found, not failed on.
+    ///
+    /// Without `deep` its structure: that its files are there, that the index can be read to its last entry and is
+    /// one for data of this size, and that before each file's bytes there is a tar header. With `deep` every byte:
+    /// the data against the diffID, and the index against one made anew.
+    pub fn check(&self, id: &LayerId, deep: bool) -> Result<Vec<Finding>> {
+        self.check_with(id, deep, &mut |_| ())
+    }
+
+    /// Like [`Store::check`]; `progress` is told how many bytes have been read, now and then.
+    pub fn check_with(&self, id: &LayerId, deep: bool, progress: &mut dyn FnMut(u64)) -> Result<Vec<Finding>> {
+        let mut check = Check { id: *id, findings: Vec::new() };
+        let dir = self.dir(id);
+        check.stray(&dir)?;
+        let Some(data) = check.open(&dir.join("data")) else { return Ok(check.findings) };
+        let index = match Index::open(&dir.join("index")) {
+            Ok(index) => Some(index),
+            Err(error) => {
+                check.add(FindingKind::Index, error.to_string(), BUILT_AGAIN);
+                None
+            }
+        };
+        if let Some(index) = &index {
+            check.structure(index, &data)?;
+        }
+        if deep && check.digest(&data, progress) && index.is_some() {
+            check.index_again(self, &data, &dir.join("index"))?;
+        }
+        Ok(check.findings)
+    }
+}
+
+struct Check {
+    id: LayerId,
+    findings: Vec<Finding>,
+}
+
+impl Check {
+    fn add(&mut self, kind: FindingKind, message: impl Into<String>, remedy: &str) {
+        self.findings.push(Finding { layer: self.id, kind, message: message.into(), remedy: remedy.to_owned() });
+    }
+
+    fn open(&mut self, path: &Path) -> Option<File> {
+        match File::open(path) {
+            Ok(file) => Some(file),
+            Err(error) => {
+                self.add(FindingKind::Missing, Error::io("open", path, error).to_string(), GET_AGAIN);
+                None
+            }
+        }
+    }
+
+    fn stray(&mut self, dir: &Path) -> Result<()> {
+        let entries = match std::fs::read_dir(dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            other => other.at("read directory", dir)?,
+        };
+        for entry in entries {
+            let path = entry.at("read directory", dir)?.path();
+            if !["data", "index", "fs"].iter().any(|name| path.ends_with(name)) {
+                let message = format!("{} is no file of a layer", path.display());
+                self.add(FindingKind::Stray, message, "look at it, and remove it");
+            }
+        }
+        Ok(())
+    }
+
+    fn structure(&mut self, index: &Index, data: &File) -> Result<()> {
+        let size = data.metadata().at("stat", "layer data")?.len();
+        let want = u64::from(index.tar_blocks());
+        if want != size.div_ceil(512) {
+            self.add(FindingKind::Data, format!("its data has {size} bytes, and its index is for {}", want * 512), GET_AGAIN);
+            return Ok(());
+        }
+        match walk_index(index, data) {
+            Ok(None) => {}
+            Ok(Some(offset)) => {
+                let message = format!("its data is damaged: there is no tar header at {offset}");
+                self.add(FindingKind::Data, message, GET_AGAIN);
+            }
+            Err(error) => self.add(FindingKind::Index, error.to_string(), BUILT_AGAIN),
+        }
+        Ok(())
+    }
+
+    /// Whether the data is what the layer's name says.
+    fn digest(&mut self, data: &File, progress: &mut dyn FnMut(u64)) -> bool {
+        let (mut hasher, mut buffer, mut offset) = (Sha256::new(), vec![0; 1 << 18], 0);
+        loop {
+            match data.read_at(&mut buffer, offset) {
+                Ok(0) => break,
+                Ok(got) => {
+                    hasher.update(&buffer[..got]);
+                    offset += got as u64;
+                    if offset % (16 << 20) < got as u64 {
+                        progress(offset);
+                    }
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    let message = format!("its data can't be read at {offset}: {error}");
+                    self.add(FindingKind::Data, message, GET_AGAIN);
+                    return false;
+                }
+            }
+        }
+        progress(offset);
+        let found = LayerId(fs_base::Digest::from_bytes(hasher.finalize().into()));
+        if found != self.id {
+            self.add(FindingKind::Data, format!("its data has the digest {found}"), GET_AGAIN);
+        }
+        found == self.id
+    }
+
+    fn index_again(&mut self, store: &Store, data: &File, path: &Path) -> Result<()> {
+        use std::io::Seek;
+        let fresh = store.tmp().join(id::random_hex::<16>()?);
+        let mut data = data;
+        data.rewind().at("read", "layer data")?;
+        let same = rebuild_index(data, &fresh, Limits::default()).and_then(|_| super::same_bytes(&fresh, path));
+        let removed = std::fs::remove_file(&fresh);
+        match same {
+            Ok(true) => removed.at("remove", &fresh),
+            Ok(false) => {
+                let remedy = format!("remove {}: it is built again from the data when the layer is next used", path.display());
+                self.add(FindingKind::Index, "its index is not the index of its data", &remedy);
+                Ok(())
+            }
+            Err(error) => {
+                self.add(FindingKind::Index, format!("no index can be made of its data: {error}"), GET_AGAIN);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Reads every inode of an index, so that damage in any of them is found. Returns where in the tar a file's header
+/// should be and is not.
+fn walk_index(index: &Index, data: &File) -> Result<Option<u64>> {
+    let (mut todo, mut seen, mut directories) = (vec![index.root()], HashSet::new(), HashSet::from([index.root()]));
+    while let Some(nid) = todo.pop() {
+        if !seen.insert(nid) {
+            continue;
+        }
+        index.xattrs(nid)?;
+        match index.inode(nid)?.kind {
+            FileKind::Dir => {
+                let mut last: &[u8] = b"";
+                for entry in index.read_dir(nid)? {
+                    if entry.name <= last {
+                        return Err(Error::corrupt("the layer's index can't be used: a directory is not in order"));
+                    }
+                    last = entry.name;
+                    if index.inode(entry.nid)?.kind == FileKind::Dir && !directories.insert(entry.nid) {
+                        return Err(Error::corrupt("the layer's index can't be used: a directory has two names"));
+                    }
+                    todo.push(entry.nid);
+                }
+            }
+            FileKind::File => {
+                if let Some(lost) = lost_header(&index.extents(nid)?, data)? {
+                    return Ok(Some(lost));
+                }
+            }
+            FileKind::Symlink => drop(index.read_link(nid)?),
+            _ => {}
+        }
+    }
+    if seen.len() as u64 != index.inodes() {
+        return Err(Error::corrupt("the layer's index can't be used: it does not have as many files as it says"));
+    }
+    Ok(None)
+}
+
+/// A file that lies in the tar in one piece has its header right before it. A block of a sparse map may stand
+/// between: digits, spaces and zeros, but never only zeros, which is what a lost write leaves.
+fn lost_header(extents: &[Extent], data: &File) -> Result<Option<u64>> {
+    let [Extent { file_offset: 0, source: Source::Data(at), .. }] = extents else { return Ok(None) };
+    let Some(offset) = at.checked_sub(512) else { return Ok(None) };
+    let mut block = [0; 512];
+    data.read_exact_at(&mut block, offset).at("read", "layer data")?;
+    let is_map = block.iter().all(|b| matches!(b, 0 | b'\n' | b' ' | b'0'..=b'9')) && block.iter().any(|&b| b != 0);
+    Ok((!is_map && !tar::is_header(&block)).then_some(offset))
+}
