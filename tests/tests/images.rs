@@ -265,7 +265,7 @@ fn a_bomb_stops_at_the_configured_limit() {
     let file = put(&daemon, "bomb.tar", &archive(&[("a.tar", &bomb())]));
     let answer: Value = serde_json::from_str(&ok(&daemon.curl(&["-T", &file, "-X", "POST", "http://d/images/load"]))).unwrap();
     let (message, hint) = (answer["message"].as_str().unwrap(), answer["hint"].as_str().unwrap());
-    assert!(message.contains("50000000 bytes") && hint.contains("bytes"), "{answer}");
+    assert!(message.contains("limit `bytes`: more than 50000000 bytes") && hint.contains("`limits`"), "{answer}");
     store_is_empty(&daemon);
 }
 
