@@ -423,3 +423,49 @@ fn no_damage_to_an_index_makes_the_reader_panic() {
         }
     }
 }
+
+/// The Debian tree that the system tests make: `FSD_TEST_IMAGES` is its tar, or a folder with `debian.tar` in it.
+fn debian() -> Option<std::path::PathBuf> {
+    let given = std::env::var_os("FSD_TEST_IMAGES").map(std::path::PathBuf::from);
+    let path = given.map(|path| if path.is_dir() { path.join("debian.tar") } else { path });
+    match path {
+        Some(path) if path.is_file() => Some(path),
+        Some(path) => {
+            println!("SKIPPED: images: {} is not there", path.display());
+            None
+        }
+        None => {
+            println!(
+                "SKIPPED: images: FSD_TEST_IMAGES names no Debian tree (`mmdebstrap --variant=minbase bookworm debian.tar`)"
+            );
+            None
+        }
+    }
+}
+
+#[test]
+fn a_debian_tree_is_what_gnu_tar_unpacks_and_what_the_kernel_mounts() {
+    let Some(tar) = debian() else { return };
+    if !is_root() {
+        println!("SKIPPED: root: device nodes and owners can't be made without it");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let layer = dir.path().join("layer");
+    std::fs::create_dir(&layer).unwrap();
+    let built = ingest(&mut std::fs::File::open(&tar).unwrap(), &layer, &IngestOptions::default()).unwrap();
+    let unpack = "mkdir out; tar -C out --numeric-owner --same-owner --xattrs --xattrs-include='*' -xpf";
+    sh(dir.path(), &format!("{unpack} '{}'", tar.display()));
+    let data = std::fs::read(layer.join("data")).unwrap();
+    let mut ours = list_index(&Index::open(&layer.join("index")).unwrap(), &data);
+    assert!(ours.len() > 5000, "{} files", ours.len());
+    assert_same("the kernel", &ours, &kernel(&layer, "debian"));
+    let mut theirs = list_folder(&dir.path().join("out"));
+    drop_directory_links(&mut ours);
+    drop_directory_links(&mut theirs);
+    assert_same("GNU tar", &ours, &theirs);
+    let again = dir.path().join("again");
+    layerfs::ingest::rebuild_index(&built.id, &std::fs::File::open(layer.join("data")).unwrap(), &again, Limits::default())
+        .unwrap();
+    assert!(std::fs::read(layer.join("index")).unwrap() == std::fs::read(again).unwrap(), "an index built again is the same");
+}
