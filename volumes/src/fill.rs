@@ -34,7 +34,7 @@ impl Filling {
         let dir = unfinished(&places.staging);
         std::fs::DirBuilder::new().mode(0o700).create(&dir).at("make directory", &dir)?;
         let filling = Filling { places, trash, _lock: lock };
-        copy_attributes(&filling.places.data, &dir)?;
+        Attributes::of(&filling.places.data)?.give_to(&dir)?;
         Ok(Some(filling))
     }
 
@@ -48,7 +48,7 @@ impl Filling {
         let dir = self.dir();
         if is_empty(&dir)? {
             // Nothing that could be half there: spare the sync of a whole file system.
-            copy_attributes(&dir, &self.places.data)?;
+            Attributes::of(&dir)?.give_to(&self.places.data)?;
             return durable::sync_dir(&self.places.data);
         }
         durable::sync_file_system(&dir)?;
@@ -81,6 +81,8 @@ fn is_empty(dir: &Path) -> Result<bool> {
 
 fn finish(places: &FillPlaces, trash: &Trash) -> Result<()> {
     let FillPlaces { data, staging } = places;
+    // Before the moves, which change the directory's time. (After a crash between them it is the crash's time.)
+    let attributes = Attributes::of(staging)?;
     for entry in std::fs::read_dir(staging).at("read directory", staging)? {
         let name = entry.at("read directory", staging)?.file_name();
         match durable::rename_new(&staging.join(&name), &data.join(&name)) {
@@ -90,25 +92,38 @@ fn finish(places: &FillPlaces, trash: &Trash) -> Result<()> {
             Err(error) => return Err(error),
         }
     }
-    copy_attributes(staging, data)?;
+    attributes.give_to(data)?;
     durable::sync_dir(data)?;
     discard(staging, trash)
 }
 
-/// Gives `to` the owner, mode, attributes and times of `from`.
-fn copy_attributes(from: &Path, to: &Path) -> Result<()> {
-    let (have, want) = (to.metadata().at("stat", to)?, from.metadata().at("stat", from)?);
-    if (have.uid(), have.gid()) != (want.uid(), want.gid()) {
-        std::os::unix::fs::chown(to, Some(want.uid()), Some(want.gid())).at("set owner of", to)?;
+/// Owner, mode, extended attributes and times of a directory.
+struct Attributes {
+    metadata: std::fs::Metadata,
+    extended: Vec<(OsString, Vec<u8>)>,
+}
+
+impl Attributes {
+    fn of(dir: &Path) -> Result<Attributes> {
+        let extended = xattr::list(fs_base::sys::mount::open_dir(dir)?)?;
+        Ok(Attributes { metadata: dir.metadata().at("stat", dir)?, extended })
     }
-    std::fs::set_permissions(to, std::fs::Permissions::from_mode(want.mode() & 0o7777)).at("set mode of", to)?;
-    let (source, target) = (fs_base::sys::mount::open_dir(from)?, fs_base::sys::mount::open_dir(to)?);
-    for (name, value) in xattr::list(&source)? {
-        xattr::set(&target, &name, &value)?;
+
+    fn give_to(&self, dir: &Path) -> Result<()> {
+        let (have, want) = (dir.metadata().at("stat", dir)?, &self.metadata);
+        if (have.uid(), have.gid()) != (want.uid(), want.gid()) {
+            std::os::unix::fs::chown(dir, Some(want.uid()), Some(want.gid())).at("set owner of", dir)?;
+        }
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(want.mode() & 0o7777)).at("set mode of", dir)?;
+        let fd = fs_base::sys::mount::open_dir(dir)?;
+        for (name, value) in &self.extended {
+            xattr::set(&fd, name, value)?;
+        }
+        let times = std::fs::FileTimes::new()
+            .set_accessed(want.accessed().at("stat", dir)?)
+            .set_modified(want.modified().at("stat", dir)?);
+        std::fs::File::open(dir).and_then(|dir| dir.set_times(times)).at("set times of", dir)
     }
-    let times =
-        std::fs::FileTimes::new().set_accessed(want.accessed().at("stat", from)?).set_modified(want.modified().at("stat", from)?);
-    std::fs::File::open(to).and_then(|dir| dir.set_times(times)).at("set times of", to)
 }
 
 /// Out of sight by a rename where the trash is on the same file system, else removed on the spot.
