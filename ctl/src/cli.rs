@@ -22,7 +22,7 @@ use crate::cmd::volume::Volume;
 
 /// Images, containers and volumes of a storage daemon
 #[derive(Debug, Parser)]
-#[command(name = "ctl", version, disable_help_flag = true, disable_version_flag = true, infer_long_args = false)]
+#[command(name = "ctl", version, disable_help_flag = true, disable_version_flag = true, args_override_self = true)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 /// A path with its query under way.
@@ -83,7 +83,10 @@ impl Filters {
         let mut filters = Filters::default();
         for filter in given.iter().filter(|filter| !filter.is_empty()) {
             let Some((key, value)) = filter.split_once('=') else {
-                bail!("invalid argument \"{filter}\" for \"-f, --filter\" flag: bad format of filter (expected name=value)");
+                let text = format!(
+                    "invalid argument \"{filter}\" for \"-f, --filter\" flag: invalid filter '{filter}': expected name=value"
+                );
+                return Err(crate::failure::Exit::with(125, text));
             };
             filters.add(key.trim().to_lowercase(), value.trim());
         }

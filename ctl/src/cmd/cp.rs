@@ -135,7 +135,7 @@ impl Remote<'_> {
             }
         }
         if dest != "-" {
-            let parent = split(dest).0;
+            let parent = split(&std::path::absolute(dest)?.display().to_string()).0;
             if !Path::new(dest).exists() && !Path::new(&parent).is_dir() {
                 bail!("invalid output path: directory {parent:?} does not exist");
             }

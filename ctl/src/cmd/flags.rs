@@ -231,6 +231,9 @@ impl CreateFlags {
 
     /// The body of `POST /containers/create`.
     pub fn body(&self, image: &str, command: &[String], attach: Attach) -> Result<Value> {
+        if self.rm && self.restart.as_deref().is_some_and(|policy| !matches!(policy, "" | "no")) {
+            bail!("conflicting options: cannot specify both --restart and --rm");
+        }
         let current = std::env::current_dir()?;
         let binds = self.binds(&current)?;
         let mut config = json!({

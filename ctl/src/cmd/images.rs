@@ -152,7 +152,11 @@ impl Tag {
         }
         if target.name.is_empty() || target.tag == Some("") || target.name.chars().any(|c| c.is_uppercase() || c.is_whitespace())
         {
-            let why = if target.name.chars().any(char::is_uppercase) { ": repository name must be lowercase" } else { "" };
+            let why = if target.name.chars().any(char::is_uppercase) {
+                format!(": repository name ({}) must be lowercase", target.canonical_name().trim_start_matches("docker.io/"))
+            } else {
+                String::new()
+            };
             bail!("Error parsing reference: {:?} is not a valid repository/tag: invalid reference format{why}", self.target);
         }
         let path = Query::new(format!("/images/{}/tag", escape_name(&self.source)))

@@ -122,7 +122,9 @@ impl Rename {
             bail!("Error: Neither old nor new names may be empty");
         }
         let path = Query::new(format!("/containers/{}/rename", escape(&self.container))).with("name", &self.new_name);
-        client.post(&path.build(), None).await.map(drop)
+        client.post(&path.build(), None).await.map(drop).map_err(|error| {
+            crate::failure::Exit::with(1, format!("{error:#}\nError: failed to rename container named {}", self.container))
+        })
     }
 }
 
@@ -228,7 +230,7 @@ impl Port {
             }
         }
         if let (Some(_), true, Some(port)) = (&wanted, lines.is_empty(), &self.port) {
-            bail!("no public port '{port}' published for {}", self.container);
+            bail!("Error: No public port '{port}' published for {}", self.container);
         }
         lines.sort();
         lines.iter().for_each(out::line);

@@ -39,7 +39,7 @@ impl Run {
     /// Does it; the exit code is the container's.
     pub async fn run(self, client: &Client) -> Result<()> {
         let prepared = self.prepare();
-        let (attach, wiring) = prepared.map_err(|error| explain("run", 125, &error))?;
+        let (attach, wiring) = prepared.map_err(|error| if error.is::<Exit>() { error } else { explain("run", 125, &error) })?;
         let id = create(client, &self.flags, &self.words, attach).await.map_err(|error| explain("run", 125, &error))?;
         if self.detach {
             out::line(&id);
@@ -55,7 +55,7 @@ impl Run {
     fn prepare(&self) -> Result<(Attach, Wiring)> {
         let attach = if self.detach { Attach::default() } else { self.flags.streams()? };
         if attach.stdin && self.flags.tty && !crate::client::stream::stdin_is_terminal() {
-            anyhow::bail!("the input device is not a TTY");
+            return Err(Exit::with(1, "the input device is not a TTY"));
         }
         Ok((attach, wiring(attach, self.flags.tty, self.detach_keys.as_deref())?))
     }

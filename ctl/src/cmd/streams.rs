@@ -103,9 +103,9 @@ impl Attach {
         let container = client.get(&format!("/containers/{}/json", escape(&self.container))).await?;
         let state = &container["State"];
         match () {
-            () if state["Running"] != true => bail!("cannot attach to a stopped container, start it first"),
-            () if state["Paused"] == true => bail!("cannot attach to a paused container, unpause it first"),
-            () if state["Restarting"] == true => bail!("cannot attach to a restarting container, wait until it is running"),
+            () if state["Running"] != true => bail!("You cannot attach to a stopped container, start it first"),
+            () if state["Paused"] == true => bail!("You cannot attach to a paused container, unpause it first"),
+            () if state["Restarting"] == true => bail!("You cannot attach to a restarting container, wait until it is running"),
             () => {}
         }
         let config = &container["Config"];

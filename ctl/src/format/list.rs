@@ -48,7 +48,7 @@ pub fn render(columns: &Columns, rows: &[Value], style: Style<'_>) -> Result<Str
     let format = style.format.filter(|format| !format.is_empty() && *format != "table");
     let quiet_format = format!("{{{{.{}}}}}", columns.quiet);
     let (table, template) = match format {
-        Some("json") => return lines_of_json(rows),
+        Some("json" | "{{json .}}") => return lines_of_json(rows),
         Some(format) if format.starts_with("table ") => (true, format.trim_start_matches("table ").trim()),
         Some(format) => (false, format),
         None if style.quiet => (false, quiet_format.as_str()),
@@ -76,7 +76,9 @@ fn lines_of_json(rows: &[Value]) -> Result<String> {
         if let Some(fields) = row.as_object_mut() {
             fields.shift_remove("LabelMap");
         }
-        text.push_str(&serde_json::to_string(&row)?);
+        // Go escapes these in what marshals itself, as its rows do.
+        let json = serde_json::to_string(&row)?;
+        text.push_str(&json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026"));
         text.push('\n');
     }
     Ok(text)

@@ -30,6 +30,7 @@ const OPEN_MAPS: &[&str] = &[
 
 /// A parsed template.
 pub struct Format {
+    source: String,
     template: Template,
     plain: Vec<String>,
 }
@@ -41,20 +42,21 @@ impl Format {
     /// Parses; `header` gives functions that leave column titles as they are.
     pub fn parse(text: &str, header: bool) -> Result<Format> {
         let text = text.replace("\\t", "\t").replace("\\n", "\n").replace(".Label \"", "label . \"");
+        let source = text.clone();
         let (text, plain) = if header { (text, Vec::new()) } else { lift_json(&text) };
         let mut template = Template::default();
         let functions: &[(&str, Func)] = if header { &HEADER_FUNCTIONS } else { &FUNCTIONS };
         for (name, function) in functions {
             template.add_func(name, *function);
         }
-        template.parse(text).map_err(|error| anyhow!("template parsing error: {error}"))?;
-        Ok(Format { template, plain })
+        template.parse(text).map_err(|error| anyhow!("template parsing error: template: {error}"))?;
+        Ok(Format { source, template, plain })
     }
 
     /// Fills in a value.
     pub fn render(&self, value: &Value) -> Result<String> {
         let context = Context::from(to_go(value, true));
-        let mut text = self.template.render(&context).map_err(|error| anyhow!("template parsing error: {error}"))?;
+        let mut text = self.template.render(&context).map_err(|error| self.explain(&error.to_string()))?;
         for (number, path) in self.plain.iter().enumerate() {
             let marker = format!("{MARK}{number}{MARK}");
             if text.contains(&marker) {
@@ -62,6 +64,21 @@ impl Format {
             }
         }
         Ok(text)
+    }
+}
+
+impl Format {
+    /// A template's failure in Go's words, where it is a field that isn't there; the engine's own shows the whole value.
+    fn explain(&self, error: &str) -> anyhow::Error {
+        let missing = error.split_once("no field `").and_then(|(_, rest)| rest.split_once('`')).map(|(field, _)| field);
+        match missing {
+            Some(field) => {
+                let column = self.source.find(&format!(".{field}")).unwrap_or(0);
+                let at = format!("template: :1:{column}: executing \"\" at <.{field}>");
+                anyhow!("template parsing error: {at}: map has no entry for key {field:?}")
+            }
+            None => anyhow!("template parsing error: template: {}", error.lines().next().unwrap_or_default()),
+        }
     }
 }
 
