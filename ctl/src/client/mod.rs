@@ -8,6 +8,7 @@ pub mod hijack;
 pub mod query;
 pub mod stream;
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -124,13 +125,12 @@ pub async fn checked(response: Response<Incoming>) -> Result<Response<Incoming>>
         return Ok(response);
     }
     let bytes = response.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-    let refused = match serde_json::from_slice::<fsd_api::ErrorBody>(&bytes) {
-        Ok(body) => Refused { status: status.as_u16(), message: body.message.trim_end().to_owned(), hint: body.hint },
-        Err(_) => {
-            let text = String::from_utf8_lossy(&bytes).trim().to_owned();
-            let message = if text.is_empty() { status.to_string() } else { text };
-            Refused { status: status.as_u16(), message, hint: None }
-        }
+    let refused = if let Ok(body) = serde_json::from_slice::<fsd_api::ErrorBody>(&bytes) {
+        Refused { status: status.as_u16(), message: body.message.trim_end().to_owned(), hint: body.hint }
+    } else {
+        let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+        let message = if text.is_empty() { status.to_string() } else { text };
+        Refused { status: status.as_u16(), message, hint: None }
     };
     Err(refused.into())
 }
@@ -141,10 +141,11 @@ fn no_daemon(socket: &Path, error: &std::io::Error) -> anyhow::Error {
     if error.kind() == std::io::ErrorKind::PermissionDenied {
         text.push_str("\nhint: the socket belongs to root and the group fsd: run this as root, or join that group");
     } else {
-        text.push_str(&format!(
+        let _ = write!(
+            text,
             "\nhint: is it running? Start it with `systemctl start fsd`, or by hand with \
              `fsd --root DIR --run DIR -H unix://{shown}`; say which daemon with -H or FSD_HOST"
-        ));
+        );
     }
     Exit::with(1, text)
 }

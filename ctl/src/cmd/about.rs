@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::Args;
 use fsd_api::{Info as OwnInfo, ProbeAnswer};
 use serde_json::{Value, json};
+use std::fmt::Write as _;
 
 use crate::client::Client;
 use crate::failure::status_of;
@@ -61,10 +62,10 @@ fn server_version(server: &Value) -> String {
     let platform = text(&server["Platform"], "Name");
     let mut out = format!("\nServer:{}\n", if platform.is_empty() { String::new() } else { format!(" {platform}") });
     for component in list(server, "Components") {
-        out.push_str(&format!(" {}:\n", text(component, "Name")));
+        let _ = writeln!(out, " {}:", text(component, "Name"));
         let details = &component["Details"];
         let version = text(component, "Version");
-        out.push_str(&format!("  {:<17}{version}\n", "Version:"));
+        let _ = writeln!(out, "  {:<17}{version}", "Version:");
         if text(component, "Name") == "Engine" {
             let api = format!("{} (minimum version {})", text(details, "ApiVersion"), text(details, "MinAPIVersion"));
             let os = format!("{}/{}", text(details, "Os"), text(details, "Arch"));
@@ -77,12 +78,12 @@ fn server_version(server: &Value) -> String {
                 ("Experimental:", text(details, "Experimental")),
             ];
             for (name, value) in rows.into_iter().filter(|(_, value)| !value.is_empty()) {
-                out.push_str(&format!("  {name:<17}{value}\n"));
+                let _ = writeln!(out, "  {name:<17}{value}");
             }
             continue;
         }
         for (name, value) in details.as_object().into_iter().flatten() {
-            out.push_str(&format!("  {:<17}{}\n", format!("{name}:"), value.as_str().unwrap_or_default()));
+            let _ = writeln!(out, "  {:<17}{}", format!("{name}:"), value.as_str().unwrap_or_default());
         }
     }
     out
@@ -137,7 +138,7 @@ struct Page {
 
 impl Page {
     fn line(&mut self, indent: usize, line: &str) {
-        self.text.push_str(&format!("{}{line}\n", " ".repeat(indent)));
+        let _ = writeln!(self.text, "{}{line}", " ".repeat(indent));
     }
 
     fn field(&mut self, indent: usize, name: &str, value: &str) {
@@ -196,7 +197,9 @@ fn server(page: &mut Page, info: &Value) {
     let all: Vec<&str> = registries.into_iter().chain(ranges).collect();
     if !all.is_empty() {
         page.line(1, "Insecure Registries:");
-        all.iter().for_each(|registry| page.line(2, registry));
+        for registry in all {
+            page.line(2, registry);
+        }
     }
     page.field(1, "Live Restore Enabled", if info["LiveRestoreEnabled"] == true { "true" } else { "false" });
 }

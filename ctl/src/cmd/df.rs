@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
+use std::fmt::Write as _;
 
 use super::{images, ps, volume};
 use crate::client::Client;
@@ -158,9 +159,9 @@ impl Sections {
         volumes.table = "{{.Name}}\t{{.Links}}\t{{.Size}}";
         let style = Style::default();
         let mut text = format!("Images space usage:\n\n{}", render(&images, &self.images, style)?);
-        text.push_str(&format!("\nContainers space usage:\n\n{}", render(&containers, &self.containers, style)?));
-        text.push_str(&format!("\nLocal Volumes space usage:\n\n{}", render(&volumes, &self.volumes, style)?));
-        text.push_str(&format!("\nBuild cache usage: {}\n\n{}", size(builder as f64), render(&CACHE, &[], style)?));
+        let _ = write!(text, "\nContainers space usage:\n\n{}", render(&containers, &self.containers, style)?);
+        let _ = write!(text, "\nLocal Volumes space usage:\n\n{}", render(&volumes, &self.volumes, style)?);
+        let _ = write!(text, "\nBuild cache usage: {}\n\n{}", size(builder as f64), render(&CACHE, &[], style)?);
         out::bytes(text.as_bytes());
         Ok(())
     }

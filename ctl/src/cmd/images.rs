@@ -1,5 +1,6 @@
 //! `images`, `tag`, `rmi`, `history`, `push`, `search`: images by name.
 
+use std::fmt::Write as _;
 use std::io::Write;
 
 use anyhow::{Result, bail};
@@ -328,8 +329,8 @@ pub async fn prune_images(client: &Client, all: bool, given: &[String]) -> Resul
     let mut report = String::new();
     for line in list(&answer, "ImagesDeleted") {
         match line["Untagged"].as_str().filter(|name| !name.is_empty()) {
-            Some(name) => report.push_str(&format!("untagged: {name}\n")),
-            None => report.push_str(&format!("deleted: {}\n", text(line, "Deleted"))),
+            Some(name) => drop(writeln!(report, "untagged: {name}")),
+            None => drop(writeln!(report, "deleted: {}", text(line, "Deleted"))),
         }
     }
     if !report.is_empty() {

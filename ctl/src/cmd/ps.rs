@@ -170,7 +170,8 @@ fn mount_names(mounts: &[Value], short: bool) -> String {
 pub fn ports(given: &[Value]) -> String {
     let mut sorted: Vec<&Value> = given.iter().collect();
     sorted.sort_by_key(|port| (number(port, "PrivatePort"), text(port, "IP"), number(port, "PublicPort"), text(port, "Type")));
-    let (mut groups, mut done, mut mapped): (Vec<(String, i64, i64)>, Vec<String>, Vec<String>) = Default::default();
+    let (mut done, mut mapped) = (Vec::new(), Vec::new());
+    let mut groups: Vec<(String, i64, i64)> = Vec::new();
     for port in sorted {
         let (ip, private, public, kind) =
             (text(port, "IP"), number(port, "PrivatePort"), number(port, "PublicPort"), text(port, "Type"));

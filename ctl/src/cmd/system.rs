@@ -6,6 +6,7 @@ use fsd_api::CheckEvent;
 use hyper::Method;
 use jiff::Zoned;
 use serde_json::Value;
+use std::fmt::Write as _;
 
 use super::images::{PruneFlags, prune_images};
 use super::volume::prune_volumes;
@@ -117,7 +118,9 @@ impl Prune {
         let mut text = format!("WARNING! This will remove:\n{}\n", lines.join("\n"));
         if !self.common.filter.is_empty() {
             text.push_str("\n  Items to be pruned will be filtered with:\n");
-            self.common.filter.iter().for_each(|filter| text.push_str(&format!("  - {}\n", filter.replacen('=', "=", 1))));
+            for filter in &self.common.filter {
+                let _ = writeln!(text, "  - {filter}");
+            }
         }
         text
     }
@@ -255,7 +258,7 @@ fn event_line(event: &Value) -> String {
         .unwrap_or_default();
     attributes.sort();
     if !attributes.is_empty() {
-        line.push_str(&format!(" ({})", attributes.join(", ")));
+        let _ = write!(line, " ({})", attributes.join(", "));
     }
     line
 }

@@ -59,7 +59,7 @@ pub fn split(path: &str) -> (String, String) {
 fn bare(mut path: &str) -> &str {
     loop {
         let shorter = path.trim_end_matches('/');
-        let shorter = if shorter.ends_with("/.") { &shorter[..shorter.len() - 2] } else { shorter };
+        let shorter = shorter.strip_suffix("/.").unwrap_or(shorter);
         if shorter == path {
             return path;
         }

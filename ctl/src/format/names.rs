@@ -1,5 +1,7 @@
 //! Names and ids, shortened as Docker does.
 
+use std::fmt::Write as _;
+
 /// `sha256:` off, the first twelve digits.
 pub fn short_id(id: &str) -> &str {
     let bare = id.split_once(':').map_or(id, |(_, hex)| hex);
@@ -62,7 +64,7 @@ pub fn quote(text: &str) -> String {
             '\n' => quoted.push_str("\\n"),
             '\t' => quoted.push_str("\\t"),
             '\r' => quoted.push_str("\\r"),
-            c if c.is_control() => quoted.push_str(&format!("\\x{:02x}", c as u32)),
+            c if c.is_control() => drop(write!(quoted, "\\x{:02x}", c as u32)),
             c => quoted.push(c),
         }
     }

@@ -1,6 +1,7 @@
 //! Go templates over JSON, with Docker's functions.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 
 use anyhow::{Result, anyhow};
 use gtmpl_ng::{Context, Func, FuncError, Template, Value as Go};
@@ -97,7 +98,7 @@ fn lift_json(text: &str) -> (String, Vec<String>) {
             .map(str::trim)
             .filter(|path| path.starts_with('.') && path.chars().all(|c| c.is_ascii_alphanumeric() || c == '.' || c == '_'));
         if let Some(path) = path {
-            out.push_str(&format!("{MARK}{}{MARK}", paths.len()));
+            let _ = write!(out, "{MARK}{}{MARK}", paths.len());
             paths.push(path.to_owned());
         } else {
             out.push_str(&rest[start..start + length + 2]);
