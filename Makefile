@@ -1,7 +1,7 @@
 # Everything a person does with this tree. `make help` lists it.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint images install uninstall clean
+.PHONY: help demo test lint bench images install uninstall clean
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -23,6 +23,12 @@ test: ## packages, build, all tests
 	@scripts/make-images $(IMAGES)
 	cargo build --workspace --bins
 	cargo test --workspace
+
+bench: ## measure beside docker.io, on the image that scripts/make-bench-image makes
+	@scripts/packages $(TEST_PACKAGES) dockerd=docker.io pip=python3-pip npm=npm
+	cargo build --release --workspace --bins
+	@scripts/make-bench-image $(IMAGES)
+	target/release/load $(IMAGES)/bench.tar bench:1
 
 images: ## make the real images that tests and demo use
 	@scripts/packages $(PACKAGES)

@@ -1,1 +1,1 @@
-//! benches
+//! Measurements beside the peers; each is a program in `src/bin`.
