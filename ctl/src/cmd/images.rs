@@ -33,12 +33,11 @@ pub const COLUMNS: Columns = Columns {
         ("SharedSize", "SHARED SIZE"),
         ("UniqueSize", "UNIQUE SIZE"),
     ],
-    table: "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{if .CreatedSince }}{{.CreatedSince}}{{else}}N/A{{end}}\t{{.Size}}",
+    table: "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}",
     quiet: "ID",
 };
 
-const WITH_DIGEST: &str =
-    "{{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{if .CreatedSince }}{{.CreatedSince}}{{else}}N/A{{end}}\t{{.Size}}";
+const WITH_DIGEST: &str = "{{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}";
 
 /// List images
 #[derive(Debug, Args)]
@@ -123,7 +122,7 @@ pub fn image_row(image: &Value, short: bool, repository: &str, tag: &str, digest
         ("Repository", repository.into()),
         ("Tag", tag.into()),
         ("Digest", digest.into()),
-        ("CreatedSince", if created == 0 { String::new() } else { time::ago(created) }.into()),
+        ("CreatedSince", time::ago(created).into()),
         ("CreatedAt", time::local(created).into()),
         ("Size", units::size3(size as f64).into()),
         ("Containers", known(containers, containers.to_string()).into()),

@@ -3,4 +3,5 @@
 pub mod pack;
 pub mod pipe;
 pub mod plan;
+pub mod sparse;
 pub mod unpack;

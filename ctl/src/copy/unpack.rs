@@ -13,6 +13,8 @@ use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
 use tar::{Entry, EntryType};
 
+use super::sparse;
+
 /// How to unpack.
 #[derive(Debug, Clone)]
 pub struct Unpack {
@@ -46,9 +48,13 @@ impl Unpack {
         let mut archive = tar::Archive::new(input);
         for entry in archive.entries()? {
             let mut entry = entry.context("read the tar that the daemon sent")?;
-            let given = entry.path_bytes().into_owned();
+            let sparse = sparse::of(&mut entry)?;
+            let (given, size) = match sparse {
+                Some(sparse::Sparse { name, size }) => (name, Some(size)),
+                None => (entry.path_bytes().into_owned(), None),
+            };
             let Some(path) = self.place(&given)? else { continue };
-            self.entry(&root, &path, &mut entry, &mut late)
+            self.entry(&root, &path, &mut entry, size, &mut late)
                 .with_context(|| format!("copy to {}", self.dir.join(&path).display()))?;
         }
         for (path, meta) in late.iter().rev() {
@@ -79,7 +85,14 @@ impl Unpack {
         Ok((!path.as_os_str().is_empty()).then_some(path))
     }
 
-    fn entry(&self, root: &OwnedFd, path: &Path, entry: &mut Entry<'_, impl Read>, late: &mut Late) -> Result<()> {
+    fn entry(
+        &self,
+        root: &OwnedFd,
+        path: &Path,
+        entry: &mut Entry<'_, impl Read>,
+        sparse: Option<u64>,
+        late: &mut Late,
+    ) -> Result<()> {
         let header = entry.header();
         let kind = header.entry_type();
         let mode = header.mode()? & if self.archive { 0o7777 } else { 0o1777 };
@@ -95,7 +108,7 @@ impl Unpack {
                 }
                 late.push((path.to_owned(), meta));
             }
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => self.file(&parent, name, meta, entry)?,
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => self.file(&parent, name, meta, sparse, entry)?,
             EntryType::Symlink => {
                 let target = entry.link_name_bytes().ok_or_else(|| anyhow!("a link has no target"))?;
                 rustix::fs::symlinkat(OsStr::from_bytes(&target), &parent, name)?;
@@ -114,20 +127,25 @@ impl Unpack {
         Ok(())
     }
 
-    fn file(&self, parent: &OwnedFd, name: &OsStr, meta: Meta, entry: &mut Entry<'_, impl Read>) -> Result<()> {
-        let sparse = entry.pax_extensions()?.is_some_and(|mut all| {
-            all.any(|extension| extension.is_ok_and(|extension| extension.key_bytes().starts_with(b"GNU.sparse.")))
-        });
-        if sparse {
-            bail!("the daemon sent a sparse file in a form that ctl can't read");
-        }
+    fn file(
+        &self,
+        parent: &OwnedFd,
+        name: &OsStr,
+        meta: Meta,
+        sparse: Option<u64>,
+        entry: &mut Entry<'_, impl Read>,
+    ) -> Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))?;
         let mut file = std::fs::File::from(fd);
-        let expected = entry.size();
-        let copied = io::copy(entry, &mut file)?;
-        if copied != expected {
-            bail!("the daemon's tar broke off: {copied} of {expected} bytes");
+        if let Some(size) = sparse {
+            sparse::write(entry, &file, size)?;
+        } else {
+            let expected = entry.size();
+            let copied = io::copy(entry, &mut file)?;
+            if copied != expected {
+                bail!("the daemon's tar broke off: {copied} of {expected} bytes");
+            }
         }
         self.finish(&OwnedFd::from(file), meta)
     }

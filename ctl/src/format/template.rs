@@ -32,8 +32,16 @@ const OPEN_MAPS: &[&str] = &[
 /// A parsed template.
 pub struct Format {
     source: String,
-    template: Template,
-    plain: Vec<String>,
+    header: bool,
+    /// Text and fields in turn, if the template is no more than that.
+    simple: Option<Vec<Piece>>,
+}
+
+/// A part of a simple template.
+enum Piece {
+    Text(String),
+    /// A path of fields, without its first dot.
+    Field(String),
 }
 
 /// Marks the place of a whole value that is written as JSON in the daemon's own order.
@@ -42,23 +50,40 @@ const MARK: char = '\u{1}';
 impl Format {
     /// Parses; `header` gives functions that leave column titles as they are.
     pub fn parse(text: &str, header: bool) -> Result<Format> {
-        let text = text.replace("\\t", "\t").replace("\\n", "\n").replace(".Label \"", "label . \"");
-        let source = text.clone();
-        let (text, plain) = if header { (text, Vec::new()) } else { lift_json(&text) };
-        let mut template = Template::default();
-        let functions: &[(&str, Func)] = if header { &HEADER_FUNCTIONS } else { &FUNCTIONS };
-        for (name, function) in functions {
-            template.add_func(name, *function);
+        let source = text.replace("\\t", "\t").replace("\\n", "\n").replace(".Label \"", "label . \"");
+        let simple = simple(&source);
+        let format = Format { source, header, simple };
+        if format.simple.is_none() {
+            format.engine()?;
         }
-        template.parse(text).map_err(|error| anyhow!("template parsing error: template: {error}"))?;
-        Ok(Format { source, template, plain })
+        Ok(format)
     }
 
     /// Fills in a value.
     pub fn render(&self, value: &Value) -> Result<String> {
+        match self.simple.as_ref().and_then(|pieces| fill(pieces, value)) {
+            Some(text) => Ok(text),
+            None => self.render_by_engine(value),
+        }
+    }
+
+    /// The template engine, which takes a thread for each template that it reads: not for what `simple` can do.
+    fn engine(&self) -> Result<(Template, Vec<String>)> {
+        let (text, plain) = if self.header { (self.source.clone(), Vec::new()) } else { lift_json(&self.source) };
+        let mut template = Template::default();
+        let functions: &[(&str, Func)] = if self.header { &HEADER_FUNCTIONS } else { &FUNCTIONS };
+        for (name, function) in functions {
+            template.add_func(name, *function);
+        }
+        template.parse(text).map_err(|error| anyhow!("template parsing error: template: {error}"))?;
+        Ok((template, plain))
+    }
+
+    fn render_by_engine(&self, value: &Value) -> Result<String> {
+        let (template, plain) = self.engine()?;
         let context = Context::from(to_go(value, true));
-        let mut text = self.template.render(&context).map_err(|error| self.explain(&error.to_string()))?;
-        for (number, path) in self.plain.iter().enumerate() {
+        let mut text = template.render(&context).map_err(|error| self.explain(&error.to_string()))?;
+        for (number, path) in plain.iter().enumerate() {
             let marker = format!("{MARK}{number}{MARK}");
             if text.contains(&marker) {
                 text = text.replace(&marker, &serde_json::to_string(lookup(value, path)?)?);
@@ -66,6 +91,41 @@ impl Format {
         }
         Ok(text)
     }
+}
+
+/// The template in pieces, if every action is a field.
+fn simple(source: &str) -> Option<Vec<Piece>> {
+    let (mut pieces, mut rest) = (Vec::new(), source);
+    while let Some((text, after)) = rest.split_once("{{") {
+        let (action, after) = after.split_once("}}")?;
+        let field = action.trim().strip_prefix('.')?;
+        let named = field.split('.').all(|name| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'));
+        if !named {
+            return None;
+        }
+        pieces.push(Piece::Text(text.to_owned()));
+        pieces.push(Piece::Field(field.to_owned()));
+        rest = after;
+    }
+    pieces.push(Piece::Text(rest.to_owned()));
+    Some(pieces)
+}
+
+/// Fills in fields; `None` where one is missing, or no string, number or boolean: the engine knows what to do then.
+fn fill(pieces: &[Piece], value: &Value) -> Option<String> {
+    let mut out = String::new();
+    for piece in pieces {
+        match piece {
+            Piece::Text(text) => out.push_str(text),
+            Piece::Field(path) => match path.split('.').try_fold(value, |value, name| value.get(name))? {
+                Value::String(text) => out.push_str(text),
+                Value::Bool(yes) => out.push_str(if *yes { "true" } else { "false" }),
+                Value::Number(number) if number.is_i64() || number.is_u64() => drop(write!(out, "{number}")),
+                _ => return None,
+            },
+        }
+    }
+    Some(out)
 }
 
 impl Format {
