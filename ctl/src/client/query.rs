@@ -84,7 +84,7 @@ impl Filters {
         for filter in given.iter().filter(|filter| !filter.is_empty()) {
             let Some((key, value)) = filter.split_once('=') else {
                 let text = format!(
-                    "invalid argument \"{filter}\" for \"-f, --filter\" flag: invalid filter '{filter}': expected name=value"
+                    "invalid argument \"{filter}\" for \"-f, --filter\" flag: bad format of filter (expected name=value)"
                 );
                 return Err(crate::failure::Exit::with(125, text));
             };

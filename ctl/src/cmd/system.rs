@@ -76,8 +76,15 @@ impl Prune {
             return Err(Exit::with(1, "system prune has been cancelled"));
         }
         let filters = &self.common.filter;
-        let (report, mut total) = prune_containers(client, filters).await?;
-        out::bytes(report.as_bytes());
+        let mut total = 0;
+        match prune_containers(client, filters).await {
+            Ok((report, bytes)) => {
+                out::bytes(report.as_bytes());
+                total += bytes;
+            }
+            Err(error) if lacks(&error) => {}
+            Err(error) => return Err(error),
+        }
         let path = Query::new("/networks/prune").filters(&Filters::parse(filters)?).build();
         match client.post(&path, None).await {
             Ok(answer) => out::bytes(deleted("Deleted Networks", list(&answer, "NetworksDeleted")).as_bytes()),
@@ -126,7 +133,7 @@ impl Prune {
     }
 }
 
-/// A daemon without networks or without a builder has nothing of them to prune.
+/// A daemon without containers, networks or a builder has nothing of them to prune.
 fn lacks(error: &anyhow::Error) -> bool {
     matches!(crate::failure::status_of(error), Some(404 | 405 | 501))
 }

@@ -75,7 +75,7 @@ impl Format {
         for (name, function) in functions {
             template.add_func(name, *function);
         }
-        template.parse(text).map_err(|error| anyhow!("template parsing error: template: {error}"))?;
+        template.parse(text).map_err(|error| anyhow!("template parsing error: {error}"))?;
         Ok((template, plain))
     }
 
@@ -138,7 +138,7 @@ impl Format {
                 let at = format!("template: :1:{column}: executing \"\" at <.{field}>");
                 anyhow!("template parsing error: {at}: map has no entry for key {field:?}")
             }
-            None => anyhow!("template parsing error: template: {}", error.lines().next().unwrap_or_default()),
+            None => anyhow!("template parsing error: {}", error.lines().next().unwrap_or_default()),
         }
     }
 }
