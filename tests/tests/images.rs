@@ -114,6 +114,12 @@ fn an_image_is_looked_into_without_a_mount() {
         tree.as_array().unwrap().iter().map(|e| format!("{} {}", e["path"].as_str().unwrap(), e["layer"])).collect();
     assert_eq!(names, ["/big 0", "/etc 1", "/etc/one 1", "/new 1", "/new/file 1"]);
     assert_eq!(ok(&daemon.curl(&["http://d/fsd/v1/images/app%3A1/file?path=/etc/one"])), "changed");
+    let stat = ok(&daemon.curl(&["-I", "http://d/fsd/v1/images/app%3A1/archive?path=/etc/one"]));
+    assert!(stat.to_lowercase().contains("x-docker-container-path-stat: ey"), "{stat}");
+    let copied = daemon.dir().join("copied");
+    ok(&daemon.ctl(&["image", "cp", "app:1:/etc", copied.to_str().unwrap()]));
+    assert_eq!(std::fs::read_to_string(copied.join("one")).unwrap(), "changed");
+    assert!(!copied.join("two").exists());
     let missing = get(&daemon, "/fsd/v1/images/app%3A1/file?path=/etc/two");
     assert_eq!(missing["message"], "/etc/two: no such file in image app:1");
     let diff = get(&daemon, "/fsd/v1/diff?from=image:app:0&to=image:app:1");

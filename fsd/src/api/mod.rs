@@ -1,5 +1,6 @@
 //! HTTP: decode, call a service, encode. Nothing is decided here.
 
+mod archive;
 mod create;
 mod error;
 mod images;

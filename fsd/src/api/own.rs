@@ -17,8 +17,8 @@ use fsd_api::{
 use http::{StatusCode, header};
 use tokio::sync::mpsc;
 
-use super::blocking;
 use super::error::Failure;
+use super::{archive, blocking};
 use crate::app::App;
 use crate::db::mounts::MountRow;
 use crate::image::tree;
@@ -32,6 +32,7 @@ const PIECE: usize = 64 << 10;
 pub fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/images/{name}/tree", get(list_tree))
+        .route("/images/{name}/archive", get(archive::read))
         .route("/images/{name}/file", get(read_file))
         .route("/images/{name}/mount", post(mount))
         .route("/mounts", get(list_mounts))
@@ -66,7 +67,8 @@ async fn read_file(State(app): State<Arc<App>>, Path(name): Path<String>, Query(
     Ok((headers, body_of(from)).into_response())
 }
 
-fn body_of(from: mpsc::Receiver<std::io::Result<Bytes>>) -> Body {
+/// A body of pieces as they come.
+pub(super) fn body_of(from: mpsc::Receiver<std::io::Result<Bytes>>) -> Body {
     Body::from_stream(futures_util::stream::unfold(from, |mut from| async move { from.recv().await.map(|item| (item, from)) }))
 }
 
