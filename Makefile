@@ -5,6 +5,7 @@ SHELL := /bin/bash
 
 PREFIX ?= /usr/local
 DESTDIR ?=
+COMPLETIONS := $(PREFIX)/share/bash-completion/completions
 IMAGES := target/images
 PACKAGES := curl=curl cc=gcc tar=tar /etc/ssl/certs/ca-certificates.crt=ca-certificates mmdebstrap=mmdebstrap /usr/share/doc/busybox-static=busybox-static
 TEST_PACKAGES := $(PACKAGES) docker=docker.io setfattr=attr setpriv=util-linux docker-registry=docker-registry skopeo=skopeo
@@ -43,6 +44,9 @@ install: ## put programs and units in place (PREFIX, DESTDIR)
 	cargo build --release --workspace --bins
 	install -D -m 755 target/release/fsd $(DESTDIR)$(PREFIX)/sbin/fsd
 	install -D -m 755 target/release/ctl $(DESTDIR)$(PREFIX)/bin/ctl
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(COMPLETIONS)
+	target/release/ctl man $(DESTDIR)$(PREFIX)/share/man/man1
+	target/release/ctl completions bash > $(DESTDIR)$(COMPLETIONS)/ctl
 	install -d $(DESTDIR)/usr/lib/systemd/system
 	sed 's|@PREFIX@|$(PREFIX)|' packaging/fsd.service > $(DESTDIR)/usr/lib/systemd/system/fsd.service
 	install -m 644 packaging/fsd.socket $(DESTDIR)/usr/lib/systemd/system/fsd.socket
@@ -50,6 +54,7 @@ install: ## put programs and units in place (PREFIX, DESTDIR)
 
 uninstall: ## take away what install put in place
 	rm -f $(DESTDIR)$(PREFIX)/sbin/fsd $(DESTDIR)$(PREFIX)/bin/ctl $(DESTDIR)/usr/lib/sysusers.d/fsd.conf
+	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/ctl.1 $(DESTDIR)$(PREFIX)/share/man/man1/ctl-*.1 $(DESTDIR)$(COMPLETIONS)/ctl
 	rm -f $(DESTDIR)/usr/lib/systemd/system/fsd.service $(DESTDIR)/usr/lib/systemd/system/fsd.socket
 
 clean: ## remove what was built
