@@ -70,7 +70,8 @@ impl Unpack {
         for part in Path::new(OsStr::from_bytes(given)).components() {
             match part {
                 Component::Normal(name) => inside.push(name),
-                Component::CurDir => {}
+                // The tree's own root; it can only be the first part, and what follows is walked from `dir` all the same.
+                Component::CurDir | Component::RootDir => {}
                 _ => bail!("the daemon sent a name that leads out of the destination: {:?}", String::from_utf8_lossy(given)),
             }
         }
@@ -277,11 +278,20 @@ mod tests {
 
     #[test]
     fn names_that_lead_out_are_refused() {
-        for name in ["top/../../evil", "/etc/evil", "../evil"] {
+        for name in ["top/../../evil", "/../evil", "../evil"] {
             let dir = tempfile::tempdir().unwrap();
             let error = Tar::new().add(EntryType::Regular, name, "", b"x").unpack(dir.path(), Some("t")).unwrap_err();
             assert!(error.to_string().contains("leads out of the destination"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_whole_tree_whose_names_begin_at_its_root_stays_under_the_destination() {
+        let dir = tempfile::tempdir().unwrap();
+        let tar = Tar::new().add(EntryType::Directory, "/", "", b"").add(EntryType::Regular, "/etc/passwd", "", b"mine");
+        let unpack = Unpack { dir: dir.path().into(), name: Some("all".into()), content: true, archive: false };
+        unpack.run(tar.0.into_inner().unwrap().as_slice()).unwrap();
+        assert_eq!(fs::read(dir.path().join("all/etc/passwd")).unwrap(), b"mine");
     }
 
     #[test]
