@@ -1,7 +1,7 @@
 //! A layer's index: an EROFS image that holds metadata only, and points into the layer's tar for the data.
 //!
 //! One file with several readers: the kernel mounts it with the tar as external device 1; the merged tree, the diff
-//! and the copies read it by [`Index`], without any privilege. [`write`] makes it from a [`Image`]:
+//! and the copies read it by [`Index`], without any privilege. [`write()`] makes it from a [`Image`]:
 //!
 //! ```text
 //! 0       1024         1152          1536

@@ -31,7 +31,7 @@ pub struct Params {
     pub data_digest: Digest,
     /// Most bytes that the index may have.
     pub most: u64,
-    /// Log2 of the block size. Always [`BLOCK_BITS`], but where a tool is to read the image that knows only 4096.
+    /// Log2 of the block size. Always `BLOCK_BITS`, but where a tool is to read the image that knows only 4096.
     pub block_bits: u8,
 }
 
@@ -42,7 +42,7 @@ impl Params {
     }
 }
 
-/// What [`write`] made.
+/// What [`write()`] made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
     /// Bytes of the index.
