@@ -23,7 +23,10 @@ test: ## packages, build, all tests
 	@scripts/packages $(TEST_PACKAGES)
 	@scripts/make-images $(IMAGES)
 	cargo build --workspace --bins
-	cargo test --workspace
+	@# Output of tests that pass is shown, so that what was skipped is seen, and told once more at the end.
+	@mkdir -p target; set -o pipefail; status=0; \
+	FSD_TEST_IMAGES=$(abspath $(IMAGES)/debian-rootfs.tar) cargo test --workspace --no-fail-fast -- --show-output 2>&1 | tee target/test.log || status=$$?; \
+	scripts/skipped target/test.log; exit $$status
 
 bench: ## measure beside docker.io, on the image that scripts/make-bench-image makes
 	@scripts/packages $(TEST_PACKAGES) dockerd=docker.io pip=python3-pip npm=npm
@@ -39,6 +42,8 @@ lint: ## formatting, clippy and documentation, warnings denied
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+	@if command -v cargo-deny > /dev/null; then cargo deny --offline check bans licenses sources; \
+	else echo "SKIPPED: cargo deny: not installed (cargo install cargo-deny)"; fi
 
 install: ## put programs and units in place (PREFIX, DESTDIR)
 	cargo build --release --workspace --bins

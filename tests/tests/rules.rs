@@ -32,7 +32,7 @@ fn collect(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Whether a file is a test module of its own (`tests.rs`, `tests/…`, `….test.rs`), not production code.
+/// Whether a file is a test module of its own (`tests.rs`, `…_tests.rs`, `tests/…`), not production code.
 fn is_test(name: &str) -> bool {
     name.ends_with("/tests.rs") || name.ends_with("_tests.rs") || name.contains("/tests/")
 }
@@ -124,6 +124,19 @@ fn unsafe_is_in_one_crate() {
 }
 
 #[test]
+fn every_crate_takes_the_lints_of_the_workspace() {
+    for name in CRATES.iter().chain(&["benches", "tests"]) {
+        let manifest = std::fs::read_to_string(top().join(name).join("Cargo.toml")).unwrap();
+        // fs-base, where `unsafe` lives, has a list of its own.
+        let own = *name == "layerfs/base" && manifest.contains("[lints");
+        assert!(own || manifest.contains("[lints]\nworkspace = true"), "{name} does not take the workspace's lints");
+    }
+    let found =
+        lines_where(&sources(&CRATES), |name, line| !name.starts_with("layerfs/base/") && line.contains("allow(unsafe_code)"));
+    none("the lint on `unsafe` is lifted in fs-base only", &found);
+}
+
+#[test]
 fn what_must_be_durable_is_made_so_in_one_module() {
     // `ctl` is left out: the files that it writes are the user's, on the user's side of the socket.
     let daemon = ["fsd", "layerfs", "layerfs/base", "volumes", "engine"];
@@ -169,7 +182,7 @@ fn drivers_are_named_in_one_place() {
 
 #[test]
 fn no_file_is_long() {
-    let found: Vec<String> = sources(&CRATES)
+    let found: Vec<String> = sources(&[&CRATES[..], &["benches", "tests"]].concat())
         .iter()
         .filter(|source| source.lines.len() > FILE_LINES)
         .map(|source| format!("{}: {} lines", source.name, source.lines.len()))
