@@ -1,7 +1,7 @@
 # Everything a person does with this tree. `make help` lists it.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench images install uninstall clean
+.PHONY: help demo test lint bench images install uninstall clean fuzz
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -37,6 +37,9 @@ bench: ## measure beside docker.io, on the image that scripts/make-bench-image m
 images: ## make the real images that tests and demo use
 	@scripts/packages $(PACKAGES)
 	@scripts/make-images $(IMAGES)
+
+fuzz: ## fuzz what is read from strangers (SECONDS=60 for each target)
+	@scripts/fuzz $(or $(SECONDS),60)
 
 lint: ## formatting, clippy and documentation, warnings denied
 	cargo fmt --all --check

@@ -381,6 +381,23 @@ fn an_input_that_fails_is_what_the_error_tells() {
     assert_eq!((error.class(), error.to_string().as_str()), (Class::Unavailable, "the registry hung up"));
 }
 
+#[test]
+fn a_full_disk_is_told_as_such() {
+    use std::os::fd::{AsFd, AsRawFd};
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: root: a small file system can't be mounted without it");
+        return;
+    }
+    let context = fs_base::sys::mount::FsContext::open("tmpfs").unwrap();
+    context.string("size", "1m").unwrap();
+    let mount = context.mount(rustix::mount::MountAttrFlags::empty()).unwrap();
+    let dir = std::path::PathBuf::from(format!("/proc/self/fd/{}/.", mount.as_fd().as_raw_fd()));
+    let bytes = file("a", &vec![1; 4 << 20]);
+    let error = ingest(&mut &bytes[..], &dir, &IngestOptions::default()).unwrap_err();
+    assert!(error.class() == Class::Unavailable && error.to_string().contains("No space left"), "{error}");
+    assert!(error.hint().unwrap().contains("free some space"), "{:?}", error.hint());
+}
+
 /// Archives with one of everything, to be damaged.
 static SAMPLES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let mut map = b"2\n0\n3\n4997\n3\n".to_vec();

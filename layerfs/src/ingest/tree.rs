@@ -66,9 +66,6 @@ impl TreeBuilder {
         if components.iter().any(|name| name.starts_with(AUFS_INTERNAL) && *name != OPAQUE) {
             return Ok(());
         }
-        if parents.iter().any(|name| name.starts_with(WHITEOUT)) {
-            return Err(Error::invalid("a whiteout is not a directory"));
-        }
         let directory = self.directory(parents)?;
         match name.strip_prefix(WHITEOUT) {
             Some(_) if *name == OPAQUE => self.make_opaque(directory),
