@@ -31,6 +31,7 @@ use crate::tar::Limits;
 use crate::tree::Tree;
 use dir_writer::{DirWriter, Rules};
 use from_root::Bounds;
+use item::Sink;
 use names::UserPath;
 use tar_writer::TarWriter;
 
@@ -171,6 +172,17 @@ pub(crate) fn unpack_layer(layer: &Arc<Layer>, to: &Path) -> Result<Stats> {
     let mut writer = DirWriter::new(&root, b"/", Rules { top: true, overlay_marks: true, ..Rules::default() })?;
     from_tree::walk_layer(layer, &mut writer).map_err(|error| error.context(format!("unpack layer {}", layer.id)))?;
     writer.finish()
+}
+
+/// Makes the directory `to`, with owner, mode and attributes of a tree's root; those of a new directory if it has none.
+pub(crate) fn make_root_like(tree: &Tree, to: &Path) -> Result<()> {
+    std::fs::create_dir(to).at("make directory", to)?;
+    let Some(entry) = tree.root()? else { return Ok(()) };
+    let root = Root::open(to)?;
+    let mut writer = DirWriter::new(&root, b"/", Rules { top: true, ..Rules::default() })?;
+    let (metadata, attributes) = (entry.metadata, tree.xattrs(&entry)?);
+    writer.put(item::Item { path: b"", metadata, attributes, body: item::Body::None })?;
+    writer.finish().map(drop)
 }
 
 /// Opens a file below a root for reading, to hand out its bytes (`cat`). Anything but a regular file is refused.

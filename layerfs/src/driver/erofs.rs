@@ -9,7 +9,7 @@ use fs_base::{Probe, Result};
 use rustix::mount::MountAttrFlags;
 
 use super::Driver;
-use super::mounter::{probe_layer, unsupported};
+use super::probe;
 use crate::store::{Layer, Store};
 
 /// Straight from the files (Linux 6.12), or through loop devices where files are refused (from 6.4).
@@ -45,7 +45,7 @@ impl Driver for Erofs {
     }
 
     fn probe(&self, store: &Store) -> Probe {
-        probe_layer(store, |layer| self.mount_layer(store, layer).map(drop)).unwrap_or_else(|e| unsupported(&e))
+        probe::layer(store, |layer| self.mount_layer(store, layer))
     }
 
     fn mount_layer(&self, _store: &Store, layer: &Arc<Layer>) -> Result<Mount> {

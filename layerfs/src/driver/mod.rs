@@ -12,9 +12,13 @@
 //! The drivers are named in `registry.rs` and nowhere else, best first.
 
 mod erofs;
+mod layers;
 mod mounter;
+mod namespace;
 mod overlay;
+mod probe;
 mod registry;
+mod stack;
 
 use std::sync::Arc;
 
@@ -23,7 +27,9 @@ use fs_base::{Probe, Result};
 
 use crate::store::{Layer, Store};
 
-pub use mounter::{Mounter, Probed};
+pub use layers::Lease;
+pub use mounter::Mounter;
+pub use probe::Probed;
 
 /// Serves layers to the kernel.
 pub trait Driver: Send + Sync + std::fmt::Debug {

@@ -1,47 +1,34 @@
 //! Chooses a driver, and stacks what it mounts.
 
-use std::collections::HashMap;
-use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use fs_base::sys::mount::{FsContext, Mount, open_dir};
-use fs_base::{Class, Error, IoContext, LayerId, Probe, Result, id};
-use rustix::mount::MountAttrFlags;
+use fs_base::sys::mount::Mount;
+use fs_base::{Error, IoContext, LayerId, Result};
 
+use super::layers::{LayerMount, Layers, Lease};
+use super::probe::{self, Probed};
+use super::stack::{Lower, Stacker, Writable};
 use super::{Driver, registry};
-use crate::ingest::{IngestOptions, ingest};
-use crate::store::{Layer, Store};
+use crate::store::Store;
+use crate::tree::Tree;
 
-/// Layers whose mounts are kept when nobody uses them, so that a later container shares their page cache.
-const KEPT: usize = 256;
-/// What overlayfs takes. Source: `OVL_MAX_STACK` in `fs/overlayfs/params.h`.
-const MOST_LAYERS: usize = 500;
-
-/// What a probe found.
-#[derive(Debug, Clone)]
-pub struct Probed {
-    /// The driver.
-    pub driver: &'static str,
-    /// The answer.
-    pub probe: Probe,
-}
-
-/// Mounts chains of layers.
+/// Mounts chains of layers. Everything it returns is detached: in no mount table, and gone with its last holder.
 #[derive(Debug)]
 pub struct Mounter {
     store: Arc<Store>,
     driver: Option<Box<dyn Driver>>,
     probed: Vec<Probed>,
-    mounts: Mutex<HashMap<LayerId, Arc<Mount>>>,
+    layers: Layers,
+    /// Nothing if no way of stacking works here.
+    stacker: Option<Stacker>,
 }
 
 impl Mounter {
     /// Probes the drivers in the store and takes the first that works, or the one that `forced` names. A host on
     /// which none works still has a mounter: it refuses to mount and says why.
     pub fn new(store: Arc<Store>, forced: Option<&str>) -> Result<Mounter> {
-        let (mut driver, mut probed) = (None, Vec::new());
-        let mut known = Vec::new();
+        let (mut driver, mut probed, mut known) = (None, Vec::new(), Vec::new());
         for candidate in registry::all() {
             known.push(candidate.name());
             if forced.is_some_and(|name| name != candidate.name()) {
@@ -55,14 +42,20 @@ impl Mounter {
             }
         }
         match forced {
-            Some(name) if probed.is_empty() => Err(Error::invalid(format!("unknown mount driver {name:?}"))
-                .with_hint(format!("the drivers are: {}", known.join(", ")))),
-            Some(name) if driver.is_none() => Err(Error::unsupported(format!(
-                "mount driver {name:?} does not work here: {}",
-                probed[0].probe.why().unwrap_or_default()
-            ))),
-            _ => Ok(Mounter { store, driver, probed, mounts: Mutex::default() }),
+            Some(name) if probed.is_empty() => {
+                return Err(Error::invalid(format!("unknown mount driver {name:?}"))
+                    .with_hint(format!("the drivers are: {}", known.join(", "))));
+            }
+            Some(name) if driver.is_none() => {
+                let why = probed[0].probe.why().unwrap_or_default();
+                return Err(Error::unsupported(format!("mount driver {name:?} does not work here: {why}"))
+                    .with_hint("leave the driver out to have the best one chosen"));
+            }
+            _ => {}
         }
+        let (stacker, probe) = probe::stacker(&store);
+        probed.push(Probed { driver: "writable", probe });
+        Ok(Mounter { store, driver, probed, layers: Layers::default(), stacker })
     }
 
     /// The driver in use, if any works here.
@@ -70,156 +63,148 @@ impl Mounter {
         self.driver.as_ref().map(|driver| driver.name())
     }
 
-    /// What each driver's probe answered.
+    /// What each probe answered.
     pub fn probed(&self) -> &[Probed] {
         &self.probed
     }
 
     fn driver(&self) -> Result<&dyn Driver> {
-        self.driver.as_deref().ok_or_else(|| {
-            let why: Vec<_> =
-                self.probed.iter().map(|p| format!("{}: {}", p.driver, p.probe.why().unwrap_or_default())).collect();
-            Error::unsupported(format!("this host can't mount images ({})", why.join("; ")))
-                .with_hint("run the daemon as root with CAP_SYS_ADMIN; without it, images can still be listed, read, compared and copied from")
-        })
+        self.driver.as_deref().ok_or_else(|| self.refusal())
     }
 
-    /// The tree of an image, read-only and detached.
+    fn stacker(&self) -> Result<&Stacker> {
+        self.stacker.as_ref().ok_or_else(|| self.refusal())
+    }
+
+    fn refusal(&self) -> Error {
+        let why: Vec<_> = self.probed.iter().filter_map(|p| p.probe.why().map(|why| format!("{}: {why}", p.driver))).collect();
+        Error::unsupported(format!("this host can't mount images ({})", why.join("; "))).with_hint(
+            "run the daemon as root with CAP_SYS_ADMIN; without it, images can still be listed, read, compared and copied from",
+        )
+    }
+
+    /// The tree of an image, to look at: read-only, without devices and set-user-id.
     pub fn image(&self, layers: &[LayerId]) -> Result<Mount> {
-        let driver = self.driver()?;
-        let mut mounts = self.layers(driver, layers)?;
-        if let ([only], [mount]) = (layers, &mounts[..])
+        let mounts = self.layers(layers)?;
+        let stacker = self.stacker()?;
+        if let [only] = &mounts[..]
             && !self.has_marks(only)?
         {
-            return mount.try_clone().and_then(|mount| Mount::clone_at(mount.as_fd(), Path::new(""), false));
+            return stacker.alone(&only.lower);
         }
-        // overlayfs wants two layers where there is no upper one.
-        while mounts.len() < 2 {
-            mounts.insert(0, Arc::new(empty()?));
+        // overlayfs wants two layers where there is no writable one.
+        let mut below = Vec::new();
+        while below.len() + mounts.len() < 2 {
+            below.push(Lower::empty()?);
         }
-        stack(&mounts, None)
+        let all: Vec<&Lower> = below.iter().chain(mounts.iter().map(|layer| &layer.lower)).collect();
+        stacker.stack(&all, None)
     }
 
-    /// The tree of a container: `upper` takes what is written. Both directories must be on one file system.
+    /// The tree of a container: `upper` takes what is written, `work` is overlayfs's own. Both must be on one file
+    /// system. What is missing of them is made; a new `upper` gets owner, mode and attributes of the image's root,
+    /// because overlayfs shows those of the upper directory.
     pub fn container(&self, layers: &[LayerId], upper: &Path, work: &Path) -> Result<Mount> {
-        let driver = self.driver()?;
-        let mut mounts = self.layers(driver, layers)?;
-        if mounts.is_empty() {
-            mounts.push(Arc::new(empty()?));
-        }
-        stack(&mounts, Some((upper, work)))
+        let mounts = self.layers(layers)?;
+        self.make_upper(layers, upper)?;
+        std::fs::create_dir_all(work).at("make directory", work)?;
+        let below = if mounts.is_empty() { Some(Lower::empty()?) } else { None };
+        let all: Vec<&Lower> = below.iter().chain(mounts.iter().map(|layer| &layer.lower)).collect();
+        self.stacker()?.stack(&all, Some(Writable { upper, work }))
+    }
+
+    /// Keeps layers mounted for as long as the lease is held. A container that is to share its files' memory with
+    /// others of the same image needs one for as long as it runs.
+    pub fn lease(&self, layers: &[LayerId]) -> Result<Lease> {
+        self.layers(layers).map(Lease::new)
     }
 
     /// Lets go of a layer that is about to be removed.
     pub fn forget(&self, id: &LayerId) {
-        self.lock().remove(id);
+        self.layers.forget(id);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<LayerId, Arc<Mount>>> {
-        self.mounts.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Lets go of all layers that nobody has a lease on. For an idle daemon.
+    pub fn trim(&self) {
+        self.layers.trim();
     }
 
-    fn layers(&self, driver: &dyn Driver, ids: &[LayerId]) -> Result<Vec<Arc<Mount>>> {
-        if ids.len() > MOST_LAYERS {
-            return Err(Error::unsupported(format!("an image of {} layers: overlayfs takes {MOST_LAYERS}", ids.len())));
+    fn layers(&self, ids: &[LayerId]) -> Result<Vec<Arc<LayerMount>>> {
+        let driver = self.driver()?;
+        let mount = |id: &LayerId| {
+            let layer = self.store.layer(id)?;
+            driver.mount_layer(&self.store, &layer).map_err(|error| error.context(format!("mount layer {id}")))
+        };
+        ids.iter().map(|id| self.layers.get(id, || mount(id))).collect()
+    }
+
+    fn make_upper(&self, layers: &[LayerId], upper: &Path) -> Result<()> {
+        if upper.exists() {
+            return Ok(());
         }
-        ids.iter()
-            .map(|id| {
-                if let Some(mount) = self.lock().get(id) {
-                    return Ok(Arc::clone(mount));
-                }
-                let layer = self.store.layer(id)?;
-                let mount = driver.mount_layer(&self.store, &layer).map_err(|e| e.context(format!("mount layer {id}")))?;
-                let mut mounts = self.lock();
-                if mounts.len() >= KEPT {
-                    mounts.clear();
-                }
-                Ok(Arc::clone(mounts.entry(*id).or_insert_with(|| Arc::new(mount))))
-            })
-            .collect()
+        let layers = layers.iter().map(|id| self.store.layer(id)).collect::<Result<_>>()?;
+        crate::archive::make_root_like(&Tree::new(layers), upper)
     }
 
-    /// Whether a layer has whiteouts or opaque directories, which show if it is mounted alone.
-    fn has_marks(&self, id: &LayerId) -> Result<bool> {
-        let layer = self.store.layer(id)?;
-        let mut todo = vec![layer.index.root()];
-        while let Some(nid) = todo.pop() {
-            let inode = layer.index.inode(nid)?;
-            if inode.is_whiteout()
-                || inode.kind == crate::erofs::FileKind::Dir && layer.index.xattr(nid, crate::ingest::OPAQUE_XATTR)?.is_some()
-            {
-                return Ok(true);
+    /// Whether a layer has whiteouts or opaque directories, which would show if it were mounted alone.
+    fn has_marks(&self, mounted: &LayerMount) -> Result<bool> {
+        if let Some(answer) = mounted.has_marks.get() {
+            return Ok(*answer);
+        }
+        let answer = self.store.layer(&mounted.id)?.has_marks()?;
+        Ok(*mounted.has_marks.get_or_init(|| answer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingest::IngestOptions;
+
+    #[test]
+    fn layers_are_held_while_somebody_uses_them() {
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIPPED: kernel mounts: needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(dir.path()).unwrap());
+        let id = store.ingest(&mut &[0u8; 1024][..], &IngestOptions::default()).unwrap().id;
+        let mounter = Mounter::new(Arc::clone(&store), None).unwrap();
+        assert_eq!(mounter.layers.count(), 0, "probes leave nothing");
+        drop(mounter.image(&[id]).unwrap());
+        assert_eq!(mounter.layers.count(), 1, "what was used last is kept");
+        mounter.trim();
+        assert_eq!(mounter.layers.count(), 0);
+        let lease = mounter.lease(&[id]).unwrap();
+        mounter.trim();
+        assert_eq!(mounter.layers.count(), 1, "a lease keeps it");
+        mounter.forget(&id);
+        assert_eq!(mounter.layers.count(), 0, "a removed layer is not found again");
+        drop(lease);
+        assert!(mounter.lease(&[fs_base::LayerId(fs_base::Digest::from_bytes([7; 32]))]).is_err());
+        assert!(mounter.lease(&[id]).is_ok(), "a failure holds nobody up");
+    }
+
+    #[test]
+    fn threads_that_want_one_layer_mount_it_once() {
+        let layers = Layers::default();
+        let id = LayerId(fs_base::Digest::from_bytes([1; 32]));
+        let made = std::sync::atomic::AtomicUsize::new(0);
+        let failed = layers.get(&id, || Err(Error::internal("no")));
+        assert!(failed.is_err());
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    layers.get(&id, || {
+                        made.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        std::thread::sleep(std::time::Duration::from_millis(5));
+                        let fd = rustix::fs::open("/", rustix::fs::OFlags::PATH, rustix::fs::Mode::empty());
+                        Ok(Mount::from_fd(fd.unwrap()))
+                    })
+                });
             }
-            if inode.kind == crate::erofs::FileKind::Dir {
-                todo.extend(layer.index.read_dir(nid)?.iter().map(|entry| entry.nid));
-            }
-        }
-        Ok(false)
-    }
-}
-
-/// An empty, read-only directory of its own.
-fn empty() -> Result<Mount> {
-    let context = FsContext::open("tmpfs")?;
-    context.string("mode", "0755")?;
-    context.mount(MountAttrFlags::MOUNT_ATTR_RDONLY)
-}
-
-/// An overlay of `layers`, bottom first, by descriptors (Linux 6.13) or by the paths that /proc shows for them.
-fn stack(layers: &[Arc<Mount>], upper: Option<(&Path, &Path)>) -> Result<Mount> {
-    match stack_with(layers, upper, true) {
-        Err(error) if error.class() == Class::Invalid => stack_with(layers, upper, false).map_err(|_| error),
-        other => other,
-    }
-}
-
-fn stack_with(layers: &[Arc<Mount>], upper: Option<(&Path, &Path)>, by_descriptor: bool) -> Result<Mount> {
-    let context = FsContext::open("overlay")?;
-    context.string("source", "fsd")?;
-    // One upper format for every driver: no redirects, no metadata-only copies, no index.
-    for (key, value) in [("redirect_dir", "off"), ("index", "off"), ("metacopy", "off")] {
-        context.string(key, value)?;
-    }
-    if by_descriptor {
-        for layer in layers.iter().rev() {
-            context.descriptor("lowerdir+", layer.as_fd())?;
-        }
-    } else {
-        let paths: Vec<String> = layers.iter().rev().map(|l| format!("/proc/self/fd/{}", l.as_fd().as_raw_fd())).collect();
-        context.string("lowerdir", paths.join(":"))?;
-    }
-    let mut attributes = MountAttrFlags::empty();
-    match upper {
-        Some((upper, work)) if by_descriptor => {
-            context.descriptor("upperdir", open_dir(upper)?.as_fd())?;
-            context.descriptor("workdir", open_dir(work)?.as_fd())?;
-        }
-        Some((upper, work)) => {
-            context.string("upperdir", upper)?;
-            context.string("workdir", work)?;
-        }
-        None => attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY,
-    }
-    context.mount(attributes)
-}
-
-/// Mounts a tiny layer, made in the store's `tmp/` for this, and reads a file through the mount.
-pub(super) fn probe_layer(store: &Store, mount: impl FnOnce(&Arc<Layer>) -> Result<()>) -> Result<Probe> {
-    let dir = store.tmp().join(id::random_hex::<16>()?);
-    std::fs::create_dir(&dir).at("make directory", &dir)?;
-    let result = (|| {
-        let built = ingest(&mut &[0u8; 1024][..], &dir, &IngestOptions::default())?;
-        mount(&Arc::new(store.open_at(&built.id, dir.clone())?))
-    })();
-    let _ = std::fs::remove_dir_all(&dir);
-    result.map(|()| Probe::Supported)
-}
-
-/// The answer that an error of a probe gives.
-pub(super) fn unsupported(error: &Error) -> Probe {
-    let remedy = if error.class() == Class::Denied { " (needs CAP_SYS_ADMIN)" } else { "" };
-    match error.class() {
-        Class::Internal | Class::Corrupt | Class::Unavailable => Probe::Unknown(error.to_string()),
-        _ => Probe::Unsupported(format!("{error}{remedy}")),
+        });
+        assert_eq!(made.into_inner(), 1);
     }
 }

@@ -7,7 +7,7 @@ use fs_base::{Class, IoContext, Probe, Result, durable, id};
 use rustix::mount::MountAttrFlags;
 
 use super::Driver;
-use super::mounter::{probe_layer, unsupported};
+use super::probe;
 use crate::store::{Layer, Store};
 
 /// `layers/<hex>/fs`, made at the first mount and published whole.
@@ -20,7 +20,7 @@ impl Driver for Overlay {
     }
 
     fn probe(&self, store: &Store) -> Probe {
-        probe_layer(store, |layer| self.mount_layer(store, layer).map(drop)).unwrap_or_else(|e| unsupported(&e))
+        probe::layer(store, |layer| self.mount_layer(store, layer))
     }
 
     fn mount_layer(&self, store: &Store, layer: &Arc<Layer>) -> Result<Mount> {

@@ -131,6 +131,11 @@ impl Index {
         (u64::from(self.data_blocks) * self.block / 512) as u32
     }
 
+    /// Whether a tar of this size is one that this index can be for.
+    pub fn fits(&self, data_size: u64) -> bool {
+        data_size.div_ceil(self.block) == u64::from(self.data_blocks)
+    }
+
     /// The digest of the tar that this index is for.
     pub fn data_digest(&self) -> Digest {
         self.data_digest

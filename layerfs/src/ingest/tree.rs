@@ -21,6 +21,10 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 const AUFS_INTERNAL: &[u8] = b".wh..wh.";
 /// overlayfs's mark for a directory that hides what is below it.
 pub(crate) const OPAQUE_XATTR: &[u8] = b"trusted.overlay.opaque";
+/// A mark without a value on a directory that has whiteouts. Without it overlayfs lists the whiteouts of a directory that
+/// only this layer has as names that are not there. Source: Linux `fs/overlayfs/inode.c`, `ovl_get_inode`,
+/// "non-merge dir that may have whiteouts".
+const ORIGIN_XATTR: &[u8] = b"trusted.overlay.origin";
 /// What a directory has that no entry describes, the root too.
 const IMPLIED: Meta = Meta { mode: 0o755, uid: 0, gid: 0, mtime: 0, mtime_nanos: 0 };
 
@@ -115,10 +119,12 @@ impl TreeBuilder {
 
     /// Gives a directory the metadata of its entry; the mark that it is opaque stays.
     fn describe(&mut self, id: NodeId, entry: &Entry) -> Result<()> {
-        let is_opaque = self.is_opaque(id);
+        let mut xattrs = kept_xattrs(entry, self.limits)?;
+        // Marks that other entries have made stay: no entry can bring one.
+        xattrs.extend(self.image.xattrs(id).into_iter().filter(|(name, _)| name == OPAQUE_XATTR || name == ORIGIN_XATTR));
+        xattrs.sort();
         self.image.set_meta(id, meta_of(entry));
-        self.image.set_xattrs(id, kept_xattrs(entry, self.limits)?)?;
-        if is_opaque { self.make_opaque(id) } else { Ok(()) }
+        self.image.set_xattrs(id, xattrs)
     }
 
     /// `.wh.NAME`: what lower layers have under the name is gone; what this layer has stays.
@@ -129,21 +135,23 @@ impl TreeBuilder {
             Some(_) => Ok(()),
             None => {
                 let id = self.image.add(Meta { mode: 0, ..meta_of(entry) }, Body::CharDevice(0, 0))?;
-                self.insert(directory, name, id)
+                self.insert(directory, name, id)?;
+                self.mark(directory, ORIGIN_XATTR, b"")
             }
         }
     }
 
-    fn is_opaque(&self, id: NodeId) -> bool {
-        self.image.xattrs(id).iter().any(|(name, _)| name == OPAQUE_XATTR)
+    fn make_opaque(&mut self, id: NodeId) -> Result<()> {
+        self.mark(id, OPAQUE_XATTR, b"y")
     }
 
-    fn make_opaque(&mut self, id: NodeId) -> Result<()> {
-        if self.is_opaque(id) {
+    fn mark(&mut self, id: NodeId, name: &[u8], value: &[u8]) -> Result<()> {
+        let mut xattrs = self.image.xattrs(id);
+        if xattrs.iter().any(|(there, _)| there == name) {
             return Ok(());
         }
-        let mut xattrs = self.image.xattrs(id);
-        xattrs.push((OPAQUE_XATTR.to_vec(), b"y".to_vec()));
+        xattrs.push((name.to_vec(), value.to_vec()));
+        xattrs.sort();
         self.image.set_xattrs(id, xattrs)
     }
 

@@ -112,9 +112,12 @@ impl Check {
 
     fn structure(&mut self, index: &Index, data: &File) -> Result<()> {
         let size = data.metadata().at("stat", "layer data")?.len();
-        let want = u64::from(index.tar_blocks());
-        if want != size.div_ceil(512) {
-            self.add(FindingKind::Data, format!("its data has {size} bytes, and its index is for {}", want * 512), GET_AGAIN);
+        if index.data_digest() != self.id.0 {
+            self.add(FindingKind::Index, format!("its index is that of layer {}", LayerId(index.data_digest())), BUILT_AGAIN);
+            return Ok(());
+        }
+        if !index.fits(size) {
+            self.add(FindingKind::Data, format!("its data has {size} bytes, which is not the size its index is for"), GET_AGAIN);
             return Ok(());
         }
         match walk_index(index, data) {

@@ -17,8 +17,8 @@ use fs_base::{Class, Digest, Error, IoContext, LayerId, Result, durable, id};
 
 pub use check::{Finding, FindingKind};
 
-use crate::erofs::Index;
-use crate::ingest::{Built, IngestOptions, ingest, rebuild_index};
+use crate::erofs::{FileKind, Index};
+use crate::ingest::{Built, IngestOptions, OPAQUE_XATTR, ingest, rebuild_index};
 use crate::tar::Limits;
 
 /// A folder of layers.
@@ -40,6 +40,28 @@ pub struct Layer {
     pub index: Index,
     /// The folder that holds both.
     pub dir: PathBuf,
+}
+
+impl Layer {
+    /// Whether it has whiteouts or opaque directories.
+    pub(crate) fn has_marks(&self) -> Result<bool> {
+        let mut todo = vec![self.index.root()];
+        while let Some(nid) = todo.pop() {
+            if self.index.xattr(nid, OPAQUE_XATTR)?.is_some() {
+                return Ok(true);
+            }
+            for entry in self.index.read_dir(nid)? {
+                let inode = self.index.inode(entry.nid)?;
+                if inode.is_whiteout() {
+                    return Ok(true);
+                }
+                if inode.kind == FileKind::Dir {
+                    todo.push(entry.nid);
+                }
+            }
+        }
+        Ok(false)
+    }
 }
 
 /// What a layer takes on the disk, in bytes that its file system has set aside for it.
@@ -140,13 +162,20 @@ impl Store {
         })?;
         let index_path = dir.join("index");
         let index = match Index::open(&index_path) {
-            Err(error) if matches!(error.class(), Class::Corrupt | Class::NotFound) => {
-                tracing::warn!(layer = %id, %error, "the index can't be used; building it again");
+            Ok(index) if index.data_digest() == id.0 => index,
+            Err(error) if !matches!(error.class(), Class::Corrupt | Class::NotFound) => return Err(error),
+            bad => {
+                let why = bad.err().map_or_else(|| "it is that of another layer".to_owned(), |error| error.to_string());
+                tracing::warn!(layer = %id, why, "the index can't be used; building it again");
                 self.rebuild(id, &data, &index_path)?;
                 Index::open(&index_path)?
             }
-            other => other?,
         };
+        let size = data.metadata().at("stat", &data_path)?.size();
+        if !index.fits(size) {
+            let message = format!("layer {id} is damaged: its data has {size} bytes, which is not the size its index is for");
+            return Err(Error::corrupt(message).with_hint("load or pull an image that has it: that replaces it"));
+        }
         Ok(Layer { id: *id, data, index, dir })
     }
 

@@ -177,6 +177,14 @@ fn mount_setattr(fd: BorrowedFd<'_>, recursive: bool, attributes: MountSetAttr) 
     if result == 0 { Ok(()) } else { Err(Error::io("mount_setattr", "mount descriptor", std::io::Error::last_os_error())) }
 }
 
+/// Mounts over `target` with mount(2) and its string of options: for kernels whose file system can't be told everything
+/// by descriptors. `/proc/self/fd/N` in the options names descriptors of this process. Source: mount(2).
+pub fn mount_by_options(fs_type: &str, source: &str, target: &Path, options: &str) -> Result<()> {
+    let text = std::ffi::CString::new(options).map_err(|_| Error::invalid("a mount option with a NUL byte"))?;
+    rustix::mount::mount(source, target, fs_type, rustix::mount::MountFlags::empty(), &*text)
+        .at("mount", format!("{fs_type} file system ({options})"))
+}
+
 /// Takes the topmost mount at `target` away. `lazy` detaches it now and frees it when its last user is gone.
 pub fn unmount(target: &Path, lazy: bool) -> Result<()> {
     let mut flags = UnmountFlags::NOFOLLOW;

@@ -1,0 +1,123 @@
+//! Mounted layers, shared by everything that stands on them.
+//!
+//! Two mounts of one layer would keep its file contents in memory twice. So a layer that somebody uses is mounted
+//! once: whoever holds a [`Lease`] keeps it so. The layers used last are held without a lease too, a bounded number
+//! of them; nothing else is, so that an idle daemon holds few.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use fs_base::sys::mount::Mount;
+use fs_base::{LayerId, Result};
+
+use super::stack::Lower;
+
+/// Layers that are held when nobody has a lease on them: those of a handful of images.
+const KEPT: usize = 64;
+
+/// A layer that is mounted.
+#[derive(Debug)]
+pub struct LayerMount {
+    pub id: LayerId,
+    pub lower: Lower,
+    /// Whether whiteouts would show if it were seen alone; found out when somebody asks.
+    pub has_marks: OnceLock<bool>,
+}
+
+/// Keeps layers mounted, so that what is mounted on them later shares their memory. Dropped, it keeps nothing.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    _layers: Vec<Arc<LayerMount>>,
+}
+
+impl Lease {
+    pub(super) fn new(layers: Vec<Arc<LayerMount>>) -> Lease {
+        Lease { _layers: layers }
+    }
+}
+
+/// The mounted layers of a store.
+#[derive(Debug, Default)]
+pub struct Layers {
+    state: Mutex<State>,
+    mounted: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    known: HashMap<LayerId, Weak<LayerMount>>,
+    /// Used last, the latest at the back.
+    recent: VecDeque<Arc<LayerMount>>,
+    /// Being mounted by some thread.
+    busy: HashSet<LayerId>,
+}
+
+impl Layers {
+    /// The mount of a layer; `make` makes it if there is none. Two threads that want the same layer make it once.
+    pub fn get(&self, id: &LayerId, make: impl FnOnce() -> Result<Mount>) -> Result<Arc<LayerMount>> {
+        let mut state = self.lock();
+        while state.busy.contains(id) {
+            state = self.mounted.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if let Some(layer) = state.known.get(id).and_then(Weak::upgrade) {
+            state.use_now(&layer);
+            return Ok(layer);
+        }
+        state.busy.insert(*id);
+        drop(state);
+        let busy = Busy { layers: self, id };
+        let layer = Arc::new(LayerMount { id: *id, lower: Lower::new(make()?), has_marks: OnceLock::new() });
+        let mut state = self.lock();
+        state.known.retain(|_, layer| layer.strong_count() > 0);
+        state.known.insert(*id, Arc::downgrade(&layer));
+        state.use_now(&layer);
+        drop(state);
+        drop(busy);
+        Ok(layer)
+    }
+
+    /// Holds a layer no longer. Who has it mounted keeps it.
+    pub fn forget(&self, id: &LayerId) {
+        let mut state = self.lock();
+        state.known.remove(id);
+        state.recent.retain(|layer| layer.id != *id);
+    }
+
+    /// Holds only what is leased.
+    pub fn trim(&self) {
+        self.lock().recent.clear();
+    }
+
+    /// How many layers are mounted.
+    #[cfg(test)]
+    pub fn count(&self) -> usize {
+        self.lock().known.values().filter(|layer| layer.strong_count() > 0).count()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn use_now(&mut self, layer: &Arc<LayerMount>) {
+        self.recent.retain(|other| !Arc::ptr_eq(other, layer));
+        self.recent.push_back(Arc::clone(layer));
+        if self.recent.len() > KEPT {
+            self.recent.pop_front();
+        }
+    }
+}
+
+/// Lets the next thread try, also if the mount has failed.
+struct Busy<'a> {
+    layers: &'a Layers,
+    id: &'a LayerId,
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.layers.lock().busy.remove(self.id);
+        self.layers.mounted.notify_all();
+    }
+}

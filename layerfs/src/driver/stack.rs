@@ -1,0 +1,282 @@
+//! overlayfs over mounted layers.
+//!
+//! Every container's upper directory is written in one format, whatever the driver: no redirects, no metadata-only
+//! copies, no index, so `diff` and a user-space reader need nothing but whiteouts and opaque directories. A file
+//! keeps its inode number when it is copied up, as far as the file systems allow (`xino=auto`).
+//! Source: Linux `Documentation/filesystems/overlayfs.rst`.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use fs_base::sys::mount::{FsContext, Mount, mount_by_options, open_dir};
+use fs_base::{Class, Error, Result};
+use rustix::mount::MountAttrFlags;
+
+use super::namespace::{Held, Namespace};
+use crate::overlayfs;
+
+/// What overlayfs takes. Source: `OVL_MAX_STACK` in `fs/overlayfs/params.h`.
+const MOST_LAYERS: usize = 500;
+/// Options that are the same for every mount.
+const OPTIONS: [(&str, &str); 4] = [("redirect_dir", "nofollow"), ("index", "off"), ("metacopy", "off"), ("xino", "auto")];
+
+/// The attributes of an image that is mounted on the host: somebody else wrote what is in it.
+const LOOK_ONLY: MountAttrFlags =
+    MountAttrFlags::MOUNT_ATTR_RDONLY.union(MountAttrFlags::MOUNT_ATTR_NODEV).union(MountAttrFlags::MOUNT_ATTR_NOSUID);
+
+/// How overlayfs is told its layers, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// Detached layers, by descriptor: Linux 6.15.
+    Descriptors,
+    /// One by one, by the paths that /proc shows for descriptors, in a mount namespace of our own: Linux 6.7.
+    Appended,
+    /// All in one string of options to mount(2), in a mount namespace of our own: any Linux.
+    Options,
+}
+
+impl Method {
+    /// All of them.
+    pub const ALL: [Method; 3] = [Method::Descriptors, Method::Appended, Method::Options];
+}
+
+/// A read-only tree that an overlay can be put on.
+#[derive(Debug)]
+pub struct Lower {
+    mount: Mount,
+    /// Its place in the namespace, where one is needed.
+    held: OnceLock<Held>,
+}
+
+impl Lower {
+    pub fn new(mount: Mount) -> Lower {
+        Lower { mount, held: OnceLock::new() }
+    }
+
+    /// An empty one, to stand for layers that are not there.
+    pub fn empty() -> Result<Lower> {
+        let context = FsContext::open("tmpfs")?;
+        context.string("mode", "0755")?;
+        context.mount(MountAttrFlags::MOUNT_ATTR_RDONLY).map(Lower::new)
+    }
+}
+
+/// The writable side of a stack: two directories on one file system.
+#[derive(Debug, Clone, Copy)]
+pub struct Writable<'a> {
+    pub upper: &'a Path,
+    pub work: &'a Path,
+}
+
+/// Makes overlays in the way that works here.
+#[derive(Debug)]
+pub struct Stacker {
+    method: Method,
+    namespace: Option<Arc<Namespace>>,
+}
+
+impl Stacker {
+    /// Stacks by this method. `scratch` is a directory of ours that is never looked into.
+    pub fn new(method: Method, scratch: &Path) -> Result<Stacker> {
+        let namespace = if method == Method::Descriptors { None } else { Some(Namespace::start(scratch)?) };
+        Ok(Stacker { method, namespace })
+    }
+
+    /// An overlay of `layers`, bottom first. Without a `writable` side it is read-only, and for people to look at: its
+    /// devices and set-user-id files do nothing.
+    pub fn stack(&self, layers: &[&Lower], writable: Option<Writable<'_>>) -> Result<Mount> {
+        if layers.len() > MOST_LAYERS {
+            return Err(Error::unsupported(format!("an image of {} layers: overlayfs takes {MOST_LAYERS}", layers.len())));
+        }
+        let made = match &self.namespace {
+            None => by_descriptors(layers, writable),
+            Some(namespace) => self.in_namespace(namespace, layers, writable),
+        };
+        made.map_err(explained)
+    }
+
+    fn in_namespace(&self, namespace: &Arc<Namespace>, layers: &[&Lower], writable: Option<Writable<'_>>) -> Result<Mount> {
+        for layer in layers {
+            hold(namespace, layer)?;
+        }
+        // The descriptors stay open in the callers' layers until the mount is made.
+        let lower: Vec<String> = layers.iter().rev().map(|layer| shown(&layer.mount)).collect();
+        let own = |path: &Path| std::path::absolute(path).map_err(|error| Error::io("find", path, error));
+        let writable = match writable {
+            Some(Writable { upper, work }) => Some((own(upper)?, own(work)?)),
+            None => None,
+        };
+        let method = self.method;
+        namespace.run(move |ground| match method {
+            Method::Options => {
+                let attributes = attributes(writable.is_some());
+                let mount = ground.detached(|target| by_options(&lower, writable, target))?;
+                if !attributes.is_empty() {
+                    mount.set_attributes(attributes, MountAttrFlags::empty(), false)?;
+                }
+                Ok(mount)
+            }
+            _ => by_appending(&lower, writable),
+        })
+    }
+
+    /// One layer by itself, to look at.
+    pub fn alone(&self, layer: &Lower) -> Result<Mount> {
+        let clone = match &self.namespace {
+            None => Mount::clone_at(layer.mount.as_fd(), Path::new(""), false)?,
+            Some(namespace) => {
+                hold(namespace, layer)?;
+                let mount = layer.mount.try_clone()?;
+                namespace.run(move |_| Mount::clone_at(mount.as_fd(), Path::new(""), false))?
+            }
+        };
+        clone.set_attributes(LOOK_ONLY, MountAttrFlags::empty(), false)?;
+        Ok(clone)
+    }
+}
+
+fn hold(namespace: &Arc<Namespace>, layer: &Lower) -> Result<()> {
+    if layer.held.get().is_none() {
+        // If another thread was faster, the kernel refuses to attach the same mount again; its place is the layer's.
+        match namespace.hold(&layer.mount) {
+            Ok(held) => drop(layer.held.set(held)),
+            Err(error) if layer.held.get().is_none() => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn attributes(writable: bool) -> MountAttrFlags {
+    if writable { MountAttrFlags::empty() } else { LOOK_ONLY }
+}
+
+fn shown(fd: &impl AsFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}
+
+/// An overlay that has been told all but its layers.
+fn context() -> Result<FsContext> {
+    let context = FsContext::open("overlay")?;
+    context.string("source", "fsd")?;
+    for (key, value) in OPTIONS {
+        context.string(key, value)?;
+    }
+    if overlayfs::Namespace::of_process() == overlayfs::Namespace::User {
+        context.flag("userxattr")?;
+    }
+    Ok(context)
+}
+
+fn by_descriptors(layers: &[&Lower], writable: Option<Writable<'_>>) -> Result<Mount> {
+    let context = context()?;
+    for layer in layers.iter().rev() {
+        context.descriptor("lowerdir+", layer.mount.as_fd())?;
+    }
+    if let Some(Writable { upper, work }) = writable {
+        context.descriptor("upperdir", open_dir(upper)?.as_fd())?;
+        context.descriptor("workdir", open_dir(work)?.as_fd())?;
+    }
+    context.mount(attributes(writable.is_some()))
+}
+
+fn by_appending(lower: &[String], writable: Option<(PathBuf, PathBuf)>) -> Result<Mount> {
+    let context = context()?;
+    for layer in lower {
+        context.string("lowerdir+", &**layer)?;
+    }
+    let is_writable = writable.is_some();
+    if let Some((upper, work)) = writable {
+        // By descriptors of this namespace: a path may be longer than an option can be.
+        context.string("upperdir", shown(&open_dir(&upper)?))?;
+        context.string("workdir", shown(&open_dir(&work)?))?;
+    }
+    context.mount(attributes(is_writable))
+}
+
+fn by_options(lower: &[String], writable: Option<(PathBuf, PathBuf)>, target: &Path) -> Result<()> {
+    let mut options = vec![format!("lowerdir={}", lower.join(":"))];
+    let writable = match writable {
+        Some((upper, work)) => Some((open_dir(&upper)?, open_dir(&work)?)),
+        None => None,
+    };
+    if let Some((upper, work)) = &writable {
+        options.push(format!("upperdir={},workdir={}", shown(upper), shown(work)));
+    }
+    options.extend(OPTIONS.iter().map(|(key, value)| format!("{key}={value}")));
+    if overlayfs::Namespace::of_process() == overlayfs::Namespace::User {
+        options.push("userxattr".to_owned());
+    }
+    mount_by_options("overlay", "fsd", target, &options.join(","))
+}
+
+fn explained(error: Error) -> Error {
+    let hint = match (error.hint(), error.class()) {
+        (_, Class::Denied) => "mounting needs CAP_SYS_ADMIN: run the daemon as root".to_owned(),
+        (Some(hint), _) => hint.to_owned(),
+        (None, Class::Invalid) => {
+            "the file system of the daemon's root may not be able to hold a writable layer (overlayfs, NFS): use another"
+                .to_owned()
+        }
+        (None, _) => return error,
+    };
+    error.with_hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(mount: &Mount) -> PathBuf {
+        PathBuf::from(shown(mount)).join(".")
+    }
+
+    #[test]
+    fn every_way_of_stacking_gives_the_same_tree() {
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIPPED: kernel mounts: needs root");
+            return;
+        }
+        for method in Method::ALL {
+            let dir = tempfile::tempdir().unwrap();
+            let at = |name: &str| dir.path().join(name);
+            for name in ["upper", "work", "over"] {
+                std::fs::create_dir(at(name)).unwrap();
+            }
+            let mut layers = Vec::new();
+            for number in 0..130 {
+                let layer = at(&format!("with,comma:and\\{number}"));
+                std::fs::create_dir(&layer).unwrap();
+                std::fs::write(layer.join("same"), number.to_string()).unwrap();
+                std::fs::write(layer.join(format!("own{number}")), "x").unwrap();
+                layers.push(Lower::new(Mount::clone_of(&layer, false).unwrap()));
+            }
+            let layers: Vec<&Lower> = layers.iter().collect();
+            let stacker = Stacker::new(method, &at("over")).unwrap();
+            let stack = |writable| stacker.stack(&layers, writable).unwrap_or_else(|e| panic!("{method:?}: {e} {:?}", e.hint()));
+            let (upper, work) = (at("upper"), at("work"));
+            let mount = stack(Some(Writable { upper: &upper, work: &work }));
+            let read_only = stack(None);
+            let alone = stacker.alone(layers[7]).unwrap();
+            drop(stacker);
+            for mount in [&read_only, &mount] {
+                assert_eq!(std::fs::read_to_string(place(mount).join("same")).unwrap(), "129", "{method:?}: the last is on top");
+                assert!(place(mount).join("own0").exists(), "{method:?}");
+            }
+            assert_eq!(std::fs::read_to_string(place(&alone).join("same")).unwrap(), "7", "{method:?}");
+            for mount in [&read_only, &alone] {
+                assert!(std::fs::write(place(mount).join("new"), "y").is_err(), "{method:?}");
+            }
+            std::fs::write(place(&mount).join("new"), "y").unwrap();
+            assert!(at("upper/new").exists() && std::fs::read_dir(at("over")).unwrap().next().is_none(), "{method:?}");
+        }
+    }
+
+    #[test]
+    fn more_layers_than_overlayfs_takes_are_refused_in_words() {
+        let lower = Lower::new(Mount::from_fd(open_dir(Path::new("/")).unwrap()));
+        let error = Stacker::new(Method::Descriptors, Path::new("/")).unwrap().stack(&[&lower; 501], None).unwrap_err();
+        assert!(error.class() == Class::Unsupported && error.to_string().contains("501"), "{error}");
+    }
+}

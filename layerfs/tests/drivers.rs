@@ -1,0 +1,444 @@
+//! The conformance suite of the mount drivers: whatever the driver, the kernel shows what the tree in user space shows.
+#![allow(clippy::unwrap_used)] // a failed step fails the test
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use common::{Listing, assert_same, list_dir, list_tree, may_mount, place_of, sh};
+use fs_base::sys::mount::mount_table;
+use fs_base::{Class, LayerId};
+use layerfs::diff::{ChangeKind, of_upper};
+use layerfs::driver::Mounter;
+use layerfs::ingest::IngestOptions;
+use layerfs::store::Store;
+use layerfs::tree::Tree;
+
+const DRIVERS: [&str; 3] = ["erofs", "erofs-loop", "overlay"];
+
+/// Numbers that look random and are the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 16) % bound
+    }
+
+    fn name(&mut self) -> String {
+        ["a", "b", "c", "d-e", "d", "f"][self.below(6) as usize].to_owned()
+    }
+
+    fn path(&mut self) -> String {
+        (0..=self.below(3)).map(|_| self.name()).collect::<Vec<_>>().join("/")
+    }
+}
+
+/// A layer of random files, whiteouts and opaque directories, as a tar.
+fn random_layer(random: &mut Random, dir: &Path) -> Vec<u8> {
+    use std::fmt::Write;
+    let mut script = String::from("rm -rf l; mkdir l; cd l\n");
+    for _ in 0..30 {
+        let (path, other) = (random.path(), random.path());
+        let parent = Path::new(&path).parent().unwrap().display().to_string();
+        let parent = if parent.is_empty() { ".".to_owned() } else { parent };
+        let name = Path::new(&path).file_name().unwrap().to_str().unwrap().to_owned();
+        let number = random.below(1000);
+        let make = match random.below(12) {
+            0..=2 => format!("mkdir -p {path}"),
+            3..=5 => format!("[ ! -p {path} ] && seq {number} > {path}"),
+            // Never absolute: changes made through a mount on the host would follow it there.
+            6 => format!("ln -s {other} {path}"),
+            7 => format!("ln {other} {path}"),
+            8 => format!("mkfifo {path}"),
+            9 => format!("setfattr -n user.k -v {number} {path}"),
+            10 => format!("chmod {} {path}; chown {number}:7 {path}", ["700", "4755", "1777", "640"][random.below(4) as usize]),
+            _ => format!("truncate -s {}K {path}", number * 7),
+        };
+        let _ = writeln!(script, "mkdir -p {parent} && {{ {make}; }} || :");
+        if random.below(3) == 0 {
+            let _ = writeln!(script, "mkdir -p {parent} && rm -rf {path} && touch {parent}/.wh.{name} || :");
+        }
+        if random.below(12) == 0 {
+            let _ = writeln!(script, "mkdir -p {path} && touch {path}/.wh..wh..opq || :");
+        }
+    }
+    script += "tar --xattrs -S --format=pax -cf ../l.tar .";
+    let quiet = format!("{{ {script}\n}} 2>/dev/null");
+    sh(dir, &quiet);
+    std::fs::read(dir.join("l.tar")).unwrap()
+}
+
+fn random_chain(random: &mut Random, dir: &Path, store: &Store, count: usize) -> Vec<LayerId> {
+    (0..count).map(|_| store.ingest(&mut &random_layer(random, dir)[..], &IngestOptions::default()).unwrap().id).collect()
+}
+
+fn layers(store: &Store, ids: &[LayerId]) -> Vec<Arc<layerfs::store::Layer>> {
+    ids.iter().map(|id| store.layer(id).unwrap()).collect()
+}
+
+/// What a container might do to its tree.
+fn random_changes(random: &mut Random, place: &Path) {
+    for _ in 0..25 {
+        let (path, other) = (place.join(random.path()), place.join(random.path()));
+        if std::fs::metadata(&path).is_ok_and(|m| std::os::unix::fs::FileTypeExt::is_fifo(&m.file_type())) {
+            continue; // would wait for its other end
+        }
+        // Most of it fails because something else is there, which is fine.
+        let _ = match random.below(13) {
+            0 => std::fs::write(&path, format!("new {}", random.below(100))),
+            1 => std::fs::remove_file(&path),
+            2 => std::fs::remove_dir_all(&path),
+            3 => std::fs::create_dir_all(&path),
+            4 => std::fs::rename(&path, &other),
+            5 => std::os::unix::fs::symlink("target", &path),
+            6 => std::fs::read(&path).and_then(|same| std::fs::write(&path, same)),
+            7 => std::os::unix::fs::chown(&path, Some(random.below(3) as u32), None),
+            8 => std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600 + random.below(64) as u32)),
+            9 => std::fs::remove_dir_all(&path).and_then(|()| std::fs::create_dir(&path)),
+            10 => std::fs::File::open(&path).and_then(|f| f.set_modified(std::time::SystemTime::UNIX_EPOCH)),
+            11 => std::fs::hard_link(&path, &other),
+            _ => std::fs::File::options().append(true).open(&path).and_then(|f| f.set_len(random.below(5000))),
+        };
+    }
+}
+
+/// The changes between two listings, by brute force, as Docker would list them.
+fn expected_changes(before: &Listing, after: &Listing) -> Vec<(char, String)> {
+    // Without the time and the count of links, which are not compared.
+    let essence = |line: &String| {
+        let mut words: Vec<&str> = line.split(' ').filter(|word| !word.starts_with("links=")).collect();
+        words.remove(2);
+        words.join(" ")
+    };
+    let is_dir = |line: &String| line.starts_with('4') && line.len() > 5 && line.split(' ').next().unwrap().len() == 5;
+    let mut changes: BTreeMap<Vec<Vec<u8>>, char> = BTreeMap::new();
+    let key = |path: &[u8]| -> Vec<Vec<u8>> { path.split(|&b| b == b'/').skip(1).map(<[u8]>::to_vec).collect() };
+    for path in before.keys().chain(after.keys()) {
+        let kind = match (before.get(path), after.get(path)) {
+            (Some(a), Some(b)) if essence(a) == essence(b) => continue,
+            (Some(_), Some(_)) => 'C',
+            (None, _) => 'A',
+            (Some(_), None) => {
+                // Gone with a directory above it, or replaced with it?
+                let above = path.iter().rposition(|&b| b == b'/').unwrap();
+                if after.get(&path[..above]).is_none_or(|line| !is_dir(line)) {
+                    continue;
+                }
+                'D'
+            }
+        };
+        changes.insert(key(path), kind);
+    }
+    for path in changes.keys().cloned().collect::<Vec<_>>() {
+        for length in 1..path.len() {
+            changes.entry(path[..length].to_vec()).or_insert('C');
+        }
+    }
+    let shown = |path: Vec<Vec<u8>>| format!("/{}", String::from_utf8_lossy(&path.join(&b'/')));
+    changes.into_iter().map(|(path, kind)| (kind, shown(path))).collect()
+}
+
+fn changes_of(lower: &Tree, upper: &Path) -> Vec<(char, String)> {
+    let kind = |kind| match kind {
+        ChangeKind::Modified => 'C',
+        ChangeKind::Added => 'A',
+        ChangeKind::Deleted => 'D',
+    };
+    of_upper(lower, upper).unwrap().into_iter().map(|c| (kind(c.kind), String::from_utf8(c.path).unwrap())).collect()
+}
+
+/// The mounter, or a loud word that this driver can't be tested here.
+fn mounter(store: &Arc<Store>, driver: &str) -> Option<Mounter> {
+    match Mounter::new(Arc::clone(store), Some(driver)) {
+        Ok(mounter) => Some(mounter),
+        Err(error) if error.class() == Class::Unsupported => {
+            println!("SKIPPED: driver {driver}: {error}");
+            None
+        }
+        Err(error) => panic!("{driver}: {error}"),
+    }
+}
+
+/// What every driver must do, on the file system that holds `dir`.
+fn conformance(dir: &Path, driver: &str, seed: u64) {
+    let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let store = Arc::new(Store::open(&dir.join("store")).unwrap());
+    let Some(mounter) = mounter(&store, driver) else { return };
+    let ids = random_chain(&mut random, dir, &store, 4);
+    for length in 1..=ids.len() {
+        let mount = mounter.image(&ids[..length]).unwrap_or_else(|e| panic!("{driver}: {e} {:?}", e.hint()));
+        let tree = list_tree(&Tree::new(layers(&store, &ids[..length])));
+        assert_same(&tree, &list_dir(&place_of(&mount)), &format!("{driver}, seed {seed}, {length} layers"));
+        assert!(std::fs::write(place_of(&mount).join("x"), "x").is_err(), "{driver}: an image is read-only");
+    }
+    let (upper, work) = (dir.join("upper"), dir.join("work"));
+    let lower = Tree::new(layers(&store, &ids));
+    let before = list_tree(&lower);
+    for round in 0..3 {
+        let mount = mounter.container(&ids, &upper, &work).unwrap_or_else(|e| panic!("{driver}: {e} {:?}", e.hint()));
+        let what = format!("{driver}, seed {seed}, round {round}");
+        if round == 0 {
+            assert_same(&before, &list_dir(&place_of(&mount)), &what);
+            assert_eq!(changes_of(&lower, &upper), [], "{what}");
+        }
+        random_changes(&mut random, &place_of(&mount));
+        let after = list_dir(&place_of(&mount));
+        assert_same(&list_tree(&Tree::with_upper(layers(&store, &ids), &upper).unwrap()), &after, &what);
+        assert_eq!(changes_of(&lower, &upper), expected_changes(&before, &after), "{what}");
+    }
+    assert!(mount_table().unwrap().iter().all(|m| !m.target.starts_with(dir)), "{driver}: nothing is in the mount table");
+    let left: Vec<_> = std::fs::read_dir(dir.join("store/tmp")).unwrap().collect();
+    assert!(left.is_empty(), "{driver}: {left:?}");
+}
+
+#[test]
+fn every_driver_shows_what_the_tree_in_user_space_shows() {
+    if may_mount() {
+        for (driver, seed) in DRIVERS.iter().flat_map(|driver| (1..=3).map(move |seed| (driver, seed))) {
+            conformance(tempfile::tempdir().unwrap().path(), driver, seed);
+        }
+    }
+}
+
+#[test]
+fn a_store_on_tmpfs_falls_back_and_says_why() {
+    if !may_mount() {
+        return;
+    }
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
+    let mounter = Mounter::new(Arc::clone(&store), None).unwrap();
+    assert!(mounter.probed()[0].probe.why().is_some_and(|why| !why.is_empty()), "file-backed EROFS is refused on tmpfs");
+    assert_ne!(mounter.driver_name(), Some("erofs"));
+    drop(mounter);
+    for driver in ["erofs-loop", "overlay"] {
+        let place = dir.path().join(driver);
+        std::fs::create_dir(&place).unwrap();
+        conformance(&place, driver, 9);
+    }
+    let loops = |what: &str| sh(dir.path(), &format!("losetup -a | grep -c {} || true # {what}", dir.path().display()));
+    assert_eq!(loops("after").trim(), "0", "loop devices free themselves");
+}
+
+fn one_file_layer(store: &Store, name: &str, content: &str) -> LayerId {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    let mut builder = tar::Builder::new(Vec::new());
+    builder.append_data(&mut header, name, content.as_bytes()).unwrap();
+    store.ingest(&mut &builder.into_inner().unwrap()[..], &IngestOptions::default()).unwrap().id
+}
+
+#[test]
+fn chains_of_no_layers_one_and_very_many() {
+    if !may_mount() {
+        return;
+    }
+    for driver in DRIVERS {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
+        let Some(mounter) = mounter(&store, driver) else { continue };
+        let many: Vec<_> = (0..140).map(|n| one_file_layer(&store, &format!("f{n}"), &n.to_string())).collect();
+        for count in [0, 1, 2, 140] {
+            let ids = &many[..count];
+            let image = mounter.image(ids).unwrap_or_else(|e| panic!("{driver} {count}: {e} {:?}", e.hint()));
+            assert_eq!(std::fs::read_dir(place_of(&image)).unwrap().count(), count, "{driver}");
+            let (upper, work) = (dir.path().join(format!("u{count}")), dir.path().join(format!("w{count}")));
+            let mount = mounter.container(ids, &upper, &work).unwrap_or_else(|e| panic!("{driver} {count}: {e} {:?}", e.hint()));
+            std::fs::write(place_of(&mount).join("new"), "x").unwrap();
+            assert_eq!(std::fs::read_dir(place_of(&mount)).unwrap().count(), count + 1, "{driver}");
+            assert_eq!(changes_of(&Tree::new(layers(&store, ids)), &upper), [('A', "/new".to_owned())], "{driver} {count}");
+        }
+    }
+}
+
+#[test]
+fn a_new_writable_layer_has_the_roots_owner_and_mode() {
+    if !may_mount() {
+        return;
+    }
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    sh(dir.path(), "mkdir r; chmod 1751 r; chown 12:34 r; setfattr -n user.a -v b r; tar --xattrs -C r -cf r.tar .");
+    let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
+    let id = store.ingest(&mut std::fs::File::open(dir.path().join("r.tar")).unwrap(), &IngestOptions::default()).unwrap().id;
+    let mounter = Mounter::new(Arc::clone(&store), None).unwrap();
+    let (upper, work) = (dir.path().join("upper"), dir.path().join("work"));
+    let mount = mounter.container(&[id], &upper, &work).unwrap();
+    let stat = std::fs::metadata(place_of(&mount)).unwrap();
+    assert_eq!((stat.mode() & 0o7777, stat.uid(), stat.gid()), (0o1751, 12, 34));
+    assert_eq!(changes_of(&Tree::new(layers(&store, &[id])), &upper), []);
+    sh(&place_of(&mount), "chmod 755 .");
+    assert_eq!(changes_of(&Tree::new(layers(&store, &[id])), &upper), [('C', "/".to_owned())]);
+}
+
+#[test]
+fn images_on_the_host_have_no_devices_and_no_set_user_id() {
+    if !may_mount() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    sh(dir.path(), "mkdir r; mknod r/null c 1 3; chmod 666 r/null; tar -C r -cf r.tar .");
+    let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
+    let id = store.ingest(&mut std::fs::File::open(dir.path().join("r.tar")).unwrap(), &IngestOptions::default()).unwrap().id;
+    let other = one_file_layer(&store, "x", "x");
+    let mounter = Mounter::new(Arc::clone(&store), None).unwrap();
+    for ids in [&[id][..], &[id, other]] {
+        let image = mounter.image(ids).unwrap();
+        assert!(std::fs::File::open(place_of(&image).join("null")).is_err(), "{} layers", ids.len());
+        let flags = rustix::fs::fstatvfs(&image).unwrap().f_flag;
+        use rustix::fs::StatVfsMountFlags as F;
+        assert!(flags.contains(F::NOSUID | F::NODEV | F::RDONLY), "{flags:?}");
+        let container = mounter.container(ids, &dir.path().join("upper"), &dir.path().join("work")).unwrap();
+        assert!(std::fs::File::open(place_of(&container).join("null")).is_ok(), "a container has its devices");
+    }
+}
+
+#[test]
+fn containers_start_side_by_side() {
+    if !may_mount() {
+        return;
+    }
+    for driver in DRIVERS {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
+        let Some(mounter) = mounter(&store, driver) else { continue };
+        let ids = random_chain(&mut Random(77), dir.path(), &store, 3);
+        std::thread::scope(|scope| {
+            let mounter = &mounter;
+            let (ids, dir) = (&ids, dir.path());
+            for number in 0..8 {
+                scope.spawn(move || {
+                    let at = |name: &str| dir.join(format!("{name}{number}"));
+                    let mount = mounter.container(ids, &at("upper"), &at("work")).unwrap();
+                    std::fs::write(place_of(&mount).join("mine"), number.to_string()).unwrap();
+                    assert!(mounter.image(ids).is_ok());
+                });
+            }
+        });
+        for number in 0..8 {
+            assert_eq!(std::fs::read_to_string(dir.path().join(format!("upper{number}/mine"))).unwrap(), number.to_string());
+        }
+    }
+}
+
+#[test]
+fn a_removed_layer_is_served_to_who_has_it_mounted() {
+    if !may_mount() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
+    let Some(mounter) = mounter(&store, "erofs") else { return };
+    let ids = [one_file_layer(&store, "a", "A"), one_file_layer(&store, "b", "B")];
+    let mount = mounter.image(&ids).unwrap();
+    for id in &ids {
+        mounter.forget(id);
+        store.remove(id).unwrap();
+    }
+    store.sweep().unwrap();
+    assert_eq!(std::fs::read_to_string(place_of(&mount).join("a")).unwrap(), "A");
+    assert_eq!(mounter.image(&ids).unwrap_err().class(), Class::NotFound);
+    assert_eq!(store.usage(&ids[0]).unwrap().total(), 0);
+}
+
+#[test]
+fn an_unknown_driver_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(dir.path()).unwrap());
+    let error = Mounter::new(store, Some("zfs")).unwrap_err();
+    assert!(error.to_string().contains("\"zfs\""), "{error}");
+    assert!(error.hint().unwrap().contains("erofs"));
+}
+
+/// Runs the test of this name again as an ordinary user; `true` if this is that run.
+fn as_ordinary_user(test: &str) -> bool {
+    use std::os::unix::process::CommandExt;
+    if std::env::var_os("LAYERFS_TEST_ORDINARY").is_some() {
+        return true;
+    }
+    if !rustix::process::geteuid().is_root() {
+        return true;
+    }
+    // The user may not be able to reach the build folder.
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("test");
+    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    sh(dir.path(), "chmod 755 . test");
+    let output = std::process::Command::new(&copy)
+        .args([test, "--exact", "--nocapture"])
+        .env("LAYERFS_TEST_ORDINARY", "1")
+        .current_dir("/")
+        .gid(65534)
+        .uid(65534)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    false
+}
+
+#[test]
+fn an_ordinary_user_can_do_everything_but_mount() {
+    use layerfs::archive::{TarOptions, stat_in_tree, tar_of_tree};
+    if !as_ordinary_user("an_ordinary_user_can_do_everything_but_mount") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
+    let script = r"mkdir -p 1/etc/deep 2/etc; seq 9 > 1/etc/f; seq 8 > 1/etc/gone; ln 1/etc/f 1/etc/deep/g; ln -s f 1/etc/l; mkfifo 1/p
+        truncate -s 1M 1/hole; chmod 2711 1/etc/deep; touch 2/etc/.wh.gone 2/new; for l in 1 2; do tar -C $l -Scf $l.tar .; done";
+    sh(dir.path(), script);
+    let ids = ["1.tar", "2.tar"].map(|name| {
+        store.ingest(&mut std::fs::File::open(dir.path().join(name)).unwrap(), &IngestOptions::default()).unwrap().id
+    });
+    let mounter = Mounter::new(Arc::clone(&store), None).unwrap();
+    assert_eq!(mounter.driver_name(), None);
+    assert!(mounter.probed().iter().all(|p| p.probe.why().is_some_and(|why| !why.is_empty())));
+    for error in [
+        mounter.image(&ids).unwrap_err(),
+        mounter.container(&ids, &dir.path().join("upper"), &dir.path().join("work")).unwrap_err(),
+    ] {
+        assert_eq!(error.class(), Class::Unsupported);
+        assert!(error.hint().unwrap().contains("CAP_SYS_ADMIN"), "{error}");
+    }
+    let tree = Tree::new(layers(&store, &ids));
+    assert!(!list_tree(&tree).is_empty());
+    assert!(stat_in_tree(&tree, Path::new("/")).is_ok());
+    let mut bytes = Vec::new();
+    assert!(tar_of_tree(&tree, Path::new("/"), &mut bytes, TarOptions::default()).unwrap().entries > 5);
+    assert!(store.check(&ids[0], true).unwrap().is_empty());
+    // What such a tar says about owners can't be done, the rest can.
+    let to = dir.path().join("to");
+    std::fs::create_dir(&to).unwrap();
+    let root = fs_base::sys::root::Root::open(&to).unwrap();
+    layerfs::archive::copy_of_tree(&tree, Path::new("/"), &root).unwrap();
+    assert_same(&list_tree(&tree), &list_dir(&to), "copied");
+    layerfs::archive::extract(&root, Path::new("/"), &mut &bytes[..], &layerfs::archive::Extract::default()).unwrap();
+    let (mut want, mut got) = (list_tree(&tree), list_dir(&to));
+    // Unpacking leaves the top's own metadata alone, but for its time.
+    want.remove(&b""[..]);
+    got.remove(&b""[..]);
+    assert_same(&want, &got, "unpacked");
+}
+
+#[test]
+fn names_that_are_no_utf8_are_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    std::fs::create_dir(dir.path().join("r")).unwrap();
+    std::fs::write(dir.path().join("r").join(std::ffi::OsStr::from_bytes(b"\xff\xfe")), "x").unwrap();
+    sh(dir.path(), "tar -C r -cf r.tar .");
+    let id = store.ingest(&mut std::fs::File::open(dir.path().join("r.tar")).unwrap(), &IngestOptions::default()).unwrap().id;
+    let tree = Tree::new(vec![store.layer(&id).unwrap()]);
+    assert_eq!(tree.lookup(b"/\xff\xfe", true).unwrap().unwrap().metadata.size, 1);
+}
