@@ -2,25 +2,18 @@
 #![no_main]
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 
 use fs_base::{Digest, LayerId};
 use layerfs::erofs::{FileKind, Index};
 use layerfs::ingest::rebuild_index;
 use layerfs::tar::Limits;
 
-/// In memory, where a sync costs nothing.
-static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
-    let folder = Path::new("/dev/shm").join(format!("fsd-fuzz-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).expect("make a folder in memory");
-    folder
-});
-
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let mut tar = bytes.to_vec();
     mend(&mut tar);
-    let (data, index) = (FOLDER.join("data"), FOLDER.join("index"));
+    // `scripts/fuzz` gives a folder in memory, where a sync costs nothing.
+    let folder = std::env::temp_dir();
+    let (data, index) = (folder.join("data"), folder.join("index"));
     std::fs::write(&data, &tar).expect("write to memory");
     let _ = std::fs::remove_file(&index);
     // Small, so that the fuzzer finds inputs and not the limits of the machine.
