@@ -1,6 +1,7 @@
 //! What the daemon is told: defaults, then the file, then the environment, then flags.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use fs_base::{Error, IoContext, Result};
@@ -101,8 +102,14 @@ struct FileLimits {
     entries: Option<u64>,
     /// Uncompressed bytes of one layer.
     bytes: Option<u64>,
-    /// Uncompressed bytes per compressed byte.
+    /// Uncompressed bytes per compressed byte, counted from 4 GiB on.
     ratio: Option<u64>,
+    /// Bytes of one file, holes included.
+    file_bytes: Option<u64>,
+    /// Bytes of one layer's index.
+    index_bytes: Option<u64>,
+    /// How long one layer may take.
+    seconds: Option<u64>,
 }
 
 /// The settings in force.
@@ -152,6 +159,9 @@ impl Config {
                 entries: file.limits.entries.unwrap_or(defaults.entries),
                 size: file.limits.bytes.unwrap_or(defaults.size),
                 ratio: file.limits.ratio.unwrap_or(defaults.ratio).max(1),
+                file_size: file.limits.file_bytes.unwrap_or(defaults.file_size),
+                index: file.limits.index_bytes.unwrap_or(defaults.index),
+                time: file.limits.seconds.map_or(defaults.time, Duration::from_secs),
                 ..defaults
             },
             registries: Settings { insecure: file.registries.insecure, mirrors: file.registries.mirrors },

@@ -75,8 +75,12 @@ impl Default for Limits {
     }
 }
 
-/// The error of a layer that passes one of the [`Limits`], by the name that it has in the daemon's configuration.
+/// Those of the [`Limits`] that the daemon's configuration has, by the names that they have there.
+const CONFIGURED: [&str; 6] = ["entries", "bytes", "ratio", "file_bytes", "index_bytes", "seconds"];
+
+/// The error of a layer that passes one of the [`Limits`].
 pub(crate) fn limit(name: &str, what: impl std::fmt::Display) -> Error {
-    Error::invalid(format!("the layer passes the limit `{name}`: {what}"))
-        .with_hint("this looks like a decompression bomb or a broken archive; if you trust it, raise the daemon's `limits`")
+    let suspicion = "this looks like a decompression bomb or a broken archive";
+    let remedy = if CONFIGURED.contains(&name) { "; if you trust it, raise the daemon's `limits`" } else { "" };
+    Error::invalid(format!("the layer passes the limit `{name}`: {what}")).with_hint(format!("{suspicion}{remedy}"))
 }
