@@ -72,6 +72,9 @@ impl TreeBuilder {
         }
         let directory = self.directory(parents)?;
         match name.strip_prefix(WHITEOUT) {
+            // overlayfs takes no mark on the root of a layer, so dockerd, containerd and Podman show what is below. To
+            // leave it out is what makes the tree in user space and every driver show the same.
+            Some(_) if *name == OPAQUE && directory == self.image.root() => Ok(()),
             Some(_) if *name == OPAQUE => self.make_opaque(directory),
             Some(hidden) => self.white_out(directory, hidden, entry),
             None => self.put(directory, name, entry),
