@@ -124,7 +124,16 @@ pub(super) fn summary(row: &ImageRow, config: &Config) -> Value {
     })
 }
 
-async fn load(State(app): State<Arc<App>>, body: Body) -> Answer {
+#[derive(Deserialize)]
+struct LoadQuery {
+    #[serde(default)]
+    platform: String,
+}
+
+async fn load(State(app): State<Arc<App>>, Query(query): Query<LoadQuery>, body: Body) -> Answer {
+    if !query.platform.is_empty() {
+        return Err(Failure(Error::unsupported("load with a platform is not supported: this host's is taken")));
+    }
     let mut reader = reader_of(body);
     let images = blocking(move || image::load(&app, &mut reader)).await?;
     let lines: Vec<String> = images.iter().flat_map(load_lines).map(|line| json!({"stream": line}).to_string()).collect();
