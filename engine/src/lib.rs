@@ -1,3 +1,5 @@
-//! Containers: the OCI runtime spec, the built-in runtime, the shim, logs and attach.
+//! Containers: from a plain description to a running process.
 //!
-//! Nothing is here yet; the daemon answers container requests with "page not found".
+//! Words: a [`config::Container`] says what is to run; a **spec** is its OCI runtime spec.
+
+pub mod config;

@@ -1,0 +1,131 @@
+//! What a container is to run, as a plain value: no Docker type is in it, and nothing in it is looked up yet.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use fs_base::{ContainerId, MountSpec};
+use oci_spec::runtime::LinuxResources;
+use serde::{Deserialize, Serialize};
+
+/// A container, as [`crate::spec::build`] turns it into an OCI runtime spec.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Container {
+    /// Its id; also the name of its cgroup.
+    pub id: ContainerId,
+    /// The command and its arguments; not empty.
+    pub args: Vec<String>,
+    /// `NAME=value`.
+    pub env: Vec<String>,
+    /// Absolute path in the container; made if missing. `/` if empty.
+    pub cwd: String,
+    /// `""`, `name`, `uid`, `name:group`, `uid:gid`: looked up in the container's own /etc/passwd and /etc/group.
+    pub user: String,
+    /// Further groups, by name or number.
+    pub groups: Vec<String>,
+    /// Its host name.
+    pub hostname: String,
+    /// Its NIS domain name; unset if empty.
+    pub domainname: String,
+    /// Whether it gets a terminal.
+    pub tty: bool,
+    /// Whether its standard input is kept open.
+    pub open_stdin: bool,
+    /// Whether its standard input ends when the first client that attached to it leaves.
+    pub stdin_once: bool,
+    /// Whether its root can't be written.
+    pub read_only_root: bool,
+    /// What its user asked to mount.
+    pub mounts: Vec<MountSpec>,
+    /// Files that the daemon keeps for it (`/etc/hosts`, …), mounted before anything of its user's.
+    pub files: Vec<ManagedFile>,
+    /// Its network.
+    pub network: Network,
+    /// Its process ids.
+    pub pid: Namespace,
+    /// Its System V and POSIX message queues, and /dev/shm.
+    pub ipc: Namespace,
+    /// Its host name's namespace.
+    pub uts: Namespace,
+    /// Its view of the cgroups.
+    pub cgroup: Namespace,
+    /// Capabilities on top of Docker's default ones: `NET_ADMIN`, `CAP_NET_ADMIN` or `ALL`.
+    pub cap_add: Vec<String>,
+    /// Capabilities less than the default ones.
+    pub cap_drop: Vec<String>,
+    /// All capabilities, all devices, nothing masked.
+    pub privileged: bool,
+    /// Whether set-user-id programs gain nothing.
+    pub no_new_privileges: bool,
+    /// Which system calls it may make.
+    pub seccomp: Seccomp,
+    /// Paths that it sees empty; Docker's defaults if `None`.
+    pub masked_paths: Option<Vec<String>>,
+    /// Paths that it can't write; Docker's defaults if `None`.
+    pub readonly_paths: Option<Vec<String>>,
+    /// Kernel settings of its namespaces.
+    pub sysctls: BTreeMap<String, String>,
+    /// Resource limits of its first process.
+    pub ulimits: Vec<Ulimit>,
+    /// Bytes of /dev/shm; 64 MiB if `None`.
+    pub shm_size: Option<u64>,
+    /// What its cgroup allows.
+    pub resources: LinuxResources,
+    /// The cgroup that its own is made in; [`crate::cgroup::DEFAULT_PARENT`] if `None`.
+    pub cgroup_parent: Option<String>,
+    /// How early the kernel ends it when memory runs out (-1000 to 1000).
+    pub oom_score_adj: Option<i32>,
+    /// Whether a small init of ours is its first process.
+    pub init: bool,
+}
+
+/// A file of the daemon's that a container sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManagedFile {
+    /// Absolute host path.
+    pub source: PathBuf,
+    /// Absolute path in the container.
+    pub target: PathBuf,
+}
+
+/// The networks that there are today.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// One of its own, with nothing but `lo`.
+    Loopback,
+    /// The host's.
+    Host,
+}
+
+/// Whose namespace of a kind a container has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Namespace {
+    /// Its own.
+    Private,
+    /// The host's.
+    Host,
+}
+
+/// Which system calls a container may make.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Seccomp {
+    /// Those of Docker's default profile.
+    Default,
+    /// All.
+    Unconfined,
+    /// Those of a profile in Docker's JSON form.
+    Profile(String),
+}
+
+/// One resource limit. Source: getrlimit(2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// `nofile`, `core`, …
+    pub name: String,
+    /// The limit in force; -1 is none.
+    pub soft: i64,
+    /// How far the process may raise it; -1 is none.
+    pub hard: i64,
+}
