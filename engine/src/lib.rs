@@ -3,3 +3,4 @@
 //! Words: a [`config::Container`] says what is to run; a **spec** is its OCI runtime spec.
 
 pub mod config;
+pub mod user;
