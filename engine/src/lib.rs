@@ -2,5 +2,6 @@
 //!
 //! Words: a [`config::Container`] says what is to run; a **spec** is its OCI runtime spec.
 
+pub mod capability;
 pub mod config;
 pub mod user;

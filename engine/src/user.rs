@@ -467,8 +467,8 @@ mod tests {
 
     #[test]
     fn more_groups_than_the_kernel_takes_are_refused() {
-        let lines: String = (0..=MAX_GROUPS).map(|gid| format!("g:x:{gid}:app\n")).collect();
-        let (_dir, root) = tree(PASSWD_TEXT, &lines);
+        let lines: Vec<String> = (0..=MAX_GROUPS).map(|gid| format!("g:x:{gid}:app")).collect();
+        let (_dir, root) = tree(PASSWD_TEXT, &lines.join("\n"));
         let error = resolve(&root, "app", &[]).unwrap_err();
         assert_eq!(error.to_string(), "user app is in more than 65536 groups");
     }
