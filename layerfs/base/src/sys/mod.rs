@@ -6,4 +6,5 @@ pub mod map;
 pub mod mount;
 pub mod pid;
 pub mod root;
+pub mod seccomp;
 pub mod xattr;
