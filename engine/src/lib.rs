@@ -4,4 +4,5 @@
 
 pub mod capability;
 pub mod config;
+pub mod seccomp;
 pub mod user;
