@@ -1,6 +1,6 @@
 //! Filters in the kernel: threads put under one, and the programs they start.
 
-#![allow(clippy::unwrap_used)] // tests
+#![allow(clippy::unwrap_used)] // a failed step fails the test
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};

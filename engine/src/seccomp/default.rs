@@ -102,7 +102,9 @@ const fn allow_if(names: &'static str, operator: Operator, value: u64) -> Rule {
 
 /// Flags of clone(2) that make a namespace: time is not among them, as its bit means something else there.
 const NAMESPACE_FLAGS: u64 = 0x7e02_0000;
-/// Kernel crypto and virtual machine sockets (CVE-2026-31431), families 38 and 40, are what `socket` leaves out.
+/// Families that `socket` leaves out: the kernel's crypto (CVE-2026-31431) and the host of a virtual machine. A program
+/// of 32 bits still reaches them by `socketcall`, whose arguments lie in memory; to refuse that one broke such programs,
+/// so Docker leaves it to AppArmor or SELinux.
 const AF_ALG: u64 = 38;
 const AF_VSOCK: u64 = 40;
 
