@@ -263,6 +263,41 @@ fn check_finds_damage_and_says_what_helps() {
     assert!(left.is_empty(), "{left:?}");
 }
 
+/// The index of `layer` as the format's version 1 wrote it: another name in the superblock, and a checksum that is right.
+fn as_version_1(index: &Path) {
+    let mut bytes = std::fs::read(index).unwrap();
+    assert_eq!(&bytes[1088..1099], b"fsd-index-2");
+    bytes[1098] = b'1';
+    bytes[1028..1032].fill(0);
+    let block = 1usize << bytes[1036];
+    let summed = if block > 1024 { block - 1024 } else { block };
+    let crc = bytes[1024..1024 + summed].iter().fold(u32::MAX, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| crc >> 1 ^ if crc & 1 == 1 { 0x82F6_3B78 } else { 0 })
+    });
+    bytes[1028..1032].copy_from_slice(&crc.to_le_bytes());
+    std::fs::write(index, bytes).unwrap();
+}
+
+#[test]
+fn indexes_of_another_version_are_built_again_when_the_layer_is_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, ids) = chain(dir.path());
+    let index_of = |id: &LayerId| dir.path().join("store/layers").join(id.hex()).join("index");
+    let before: Vec<_> = ids.iter().map(|id| std::fs::read(index_of(id)).unwrap()).collect();
+    for id in &ids {
+        as_version_1(&index_of(id));
+        let error = layerfs::erofs::Index::open(&index_of(id)).unwrap_err();
+        assert!(error.class() == Class::Corrupt && error.to_string().contains("another version"), "{error}");
+    }
+    let store = Store::open(&dir.path().join("store")).inspect(|_| drop(store)).unwrap();
+    assert_eq!(tree_of(&store, &ids).lookup(b"/etc/two", true).unwrap().unwrap().metadata.size, 8);
+    for (id, before) in ids.iter().zip(&before) {
+        assert!(std::fs::read(index_of(id)).unwrap() == *before, "it is what ingest writes");
+        assert!(store.check(id, true).unwrap().is_empty());
+    }
+    assert_eq!(std::fs::read_dir(dir.path().join("store/tmp")).unwrap().count(), 0);
+}
+
 #[test]
 fn a_layer_that_comes_twice_is_kept_once() {
     let dir = tempfile::tempdir().unwrap();
