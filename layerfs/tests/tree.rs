@@ -299,6 +299,21 @@ fn indexes_of_another_version_are_built_again_when_the_layer_is_opened() {
 }
 
 #[test]
+fn a_layer_that_passed_raised_limits_can_have_its_index_built_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    // The longest file that ext4 has, made longer than the default limit where the sparse headers tell its size.
+    sh(dir.path(), "mkdir r; truncate -s 17592186040320 r/long; tar -C r -S --format=pax -cf r.tar long; sed -i s/17592186040320/17592186048512/ r.tar");
+    let bytes = std::fs::read(dir.path().join("r.tar")).unwrap();
+    let limits = layerfs::tar::Limits { file_size: u64::MAX, ..layerfs::tar::Limits::default() };
+    assert!(store.ingest(&mut &bytes[..], &IngestOptions::default()).is_err());
+    let id = store.ingest(&mut &bytes[..], &IngestOptions { limits, ..IngestOptions::default() }).unwrap().id;
+    as_version_1(&dir.path().join("layers").join(id.hex()).join("index"));
+    assert_eq!(store.layer(&id).unwrap().index.inodes(), 2);
+    assert!(store.check(&id, true).unwrap().is_empty());
+}
+
+#[test]
 fn a_layer_that_comes_twice_is_kept_once() {
     let dir = tempfile::tempdir().unwrap();
     let (store, ids) = chain(dir.path());

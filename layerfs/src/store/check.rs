@@ -165,7 +165,7 @@ impl Check {
         let fresh = store.tmp().join(id::random_hex::<16>()?);
         let mut data = data;
         data.rewind().at("read", "layer data")?;
-        let same = rebuild_index(&self.id, data, &fresh, Limits::default()).and_then(|_| super::same_bytes(&fresh, path));
+        let same = rebuild_index(&self.id, data, &fresh, Limits::of_stored()).and_then(|_| super::same_bytes(&fresh, path));
         let removed = std::fs::remove_file(&fresh);
         match same {
             Ok(true) => removed.at("remove", &fresh),

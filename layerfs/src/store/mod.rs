@@ -182,7 +182,7 @@ impl Store {
     /// An index is derived from the data: a bad one is replaced.
     fn rebuild(&self, layer: &LayerId, data: &File, index_path: &Path) -> Result<()> {
         let fresh = self.tmp().join(id::random_hex::<16>()?);
-        rebuild_index(layer, data, &fresh, Limits::default())?;
+        rebuild_index(layer, data, &fresh, Limits::of_stored())?;
         self.trash.discard(index_path)?;
         durable::publish(&fresh, index_path)
     }

@@ -75,6 +75,15 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// For a layer that has been taken in: what the configuration said then, which may be more than the defaults, is
+    /// not asked again, so that its index can always be made again.
+    pub(crate) fn of_stored() -> Limits {
+        const MOST: u64 = 1 << 62;
+        Limits { entries: MOST, size: MOST, file_size: MOST, index: MOST, ..Limits::default() }
+    }
+}
+
 /// Those of the [`Limits`] that the daemon's configuration has, by the names that they have there.
 const CONFIGURED: [&str; 6] = ["entries", "bytes", "ratio", "file_bytes", "index_bytes", "seconds"];
 
