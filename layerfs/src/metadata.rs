@@ -2,7 +2,7 @@
 
 use rustix::fs::{FileType, Stat};
 
-use crate::erofs::{FileKind, Inode};
+use crate::erofs::FileKind;
 
 /// The metadata of one file, wherever it comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,22 +39,8 @@ impl Metadata {
     }
 
     /// Whether this is overlayfs's mark for "removed": character device 0:0.
-    pub(crate) fn is_whiteout(&self) -> bool {
+    pub fn is_whiteout(&self) -> bool {
         self.kind == FileKind::CharDevice && self.device == (0, 0)
-    }
-
-    pub(crate) fn of_inode(inode: &Inode) -> Metadata {
-        Metadata {
-            kind: inode.kind,
-            mode: inode.mode,
-            uid: inode.uid,
-            gid: inode.gid,
-            links: inode.links,
-            size: inode.size,
-            mtime: inode.mtime,
-            mtime_nanos: inode.mtime_nanos,
-            device: inode.device,
-        }
     }
 
     pub(crate) fn of_stat(stat: &Stat) -> Metadata {

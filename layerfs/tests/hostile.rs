@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use fs_base::{Class, Error};
-use layerfs::erofs::{FileKind, Index, Inode, Source};
+use layerfs::Metadata;
+use layerfs::erofs::{FileKind, Index, Nid, Source};
 use layerfs::ingest::{Built, IngestOptions, ingest, rebuild_index};
 use layerfs::tar::Limits;
 use proptest::prelude::*;
@@ -88,17 +89,19 @@ fn take(parts: &[Vec<u8>]) -> Result<Taken, Error> {
 }
 
 impl Taken {
-    fn inode(&self, path: &str) -> Inode {
+    fn nid(&self, path: &str) -> Nid {
         let find = |nid, name: &str| self.index.lookup(nid, name.as_bytes()).unwrap().unwrap_or_else(|| panic!("no {path}"));
-        let nid = path.split('/').filter(|name| !name.is_empty()).fold(self.index.root(), find);
-        self.index.inode(nid).unwrap()
+        path.split('/').filter(|name| !name.is_empty()).fold(self.index.root(), find)
+    }
+
+    fn inode(&self, path: &str) -> Metadata {
+        self.index.inode(self.nid(path)).unwrap()
     }
 
     fn content(&self, path: &str) -> Vec<u8> {
-        let inode = self.inode(path);
         let data = std::fs::read(self.dir.path().join("data")).unwrap();
-        let mut bytes = vec![0; inode.size as usize];
-        for extent in self.index.extents(inode.nid).unwrap() {
+        let mut bytes = vec![0; self.inode(path).size as usize];
+        for extent in self.index.extents(self.nid(path)).unwrap() {
             let part = &mut bytes[extent.file_offset as usize..][..extent.length as usize];
             match extent.source {
                 Source::Hole => {}
@@ -110,7 +113,7 @@ impl Taken {
     }
 
     fn xattrs(&self, path: &str) -> Vec<String> {
-        let xattrs = self.index.xattrs(self.inode(path).nid).unwrap();
+        let xattrs = self.index.xattrs(self.nid(path)).unwrap();
         xattrs
             .iter()
             .map(|(name, value)| format!("{}={}", String::from_utf8_lossy(name), String::from_utf8_lossy(value)))
@@ -165,7 +168,7 @@ fn names_come_from_the_prefix_the_long_name_or_the_pax_header() {
     for path in ["pre/fix/name", "p/star", "gnu", "from-pax", "kept"] {
         layer.inode(path);
     }
-    assert_eq!(layer.index.read_link(layer.inode(&long).nid).unwrap().len(), 150);
+    assert_eq!(layer.index.read_link(layer.nid(&long)).unwrap().len(), 150);
     let inode = layer.inode("from-pax");
     assert_eq!((inode.mtime, inode.mtime_nanos, inode.uid, inode.size), (-2, 750_000_000, 4_000_000_000, 3));
     assert_eq!(layer.content("from-pax"), b"abc");

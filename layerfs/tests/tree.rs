@@ -303,7 +303,10 @@ fn a_layer_that_passed_raised_limits_can_have_its_index_built_again() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     // The longest file that ext4 has, made longer than the default limit where the sparse headers tell its size.
-    sh(dir.path(), "mkdir r; truncate -s 17592186040320 r/long; tar -C r -S --format=pax -cf r.tar long; sed -i s/17592186040320/17592186048512/ r.tar");
+    sh(
+        dir.path(),
+        "mkdir r; truncate -s 17592186040320 r/long; tar -C r -S --format=pax -cf r.tar long; sed -i s/17592186040320/17592186048512/ r.tar",
+    );
     let bytes = std::fs::read(dir.path().join("r.tar")).unwrap();
     let limits = layerfs::tar::Limits { file_size: u64::MAX, ..layerfs::tar::Limits::default() };
     assert!(store.ingest(&mut &bytes[..], &IngestOptions::default()).is_err());

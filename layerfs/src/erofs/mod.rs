@@ -30,6 +30,6 @@ mod xattr;
 
 pub use image::{Body, Image, Meta, NodeId, Segment};
 pub use model::{Extent, FileKind, Source};
-pub use reader::{DirEntry, Index, Inode, Nid};
+pub use reader::{DirEntry, Index, Nid};
 pub use writer::{Params, Written, write};
 pub use xattr::is_supported as xattr_is_supported;

@@ -13,45 +13,19 @@ use super::format::{
 };
 use super::model::{Extent, FileKind, Source};
 use super::xattr;
+use crate::metadata::Metadata;
 
 /// Names an inode in one index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Nid(pub u64);
 
-/// The metadata of one file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Inode {
-    /// Its name in the index.
-    pub nid: Nid,
-    /// What it is.
-    pub kind: FileKind,
-    /// `st_mode`: type and permission bits.
-    pub mode: u32,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Count of names.
-    pub links: u32,
-    /// Size in bytes.
-    pub size: u64,
-    /// Modification time in seconds.
-    pub mtime: i64,
-    /// And nanoseconds.
-    pub mtime_nanos: u32,
-    /// Major and minor number of a device.
-    pub device: (u32, u32),
+/// What an inode says of its file, and where the rest of it lies.
+struct Inode {
+    metadata: Metadata,
     layout: u16,
     field: u32,
     offset: u64,
     xattr_size: u64,
-}
-
-impl Inode {
-    /// Whether this is overlayfs's mark for "removed": character device 0:0.
-    pub fn is_whiteout(&self) -> bool {
-        self.kind == FileKind::CharDevice && self.device == (0, 0)
-    }
 }
 
 /// A name in a directory.
@@ -145,8 +119,12 @@ impl Index {
         bytes_at(&self.map, at, length)
     }
 
-    /// One inode.
-    pub fn inode(&self, nid: Nid) -> Result<Inode> {
+    /// The metadata of one file.
+    pub fn inode(&self, nid: Nid) -> Result<Metadata> {
+        self.read_inode(nid).map(|inode| inode.metadata)
+    }
+
+    fn read_inode(&self, nid: Nid) -> Result<Inode> {
         let offset = nid.0.checked_mul(INODE_SLOT).ok_or_else(|| bad("an inode number is out of range"))?;
         let raw = self.bytes(offset, INODE_SIZE)?;
         let format = u16_at(raw, 0)?;
@@ -157,8 +135,7 @@ impl Index {
         }
         let field = u32_at(raw, 16)?;
         let device = matches!(kind, FileKind::CharDevice | FileKind::BlockDevice);
-        Ok(Inode {
-            nid,
+        let metadata = Metadata {
             kind,
             mode,
             uid: u32_at(raw, 24)?,
@@ -168,25 +145,22 @@ impl Index {
             mtime: u64_at(raw, 32)? as i64,
             mtime_nanos: u32_at(raw, 40)?,
             device: if device { decode_device(field) } else { (0, 0) },
-            layout: format >> 1 & 7,
-            field,
-            offset,
-            xattr_size: xattr::length(u16_at(raw, 2)?) as u64,
-        })
+        };
+        Ok(Inode { metadata, layout: format >> 1 & 7, field, offset, xattr_size: xattr::length(u16_at(raw, 2)?) as u64 })
     }
 
     /// The bytes of a directory or symlink.
     fn own_bytes(&self, inode: &Inode) -> Result<&[u8]> {
         match inode.layout {
-            LAYOUT_INLINE => self.bytes(inode.offset + INODE_SIZE + inode.xattr_size, inode.size),
-            LAYOUT_PLAIN => self.bytes(u64::from(inode.field) * self.block, inode.size),
+            LAYOUT_INLINE => self.bytes(inode.offset + INODE_SIZE + inode.xattr_size, inode.metadata.size),
+            LAYOUT_PLAIN => self.bytes(u64::from(inode.field) * self.block, inode.metadata.size),
             _ => Err(bad("an inode has an unknown layout")),
         }
     }
 
     fn directory(&self, nid: Nid) -> Result<&[u8]> {
-        let inode = self.inode(nid)?;
-        if inode.kind != FileKind::Dir {
+        let inode = self.read_inode(nid)?;
+        if inode.metadata.kind != FileKind::Dir {
             return Err(bad("a directory was expected"));
         }
         self.own_bytes(&inode)
@@ -236,8 +210,8 @@ impl Index {
 
     /// A symlink's target.
     pub fn read_link(&self, nid: Nid) -> Result<Cow<'_, [u8]>> {
-        let inode = self.inode(nid)?;
-        if inode.kind != FileKind::Symlink {
+        let inode = self.read_inode(nid)?;
+        if inode.metadata.kind != FileKind::Symlink {
             return Err(bad("a symlink was expected"));
         }
         self.own_bytes(&inode).map(Cow::Borrowed)
@@ -245,7 +219,7 @@ impl Index {
 
     /// All extended attributes by full name.
     pub fn xattrs(&self, nid: Nid) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let inode = self.inode(nid)?;
+        let inode = self.read_inode(nid)?;
         if inode.xattr_size == 0 {
             return Ok(Vec::new());
         }
@@ -260,11 +234,11 @@ impl Index {
 
     /// Where a regular file's bytes are: pieces in order, holes included, that cover its size.
     pub fn extents(&self, nid: Nid) -> Result<Vec<Extent>> {
-        let inode = self.inode(nid)?;
-        if inode.kind != FileKind::File {
+        let inode = self.read_inode(nid)?;
+        if inode.metadata.kind != FileKind::File {
             return Err(bad("a regular file was expected"));
         }
-        if inode.size == 0 {
+        if inode.metadata.size == 0 {
             return Ok(Vec::new());
         }
         if inode.layout != LAYOUT_CHUNKS || inode.field & !(CHUNK_BITS_MASK | CHUNK_INDEXES) != 0 {
@@ -272,12 +246,12 @@ impl Index {
         }
         let chunk = self.block << (inode.field & CHUNK_BITS_MASK);
         let start = (inode.offset + INODE_SIZE + inode.xattr_size).next_multiple_of(CHUNK_INDEX);
-        let count = inode.size.div_ceil(chunk);
+        let count = inode.metadata.size.div_ceil(chunk);
         let table = self.bytes(start, count.checked_mul(CHUNK_INDEX).ok_or_else(|| bad("a file's size is out of range"))?)?;
         let mut extents: Vec<Extent> = Vec::new();
         for (number, raw) in table.chunks_exact(CHUNK_INDEX as usize).enumerate() {
             let file_offset = number as u64 * chunk;
-            let length = chunk.min(inode.size - file_offset);
+            let length = chunk.min(inode.metadata.size - file_offset);
             let source = self.source(u16_at(raw, 2)?, u32_at(raw, 4)?, length)?;
             match extents.last_mut() {
                 Some(last) if follows(last, source) => last.length += length,

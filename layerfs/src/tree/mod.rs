@@ -140,7 +140,7 @@ impl Tree {
 
     fn metadata_of(&self, place: &Place) -> Result<Option<Metadata>> {
         match place {
-            Place::Layer(number, nid) => self.layers[*number].index.inode(*nid).map(|inode| Some(Metadata::of_inode(&inode))),
+            Place::Layer(number, nid) => self.layers[*number].index.inode(*nid).map(Some),
             Place::Upper(node) => node.metadata(),
         }
     }
