@@ -6,6 +6,7 @@
 
 mod source;
 mod stages;
+mod stream;
 mod tree;
 
 use std::fs::File;

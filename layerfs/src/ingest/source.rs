@@ -10,6 +10,7 @@ use fs_base::{Error, Result};
 
 use super::IngestOptions;
 use super::stages::{Bytes, Chunk, Pool};
+use super::stream::{Stream, Supply};
 use crate::tar::{Limits, limit, stream_error};
 
 /// Largest zstd window that is taken, log2: 128 MiB, what `zstd --ultra -22` and `--long` make.
@@ -76,9 +77,7 @@ pub(super) struct Source<'a> {
     pool: &'a Pool,
     /// Bytes read so far.
     read: &'a AtomicU64,
-    hasher: Option<SyncSender<Bytes>>,
-    chunk: Chunk,
-    used: usize,
+    hasher: SyncSender<Bytes>,
     reported: u64,
     started: Instant,
 }
@@ -91,19 +90,18 @@ impl<'a> Source<'a> {
         read: &'a AtomicU64,
         hasher: SyncSender<Bytes>,
     ) -> Source<'a> {
-        let (chunk, started) = (Chunk::default(), Instant::now());
-        Source { input, options, pool, read, hasher: Some(hasher), chunk, used: 0, reported: 0, started }
+        Source { input, options, pool, read, hasher, reported: 0, started: Instant::now() }
     }
 
     /// Reads the stream to its end and sends what it inflates to, and an error as the last.
-    pub fn run(mut self, to: &SyncSender<Result<Chunk>>) {
+    pub fn run(self, to: &SyncSender<Result<Chunk>>) {
         if let Err(error) = self.pump(to) {
             // A closed channel: the parser has given up, and says why.
             let _ = to.send(Err(error));
         }
     }
 
-    fn pump(&mut self, to: &SyncSender<Result<Chunk>>) -> Result<()> {
+    fn pump(mut self, to: &SyncSender<Result<Chunk>>) -> Result<()> {
         let first = Arc::new(self.next_chunk()?);
         let magic = Media::of_magic(&first);
         if let Some(name) = foreign(&first) {
@@ -118,20 +116,21 @@ impl<'a> Source<'a> {
         }
         let inflater = Inflater { options: self.options, pool: self.pool, read: self.read, to };
         if magic == Media::Plain {
-            self.hasher = None;
             return self.pass(first, to);
         }
-        self.take(first);
+        self.hash(&first);
+        let pool = self.pool;
+        let mut stream = Stream::new(self, first, pool);
         let is_done = if magic == Media::Gzip {
-            inflater.run(&mut GzipMembers::new(&mut *self))?
+            inflater.run(&mut GzipMembers::new(&mut stream))?
         } else {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(&mut *self).map_err(damaged)?;
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(&mut stream).map_err(damaged)?;
             decoder.window_log_max(ZSTD_WINDOW).map_err(damaged)?;
             inflater.run(&mut decoder)?
         };
         // Bytes behind the compressed data belong to the blob.
-        while is_done && !self.fill_buf().map_err(stream_error)?.is_empty() {
-            self.used = self.chunk.len();
+        if is_done {
+            stream.drain().map_err(stream_error)?;
         }
         Ok(())
     }
@@ -173,14 +172,9 @@ impl<'a> Source<'a> {
         check_time(self.started, self.options.limits)
     }
 
-    /// Makes `chunk` the one that is read from.
-    fn take(&mut self, chunk: Chunk) {
+    fn hash(&self, chunk: &Chunk) {
         // A hasher that is gone has panicked, which its join reports.
-        if let Some(hasher) = &self.hasher {
-            let _ = hasher.send(Bytes::Blob(Arc::clone(&chunk)));
-        }
-        self.pool.give(std::mem::replace(&mut self.chunk, chunk));
-        self.used = 0;
+        let _ = self.hasher.send(Bytes::Blob(Arc::clone(chunk)));
     }
 
     /// Hands on a stream that is not compressed. Its digest is that of the tar, which the next stage has taken.
@@ -198,27 +192,11 @@ impl<'a> Source<'a> {
     }
 }
 
-impl BufRead for Source<'_> {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.used == self.chunk.len() {
-            let chunk = self.next_chunk().map_err(io::Error::other)?;
-            self.take(Arc::new(chunk));
-        }
-        Ok(&self.chunk[self.used..])
-    }
-
-    fn consume(&mut self, amount: usize) {
-        self.used = (self.used + amount).min(self.chunk.len());
-    }
-}
-
-impl Read for Source<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let bytes = self.fill_buf()?;
-        let length = buffer.len().min(bytes.len());
-        buffer[..length].copy_from_slice(&bytes[..length]);
-        self.consume(length);
-        Ok(length)
+impl Supply for Source<'_> {
+    fn supply(&mut self) -> Result<Chunk> {
+        let chunk = Arc::new(self.next_chunk()?);
+        self.hash(&chunk);
+        Ok(chunk)
     }
 }
 

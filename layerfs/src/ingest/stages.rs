@@ -1,7 +1,7 @@
 //! The three stages of an ingest and what runs between them.
 
 use std::fs::File;
-use std::io::{self, BufRead, Read, Write};
+use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::IngestOptions;
 use super::source::Source;
+use super::stream::{Stream, Supply};
 use super::tree::TreeBuilder;
 use crate::tar::{Limits, Reader};
 
@@ -72,9 +73,8 @@ pub(super) fn run(input: &mut (dyn Read + Send), data: &File, path: &Path, optio
         let source = Source::new(input, options, &pool, &blob_size, to_hasher.clone());
         let source = scope.spawn(move || source.run(&to_writer));
         let hasher = scope.spawn(|| hash(for_hasher, &pool));
-        let tee =
-            Tee { data, path, source: from_source, hasher: to_hasher, pool: &pool, chunk: Chunk::default(), used: 0, written: 0 };
-        let parsed = parse(tee, options.limits);
+        let tee = Tee { data, path, source: from_source, hasher: to_hasher, written: 0 };
+        let parsed = parse(Stream::new(tee, Chunk::default(), &pool), options.limits);
         (source.join(), hasher.join(), parsed)
     });
     let died = |_| Error::internal("a stage of ingest panicked");
@@ -85,20 +85,14 @@ pub(super) fn run(input: &mut (dyn Read + Send), data: &File, path: &Path, optio
 }
 
 /// Reads the tar to its end, and what is behind that too: it belongs to the diffID.
-fn parse(tee: Tee<'_>, limits: Limits) -> Result<(TreeBuilder, u64)> {
-    let mut reader = Reader::buffered(tee, limits);
+fn parse(stream: Stream<'_, Tee<'_>>, limits: Limits) -> Result<(TreeBuilder, u64)> {
+    let mut reader = Reader::buffered(stream, limits);
     let mut tree = TreeBuilder::new(limits);
     while let Some(entry) = reader.next_entry()? {
         tree.add(&entry)?;
     }
-    let tee = reader.get_mut();
-    loop {
-        let length = tee.fill_buf().map_err(crate::tar::stream_error)?.len();
-        if length == 0 {
-            return Ok((tree, tee.written));
-        }
-        tee.consume(length);
-    }
+    let tee = reader.get_mut().drain().map_err(crate::tar::stream_error)?;
+    Ok((tree, tee.written))
 }
 
 /// The digests of the stream, if it was given, and of the tar.
@@ -116,56 +110,28 @@ fn hash(chunks: Receiver<Bytes>, pool: &Pool) -> (Option<Digest>, Digest) {
     (blob.map(digest), digest(data))
 }
 
-/// Takes chunks from the source, writes them to `data`, hands them to the hasher, and is read by the parser.
+/// Takes chunks from the source, writes them to `data`, and hands them to the hasher and to the parser.
 struct Tee<'a> {
     data: &'a File,
     path: &'a Path,
     source: Receiver<Result<Chunk>>,
     hasher: SyncSender<Bytes>,
-    pool: &'a Pool,
-    chunk: Chunk,
-    used: usize,
     written: u64,
 }
 
-impl Tee<'_> {
-    fn next_chunk(&mut self) -> Result<()> {
-        self.pool.give(std::mem::take(&mut self.chunk));
-        self.used = 0;
+impl Supply for Tee<'_> {
+    fn supply(&mut self) -> Result<Chunk> {
         // A closed channel is the end: the source sends an error before it closes for one.
-        let Ok(chunk) = self.source.recv() else { return Ok(()) };
-        self.chunk = chunk?;
+        let Ok(chunk) = self.source.recv() else { return Ok(Chunk::default()) };
+        let chunk = chunk?;
         // A hasher that is gone has panicked, which its join reports.
-        let _ = self.hasher.send(Bytes::Data(Arc::clone(&self.chunk)));
-        self.data.write_all(&self.chunk).at("write", self.path)?;
+        let _ = self.hasher.send(Bytes::Data(Arc::clone(&chunk)));
+        self.data.write_all(&chunk).at("write", self.path)?;
         let before = self.written / WRITEBACK;
-        self.written += self.chunk.len() as u64;
+        self.written += chunk.len() as u64;
         if self.written / WRITEBACK != before {
             durable::start_writeback(self.data);
         }
-        Ok(())
-    }
-}
-
-impl BufRead for Tee<'_> {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.used == self.chunk.len() {
-            self.next_chunk().map_err(io::Error::other)?;
-        }
-        Ok(&self.chunk[self.used..])
-    }
-
-    fn consume(&mut self, amount: usize) {
-        self.used = (self.used + amount).min(self.chunk.len());
-    }
-}
-
-impl Read for Tee<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let bytes = self.fill_buf()?;
-        let length = buffer.len().min(bytes.len());
-        buffer[..length].copy_from_slice(&bytes[..length]);
-        self.consume(length);
-        Ok(length)
+        Ok(chunk)
     }
 }
