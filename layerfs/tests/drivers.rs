@@ -226,6 +226,50 @@ fn a_store_on_tmpfs_falls_back_and_says_why() {
     assert_eq!(loops("after").trim(), "0", "loop devices free themselves");
 }
 
+/// A file system of its own, from a file through a loop device, until this value goes.
+struct Image(tempfile::TempDir);
+
+impl Image {
+    /// `None`, and a loud word, if this host can't make or mount one.
+    fn of(kind: &str) -> Option<Image> {
+        let dir = tempfile::tempdir().unwrap();
+        // 300 MiB is the least that mkfs.xfs takes.
+        let script =
+            format!("truncate -s 400M image; mkfs.{kind} -q image > mkfs.log 2>&1; mkdir mnt; mount -o loop -t {kind} image mnt");
+        let output = std::process::Command::new("sh").args(["-euc", &script]).current_dir(dir.path()).output().unwrap();
+        if !output.status.success() {
+            let log = std::fs::read_to_string(dir.path().join("mkfs.log")).unwrap_or_default();
+            println!("SKIPPED: store on {kind}: {} {}", log.trim(), String::from_utf8_lossy(&output.stderr).trim());
+            return None;
+        }
+        Some(Image(dir))
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(self.0.path().join("mnt")).status();
+    }
+}
+
+#[test]
+fn every_driver_works_on_a_store_on_xfs_and_on_btrfs() {
+    if !may_mount() {
+        return;
+    }
+    for kind in ["xfs", "btrfs"] {
+        let Some(image) = Image::of(kind) else { continue };
+        for (driver, seed) in DRIVERS.iter().zip(21..) {
+            let place = image.0.path().join("mnt").join(driver);
+            std::fs::create_dir(&place).unwrap();
+            conformance(&place, driver, seed);
+        }
+        let root = image.0.path().to_owned();
+        drop(image);
+        assert!(mount_table().unwrap().iter().all(|mount| !mount.target.starts_with(&root)), "{kind}: nothing holds it");
+    }
+}
+
 fn one_file_layer(store: &Store, name: &str, content: &str) -> LayerId {
     let mut header = tar::Header::new_gnu();
     header.set_size(content.len() as u64);
