@@ -5,7 +5,10 @@ SHELL := /bin/bash
 
 PREFIX ?= /usr/local
 DESTDIR ?=
-COMPLETIONS := $(PREFIX)/share/bash-completion/completions
+SHARE := $(DESTDIR)$(PREFIX)/share
+BASH_COMPLETION := $(SHARE)/bash-completion/completions/ctl
+ZSH_COMPLETION := $(SHARE)/zsh/site-functions/_ctl
+FISH_COMPLETION := $(SHARE)/fish/vendor_completions.d/ctl.fish
 IMAGES := target/images
 PACKAGES := curl=curl cc=gcc tar=tar /etc/ssl/certs/ca-certificates.crt=ca-certificates mmdebstrap=mmdebstrap /usr/share/doc/busybox-static=busybox-static
 TEST_PACKAGES := $(PACKAGES) docker=docker.io setfattr=attr setpriv=util-linux docker-registry=docker-registry skopeo=skopeo mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs
@@ -52,9 +55,12 @@ install: ## put programs and units in place (PREFIX, DESTDIR)
 	cargo build --release --workspace --bins
 	install -D -m 755 target/release/fsd $(DESTDIR)$(PREFIX)/sbin/fsd
 	install -D -m 755 target/release/ctl $(DESTDIR)$(PREFIX)/bin/ctl
-	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(COMPLETIONS)
-	target/release/ctl man $(DESTDIR)$(PREFIX)/share/man/man1
-	target/release/ctl completions bash > $(DESTDIR)$(COMPLETIONS)/ctl
+	target/release/ctl man $(SHARE)/man/man1
+	target/release/fsd man $(SHARE)/man/man8
+	install -d $(dir $(BASH_COMPLETION) $(ZSH_COMPLETION) $(FISH_COMPLETION))
+	target/release/ctl completions bash > $(BASH_COMPLETION)
+	target/release/ctl completions zsh > $(ZSH_COMPLETION)
+	target/release/ctl completions fish > $(FISH_COMPLETION)
 	install -d $(DESTDIR)/usr/lib/systemd/system
 	sed 's|@PREFIX@|$(PREFIX)|' packaging/fsd.service > $(DESTDIR)/usr/lib/systemd/system/fsd.service
 	install -m 644 packaging/fsd.socket $(DESTDIR)/usr/lib/systemd/system/fsd.socket
@@ -62,7 +68,8 @@ install: ## put programs and units in place (PREFIX, DESTDIR)
 
 uninstall: ## take away what install put in place
 	rm -f $(DESTDIR)$(PREFIX)/sbin/fsd $(DESTDIR)$(PREFIX)/bin/ctl $(DESTDIR)/usr/lib/sysusers.d/fsd.conf
-	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/ctl.1 $(DESTDIR)$(PREFIX)/share/man/man1/ctl-*.1 $(DESTDIR)$(COMPLETIONS)/ctl
+	rm -f $(SHARE)/man/man1/ctl.1 $(SHARE)/man/man1/ctl-*.1 $(SHARE)/man/man8/fsd.8 $(SHARE)/man/man8/fsd-*.8
+	rm -f $(BASH_COMPLETION) $(ZSH_COMPLETION) $(FISH_COMPLETION)
 	rm -f $(DESTDIR)/usr/lib/systemd/system/fsd.service $(DESTDIR)/usr/lib/systemd/system/fsd.socket
 
 clean: ## remove what was built

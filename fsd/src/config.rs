@@ -31,6 +31,12 @@ pub enum Command {
         #[command(subcommand)]
         what: ConfigCommand,
     },
+    /// Write the manual pages into a folder.
+    #[command(hide = true)]
+    Man {
+        /// The folder.
+        dir: PathBuf,
+    },
 }
 
 /// What to do with the configuration.

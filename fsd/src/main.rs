@@ -9,6 +9,7 @@ mod check;
 mod config;
 mod db;
 mod image;
+mod manual;
 mod mounts;
 mod reference;
 mod registry;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.command {
         Some(Command::Config { what: ConfigCommand::Check }) => Config::load(&cli.options).map(|config| println!("{config:#?}")),
+        Some(Command::Man { dir }) => manual::write(dir),
         None => Config::load(&cli.options).and_then(run),
     };
     match result {
