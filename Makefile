@@ -31,11 +31,15 @@ test: ## packages, build, all tests
 	FSD_TEST_IMAGES=$(abspath $(IMAGES)/debian-rootfs.tar) cargo test --workspace --no-fail-fast -- --show-output 2>&1 | tee target/test.log || status=$$?; \
 	scripts/skipped target/test.log; exit $$status
 
-bench: ## measure beside docker.io, on the image that scripts/make-bench-image makes
-	@scripts/packages $(TEST_PACKAGES) dockerd=docker.io pip=python3-pip npm=npm
+bench: ## measure beside docker.io, podman and skopeo, on the image that scripts/make-bench-image makes; JSON beside it
+	@scripts/packages $(TEST_PACKAGES) dockerd=docker.io podman=podman runc=runc pip=python3-pip npm=npm
 	cargo build --release --workspace --bins
+	@scripts/make-images $(IMAGES)
 	@scripts/make-bench-image $(IMAGES)
-	target/release/load $(IMAGES)/bench.tar bench:1
+	target/release/ingest $(IMAGES)/debian-rootfs.tar
+	target/release/mounts $(IMAGES)/debian-rootfs.tar --json $(IMAGES)/mounts.json
+	target/release/load $(IMAGES)/bench.tar bench:1 --json $(IMAGES)/load.json
+	target/release/run $(IMAGES)/bench.tar bench:1 --json $(IMAGES)/run.json
 
 images: ## make the real images that tests and demo use
 	@scripts/packages $(PACKAGES)

@@ -1,0 +1,164 @@
+//! Containers that start, do nothing, and are gone: `run --rm IMAGE true` and `exec CONTAINER true`, beside docker and podman.
+//!
+//! All take turns, so that other work on the machine hits them alike. A peer that can't run containers here is skipped
+//! loudly, with its own words.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use benches::daemon::{Daemon, built};
+use benches::measure::{Memory, Samples, text};
+use benches::podman::Podman;
+use benches::report::Report;
+use clap::Parser;
+
+/// Measure containers that start and end
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// A docker-archive
+    archive: PathBuf,
+    /// The image in it, which has `true` and `sleep`
+    image: String,
+    /// Runs of each measurement, after one that does not count; the median counts
+    #[arg(long, default_value_t = 20)]
+    rounds: usize,
+    /// Write the figures to this file too
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// Containers side by side whose shims are looked at.
+const SHIMS: usize = 5;
+
+/// Runs a command line, and says how long it took.
+type Cli<'a> = Box<dyn Fn(&[&str]) -> Result<f64> + 'a>;
+
+/// Something that runs containers, by its command line.
+struct Peer<'a> {
+    name: &'static str,
+    cli: Cli<'a>,
+    run: Samples,
+    exec: Samples,
+}
+
+impl<'a> Peer<'a> {
+    /// `None`, and a loud word, if a first container does not run.
+    fn new(name: &'static str, image: &str, cli: impl Fn(&[&str]) -> Result<f64> + 'a) -> Option<Peer<'a>> {
+        let peer = Peer { name, cli: Box::new(cli), run: Samples::default(), exec: Samples::default() };
+        match peer.once(image) {
+            Ok(_) => Some(peer),
+            Err(error) => {
+                println!("SKIPPED: {name}: {error:#}");
+                None
+            }
+        }
+    }
+
+    fn once(&self, image: &str) -> Result<f64> {
+        (self.cli)(&["run", "--rm", "--network", "none", image, "true"])
+    }
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let archive = arguments.archive.canonicalize()?;
+    let dir = tempfile::tempdir_in(archive.parent().context("a path with a folder is wanted")?)?;
+    let (path, image) = (text(&archive)?, arguments.image.as_str());
+    let load = ["load", "-q", "-i", path];
+    let ours = Daemon::fsd(dir.path())?;
+    let resting = ours.memory()?;
+    ours.cli("docker", &load)?;
+    let docker = Daemon::dockerd(dir.path())?;
+    docker.cli("docker", &load)?;
+    let podman = Podman::new(dir.path()).and_then(|podman| podman.cli(&load).map(|_| podman));
+    let podman = podman.inspect_err(|error| println!("SKIPPED: podman: {error:#}")).ok();
+    // Its own runc first; where root may not raise limits, one that leaves them.
+    let podman = match podman {
+        Some(podman) if podman.cli(&["run", "--rm", "--network", "none", image, "true"]).is_err() => {
+            Some(podman.without_limits()?)
+        }
+        other => other,
+    };
+    let ctl = built("ctl")?;
+    let mut peers: Vec<Peer<'_>> = [
+        Peer::new("ctl", image, |words| ours.cli(&ctl, words)),
+        Peer::new("docker CLI on fsd", image, |words| ours.cli("docker", words)),
+        Peer::new("docker", image, |words| docker.cli("docker", words)),
+        podman.as_ref().and_then(|podman| Peer::new("podman", image, |words| podman.cli(words))),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    measure(&mut peers, image, arguments.rounds)?;
+
+    let mut report = Report::new("run", image);
+    rows(&mut report, &peers, "run --rm", |peer| peer.run.median());
+    rows(&mut report, &peers, "exec true", |peer| peer.exec.median());
+    report.megabytes("memory of the daemon at start", resting.rss).at_most(30.0);
+    report.megabytes("memory of the daemon after the above", ours.memory()?.rss).at_most(30.0);
+    if peers.iter().any(|peer| peer.name == "ctl") {
+        shims(&mut report, "a shim of ours", &ours, image, Some(4.0))?;
+    }
+    shims(&mut report, "a shim of docker's", &docker, image, None)?;
+    drop(peers);
+    report.finish(arguments.json.as_deref())
+}
+
+fn measure(peers: &mut [Peer<'_>], image: &str, rounds: usize) -> Result<()> {
+    for _ in 0..rounds {
+        for peer in &mut *peers {
+            let time = peer.once(image).context(peer.name)?;
+            peer.run.add(time);
+        }
+    }
+    // Two peers share a daemon, so that each has a container of its own.
+    let name = |peer: &Peer<'_>| format!("bench-{}", peer.name.replace(' ', "-"));
+    for peer in &*peers {
+        (peer.cli)(&["run", "-d", "--name", &name(peer), "--network", "none", image, "sleep", "1000"]).context(peer.name)?;
+    }
+    for round in 0..=rounds {
+        for peer in &mut *peers {
+            let time = (peer.cli)(&["exec", &name(peer), "true"]).context(peer.name)?;
+            if round > 0 {
+                peer.exec.add(time);
+            }
+        }
+    }
+    peers.iter().try_for_each(|peer| (peer.cli)(&["rm", "-f", &name(peer)]).map(drop).context(peer.name))
+}
+
+fn rows(report: &mut Report, peers: &[Peer<'_>], what: &str, figure: impl Fn(&Peer<'_>) -> Option<f64>) {
+    let of = |name: &str| peers.iter().find(|peer| peer.name == name).and_then(&figure);
+    for peer in peers {
+        let Some(value) = figure(peer) else { continue };
+        let row = report.seconds(&format!("{what}, {}", peer.name), value);
+        match peer.name {
+            "ctl" if what.starts_with("run") => row.of_at_most("docker", of("docker"), 0.33).of("podman", of("podman")),
+            "ctl" | "docker CLI on fsd" => row.of("docker", of("docker")).of("podman", of("podman")),
+            _ => row,
+        };
+    }
+}
+
+/// What the shims of some idle containers take, in the middle.
+fn shims(report: &mut Report, what: &str, daemon: &Daemon, image: &str, most: Option<f64>) -> Result<()> {
+    let names: Vec<String> = (0..SHIMS).map(|n| format!("shim-{n}")).collect();
+    for name in &names {
+        daemon.cli("docker", &["run", "-d", "--name", name, "--network", "none", image, "sleep", "1000"])?;
+    }
+    let mut seen: Vec<Memory> = daemon.shims()?;
+    for name in &names {
+        daemon.cli("docker", &["rm", "-f", name])?;
+    }
+    seen.sort_by(|a, b| a.rss.total_cmp(&b.rss));
+    let Some(middle) = seen.get(seen.len() / 2) else {
+        println!("SKIPPED: {what}: no such process was found");
+        return Ok(());
+    };
+    let row = report.megabytes(&format!("{what}, resident ({} of them)", seen.len()), middle.rss);
+    if let Some(most) = most {
+        row.at_most(most);
+    }
+    report.megabytes(&format!("{what}, its share"), middle.pss);
+    Ok(())
+}
