@@ -5,6 +5,8 @@ pub mod loop_device;
 pub mod map;
 pub mod mount;
 pub mod pid;
+pub mod process;
 pub mod root;
 pub mod seccomp;
+pub mod signal;
 pub mod xattr;

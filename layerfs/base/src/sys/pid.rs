@@ -21,6 +21,11 @@ impl Process {
         Ok(Process { pid, fd })
     }
 
+    /// A process that was just made, by what its maker was given.
+    pub fn of_child(child: super::process::Child) -> Process {
+        Process { pid: child.pid, fd: child.pidfd }
+    }
+
     /// Its number.
     pub fn pid(&self) -> i32 {
         self.pid
