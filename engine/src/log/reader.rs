@@ -1,0 +1,229 @@
+//! The reading side: from the oldest file to the newest, then on as the log grows.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fs_base::{IoContext, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::inotify;
+use serde::Deserialize;
+
+use super::{Stream, rotated};
+
+/// What a reader wants.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Query {
+    /// Only so many of the last lines; all if `None`.
+    pub tail: Option<u64>,
+    /// Nothing older, in nanoseconds since the epoch.
+    pub since: Option<i64>,
+    /// Nothing newer.
+    pub until: Option<i64>,
+    /// Standard output.
+    pub stdout: bool,
+    /// Standard error.
+    pub stderr: bool,
+}
+
+/// One logged line, or a piece of a long one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// When it was logged, RFC 3339 with nanoseconds.
+    pub time: String,
+    /// When, in nanoseconds since the epoch.
+    pub nanos: i64,
+    /// Where it came from.
+    pub stream: Stream,
+    /// What it says, with its newline if it has one.
+    pub line: String,
+}
+
+#[derive(Deserialize)]
+struct Entry<'a> {
+    #[serde(borrow)]
+    log: Cow<'a, str>,
+    stream: Stream,
+    #[serde(borrow)]
+    time: Cow<'a, str>,
+}
+
+/// Reads a log while it may be written.
+#[derive(Debug)]
+pub struct Reader {
+    path: PathBuf,
+    query: Query,
+    /// The file that is read, and older ones come before those in `later`.
+    file: Option<BufReader<File>>,
+    later: Vec<BufReader<File>>,
+    line: Vec<u8>,
+    watch: Option<std::os::fd::OwnedFd>,
+}
+
+impl Reader {
+    /// Opens the log at `path`, which need not be there yet.
+    pub fn open(path: &Path, query: Query) -> Result<Reader> {
+        let mut files = Vec::new();
+        // Newest first, so that a rotation meanwhile shows a file twice rather than not at all.
+        for number in 0.. {
+            let name = if number == 0 { path.to_owned() } else { rotated(path, number) };
+            match File::open(&name) {
+                Ok(file) => files.push(file),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => break,
+                Err(error) => return Err(error).at("open", &name),
+            }
+        }
+        files.dedup_by(|a, b| match (a.metadata(), b.metadata()) {
+            (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+            _ => false,
+        });
+        if let Some(mut wanted) = query.tail {
+            let mut kept = 0;
+            for file in &mut files {
+                kept += 1;
+                wanted -= seek_to_tail(file, &query, wanted, path)?;
+                if wanted == 0 {
+                    break;
+                }
+            }
+            files.truncate(kept);
+        }
+        let mut later: Vec<_> = files.into_iter().map(BufReader::new).collect();
+        let file = later.pop();
+        Ok(Reader { path: path.to_owned(), query, file, later, line: Vec::new(), watch: None })
+    }
+
+    /// The next line. `None`: that is all for now; asked again later it goes on.
+    pub fn read(&mut self) -> Result<Option<Record>> {
+        loop {
+            if self.file.is_none() && !self.reopen()? {
+                return Ok(None);
+            }
+            let Some(file) = &mut self.file else { return Ok(None) };
+            file.read_until(b'\n', &mut self.line).at("read", &self.path)?;
+            if self.line.last() != Some(&b'\n') {
+                if self.next_file()? {
+                    self.line.clear();
+                    continue;
+                }
+                return Ok(None);
+            }
+            let record = parse(&self.line);
+            self.line.clear();
+            match record {
+                Some(record) if self.query.until.is_some_and(|until| record.nanos > until) => return Ok(None),
+                Some(record) if self.query.wants(&record) => return Ok(Some(record)),
+                // Another stream's, too old, or torn by a crash.
+                _ => {}
+            }
+        }
+    }
+
+    /// After the end of one file: whether there is a further one.
+    fn next_file(&mut self) -> Result<bool> {
+        if let Some(next) = self.later.pop() {
+            self.file = Some(next);
+            return Ok(true);
+        }
+        let Some(file) = &self.file else { return Ok(false) };
+        let (ours, now) = (file.get_ref().metadata().at("stat", &self.path)?, std::fs::metadata(&self.path));
+        let rotated_away = now.is_ok_and(|now| (now.dev(), now.ino()) != (ours.dev(), ours.ino()));
+        if rotated_away {
+            // Nothing is added to a file after its rotation: what it has was read, unless it came just now.
+            let mut probe = file.get_ref();
+            let at = probe.stream_position().at("seek", &self.path)?;
+            if at >= ours.len() {
+                self.file = None;
+                return self.reopen();
+            }
+        }
+        Ok(false)
+    }
+
+    /// Opens the newest file from its start. If several rotations happened since, the oldest that is new to us.
+    fn reopen(&mut self) -> Result<bool> {
+        match File::open(&self.path) {
+            Ok(file) => {
+                self.file = Some(BufReader::new(file));
+                Ok(true)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error).at("open", &self.path),
+        }
+    }
+
+    /// Waits until the log may have grown, or this long.
+    pub fn wait(&mut self, at_most: Duration) -> Result<()> {
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        if self.watch.is_none() {
+            let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).at("watch", folder)?;
+            let events = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
+            inotify::add_watch(&watch, folder, events).at("watch", folder)?;
+            self.watch = Some(watch);
+            // What was written before the watch began is not waited for.
+            return Ok(());
+        }
+        if let Some(watch) = &self.watch {
+            let timeout = Timespec { tv_sec: at_most.as_secs() as i64, tv_nsec: i64::from(at_most.subsec_nanos()) };
+            let _ = poll(&mut [PollFd::new(watch, PollFlags::IN)], Some(&timeout));
+            let mut events = [0u8; 4096];
+            while rustix::io::read(watch, &mut events).is_ok_and(|count| count > 0) {}
+        }
+        Ok(())
+    }
+}
+
+impl Query {
+    fn wants(&self, record: &Record) -> bool {
+        let stream = match record.stream {
+            Stream::Stdout => self.stdout,
+            Stream::Stderr => self.stderr,
+        };
+        stream && self.since.is_none_or(|since| record.nanos >= since)
+    }
+}
+
+fn parse(line: &[u8]) -> Option<Record> {
+    let entry: Entry<'_> = serde_json::from_slice(line).ok()?;
+    let time: jiff::Timestamp = entry.time.parse().ok()?;
+    Some(Record {
+        nanos: time.as_nanosecond() as i64,
+        time: entry.time.into_owned(),
+        stream: entry.stream,
+        line: entry.log.into_owned(),
+    })
+}
+
+/// Puts `file` before the last `wanted` records that the query takes, reading from its end. Returns how many there are.
+fn seek_to_tail(file: &mut File, query: &Query, wanted: u64, path: &Path) -> Result<u64> {
+    const PIECE: u64 = 64 << 10;
+    let end = file.metadata().at("stat", path)?.len();
+    let (mut start, mut found, mut tail) = (end, 0, Vec::new());
+    let mut place = end;
+    while start > 0 && found < wanted {
+        let from = start.saturating_sub(PIECE);
+        let mut piece = vec![0; (start - from) as usize];
+        file.seek(SeekFrom::Start(from)).at("seek", path)?;
+        file.read_exact(&mut piece).at("read", path)?;
+        piece.extend(&tail);
+        tail = piece;
+        start = from;
+        // The first line may have begun before this piece; unless it did not, it waits for the next one.
+        let whole_from = if start == 0 { 0 } else { tail.iter().position(|b| *b == b'\n').map_or(tail.len(), |n| n + 1) };
+        let mut stop = tail.len();
+        while stop > whole_from && found < wanted {
+            let begin = tail[whole_from..stop - 1].iter().rposition(|b| *b == b'\n').map_or(whole_from, |n| whole_from + n + 1);
+            if parse(&tail[begin..stop]).is_some_and(|record| query.wants(&record)) {
+                found += 1;
+            }
+            place = start + begin as u64;
+            stop = begin;
+        }
+        tail.truncate(whole_from);
+    }
+    file.seek(SeekFrom::Start(if wanted == 0 { end } else { place })).at("seek", path)?;
+    Ok(found)
+}
