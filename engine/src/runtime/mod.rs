@@ -1,0 +1,188 @@
+//! The built-in runtime: a spec and a tree become processes.
+//!
+//! [`create`] makes the container's first process and everything around it, up to the point where it would become the
+//! user's program; [`Gate::open`] lets it. [`exec`] adds a process to a container that runs. Both fork without
+//! exec, so their caller must have one thread: the shim.
+//!
+//! The new process does its own work, with the descriptors it inherited, and says over a socket when it is ready or
+//! what went wrong. Nothing of a container's tree is opened by a joined path: everything goes through the descriptor
+//! of its root (openat2, in-root), and the kernel's own file systems are used by the descriptors that made them, so a
+//! hostile image can put nothing in the way.
+//!
+//! What a spec asks for and this runtime can't do is refused by name.
+
+mod channel;
+mod exec;
+mod init;
+mod network;
+mod options;
+mod process;
+mod reaper;
+mod rootfs;
+mod terminal;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use fs_base::sys::mount::Mount;
+use fs_base::sys::pid::Process;
+use fs_base::sys::process::{ForkOptions, Forked, exit_now, fork};
+use fs_base::{Error, IoContext, Result};
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+
+use crate::cgroup::Cgroup;
+use crate::seccomp::{self, Filter};
+use channel::Channel;
+pub use exec::{Exec, exec};
+
+/// Standard streams of a new process.
+#[derive(Debug)]
+pub enum Stdio {
+    /// These.
+    Streams {
+        /// Standard input.
+        stdin: OwnedFd,
+        /// Standard output.
+        stdout: OwnedFd,
+        /// Standard error.
+        stderr: OwnedFd,
+    },
+    /// A terminal of the container, whose master side the maker gets.
+    Terminal,
+}
+
+/// What [`create`] needs.
+#[derive(Debug)]
+pub struct Create<'a> {
+    /// What is to run.
+    pub spec: &'a Spec,
+    /// The container's tree, detached.
+    pub root: Mount,
+    /// An existing host directory; in the container's own namespace its tree gets its place there for a moment.
+    pub scratch: &'a Path,
+    /// Its streams.
+    pub stdio: Stdio,
+    /// Where it is to be; made already.
+    pub cgroup: &'a Cgroup,
+    /// Whether a small init of ours is the first process.
+    pub init: bool,
+}
+
+/// A container that waits to be started.
+#[derive(Debug)]
+pub struct Created {
+    /// Its first process.
+    pub process: Process,
+    /// Its "/", as a path descriptor.
+    pub root: OwnedFd,
+    /// The master side of its terminal, if it has one.
+    pub console: Option<OwnedFd>,
+    /// What could not be done and was left.
+    pub warnings: Vec<String>,
+    /// What it waits at.
+    pub gate: Gate,
+}
+
+/// What a new container waits at. Dropped, the container ends.
+#[derive(Debug)]
+pub struct Gate(Channel);
+
+impl Gate {
+    /// Lets the container become the user's program. An error is the program's that could not be run.
+    pub fn open(self) -> Result<()> {
+        self.0.send_start()?;
+        self.0.wait_for_exec()
+    }
+}
+
+/// Makes a container from its spec. On failure nothing is left but the cgroup, which is the caller's.
+pub fn create(request: Create<'_>) -> Result<Created> {
+    let binds = rootfs::open_sources(request.spec)?;
+    let joiner = request.cgroup.joiner()?;
+    let namespaces = namespaces(request.spec)?;
+    let filter = filter(request.spec)?;
+    let (ours, theirs) = Channel::pair()?;
+    let options = ForkOptions {
+        // A cgroup namespace shows the cgroup one is in when it is made: the process makes its own after joining.
+        namespaces: namespaces & !(LinuxNamespaceType::Cgroup as u64),
+        into_cgroup: request.cgroup.unified_dir(),
+        sibling: false,
+    };
+    match fork(&options)? {
+        Forked::Child => {
+            drop(ours);
+            let inherited = init::Inherited { binds: &binds, joiner: &joiner, namespaces, filter: filter.as_ref() };
+            let code = init::run(request, &inherited, theirs);
+            exit_now(code)
+        }
+        Forked::Parent(child) => {
+            drop(theirs);
+            let process = Process::of_child(child);
+            match ours.wait_for_ready() {
+                Ok(ready) => Ok(Created {
+                    process,
+                    root: ready.root.ok_or_else(|| Error::internal("the new process sent no root"))?,
+                    console: ready.console,
+                    warnings: ready.warnings,
+                    gate: Gate(ours),
+                }),
+                Err(error) => {
+                    let _ = process.signal(rustix::process::Signal::KILL.as_raw());
+                    let _ = reap(process.as_fd());
+                    Err(error)
+                }
+            }
+        }
+    }
+}
+
+/// Waits for a child to end and takes its status: the exit code, or 128 plus the signal that ended it.
+pub fn reap(process: BorrowedFd<'_>) -> Result<i32> {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    let status = loop {
+        match waitid(WaitId::PidFd(process), WaitIdOptions::EXITED) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => break other.at("wait for", "process")?,
+        }
+    };
+    let status = status.ok_or_else(|| Error::internal("a process ended without a status"))?;
+    Ok(match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => code,
+        (None, Some(signal)) => 128 + signal,
+        (None, None) => 255,
+    })
+}
+
+/// The compiled system call filter of a spec.
+pub fn filter(spec: &Spec) -> Result<Option<Filter>> {
+    let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    profile.map(seccomp::compile).transpose()
+}
+
+/// The namespaces that the spec wants new, as clone flags. Ones to be joined are not supported.
+pub fn namespaces(spec: &Spec) -> Result<u64> {
+    let linux = spec.linux().as_ref().ok_or_else(|| Error::invalid("the spec has no linux section"))?;
+    let mut flags = 0;
+    for namespace in linux.namespaces().iter().flatten() {
+        if let Some(path) = namespace.path() {
+            return Err(Error::unsupported(format!(
+                "joining the {} namespace {} is not supported by the built-in runtime",
+                namespace.typ(),
+                path.display()
+            )));
+        }
+        match namespace.typ() {
+            LinuxNamespaceType::User | LinuxNamespaceType::Time => {
+                return Err(Error::unsupported(format!(
+                    "{} namespaces are not supported by the built-in runtime",
+                    namespace.typ()
+                )));
+            }
+            typ => flags |= typ as u64,
+        }
+    }
+    if flags & LinuxNamespaceType::Mount as u64 == 0 {
+        return Err(Error::invalid("the spec asks for no mount namespace"));
+    }
+    Ok(flags)
+}

@@ -1,0 +1,388 @@
+//! The container's tree: its root, the mounts of the spec, /dev, masked and read-only paths. Run by the new process
+//! in its own mount namespace, but for [`open_sources`].
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use fs_base::sys::mount::{FsContext, Mount};
+use fs_base::sys::root::Root;
+use fs_base::{Class, Error, IoContext, Propagation, Result};
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Spec};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::mount::{MountAttrFlags, MountPropagationFlags};
+
+use super::options::Options;
+use crate::cgroup;
+
+/// Source: linux/magic.h.
+const PROC_SUPER_MAGIC: u64 = 0x9fa0;
+
+/// The source of a bind mount, cloned from the host's tree.
+#[derive(Debug)]
+pub struct Source {
+    mount: Mount,
+    is_dir: bool,
+}
+
+/// Opens the sources of the spec's bind mounts, in the order of its mounts; `None` for what is no bind. In the maker's
+/// namespace, so that shared mounts keep their peers.
+pub fn open_sources(spec: &Spec) -> Result<Vec<Option<Source>>> {
+    let mut sources = Vec::new();
+    for mount in spec.mounts().iter().flatten() {
+        let options = Options::parse(mount)?;
+        let source = match (options.bind, mount.source()) {
+            (None, _) => None,
+            (Some(_), None) => {
+                return Err(Error::invalid(format!("bind mount at {} has no source", mount.destination().display())));
+            }
+            (Some(recursive), Some(path)) => {
+                let clone = Mount::clone_of(path, recursive).map_err(|error| {
+                    error.context(format!("invalid mount config for type \"bind\": bind source path {}", path.display()))
+                })?;
+                let stat = rustix::fs::fstat(&clone).at("stat", path)?;
+                Some(Source { mount: clone, is_dir: FileType::from_raw_mode(stat.st_mode).is_dir() })
+            }
+        };
+        sources.push(source);
+    }
+    Ok(sources)
+}
+
+/// The tree while it is being put together.
+pub struct Rootfs<'a> {
+    spec: &'a Spec,
+    root: Root,
+    /// /dev/null of the container, made by us, for masking files.
+    null: Option<OwnedFd>,
+    /// An empty, read-only directory, for masking directories.
+    empty: Option<Mount>,
+    /// The container's devpts, for its terminal.
+    devpts: Option<Mount>,
+}
+
+impl<'a> Rootfs<'a> {
+    /// Gives the tree its place at `scratch`, in a namespace from which nothing reaches the host.
+    pub fn begin(spec: &'a Spec, tree: &Mount, scratch: &Path) -> Result<Rootfs<'a>> {
+        rustix::mount::mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE).at("make private", "/")?;
+        tree.attach(scratch)?;
+        let root = Root::open(scratch)?;
+        Ok(Rootfs { spec, root, null: None, empty: None, devpts: None })
+    }
+
+    /// The tree.
+    pub fn root(&self) -> &Root {
+        &self.root
+    }
+
+    /// The container's devpts.
+    pub fn devpts(&self) -> Option<BorrowedFd<'_>> {
+        self.devpts.as_ref().map(AsFd::as_fd)
+    }
+
+    /// All mounts of the spec.
+    pub fn mount_all(&mut self, sources: &[Option<Source>], hierarchies: &[cgroup::View]) -> Result<()> {
+        let spec = self.spec;
+        for (mount, source) in spec.mounts().iter().flatten().zip(sources) {
+            let target = mount.destination();
+            let options = Options::parse(mount)?;
+            let made = match (source, mount.typ().as_deref()) {
+                (Some(source), _) => self.bind(source, target, &options),
+                (None, Some("cgroup" | "cgroup2")) => self.cgroups(target, &options, hierarchies),
+                (None, Some(typ)) => self.new_fs(typ, target, &options),
+                (None, None) => Err(Error::invalid("it has no type")),
+            };
+            made.map_err(|error| error.context(format!("error mounting {} to rootfs", target.display())))?;
+        }
+        Ok(())
+    }
+
+    fn bind(&self, source: &Source, target: &Path, options: &Options) -> Result<()> {
+        let place = if source.is_dir { self.directory(target)? } else { self.file(target)? };
+        refuse_proc(&place, target)?;
+        let (propagation, recursive) = options.propagation.unwrap_or((Propagation::Private, true));
+        source.mount.set_propagation(propagation, recursive)?;
+        source.mount.set_attributes(options.set.0, MountAttrFlags::empty(), false)?;
+        source.mount.set_attributes(options.set_recursive.0, MountAttrFlags::empty(), true)?;
+        source.mount.attach_at(place.as_fd(), Path::new(""))
+    }
+
+    fn new_fs(&mut self, typ: &str, target: &Path, options: &Options) -> Result<()> {
+        if !matches!(typ, "proc" | "sysfs" | "tmpfs" | "devpts" | "mqueue") {
+            return Err(Error::unsupported(format!("file system type {typ:?} is not supported by the built-in runtime")));
+        }
+        let place = match typ {
+            // Behind a symlink they would be where nobody guards them. (CVE-2019-19921)
+            "proc" | "sysfs" => self.ordinary_directory(target)?,
+            _ => self.directory(target)?,
+        };
+        if typ != "proc" {
+            refuse_proc(&place, target)?;
+        }
+        let context = FsContext::open(typ)?;
+        for (key, value) in &options.data {
+            match value {
+                Some(value) => context.string(key, value.as_str())?,
+                None => context.flag(key)?,
+            }
+        }
+        // Read-only comes last: /dev has to be filled first.
+        let fill = target == Path::new("/dev");
+        let attributes = if fill { options.set.0 - MountAttrFlags::MOUNT_ATTR_RDONLY } else { options.set.0 };
+        let mount = context.mount(attributes)?;
+        mount.attach_at(place.as_fd(), Path::new(""))?;
+        match typ {
+            "tmpfs" if fill => self.fill_dev(&mount),
+            "devpts" => {
+                self.devpts = Some(mount);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// On v2 the hierarchy as its namespace shows it; on v1 a folder of the container's own cgroups, one per hierarchy.
+    fn cgroups(&self, target: &Path, options: &Options, hierarchies: &[cgroup::View]) -> Result<()> {
+        let place = self.ordinary_directory(target)?;
+        if let [cgroup::View { name: None, .. }] = hierarchies {
+            return FsContext::open("cgroup2")?.mount(options.set.0)?.attach_at(place.as_fd(), Path::new(""));
+        }
+        let folder = FsContext::open("tmpfs")?;
+        folder.string("mode", "755")?;
+        let folder = folder.mount(options.set.0 - MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+        folder.attach_at(place.as_fd(), Path::new(""))?;
+        for view in hierarchies {
+            let name = view.name.as_deref().unwrap_or("unified");
+            rustix::fs::mkdirat(&folder, name, Mode::from(0o755)).at("make directory", target.join(name))?;
+            let own = Mount::clone_of(&view.path, false)?;
+            own.set_propagation(Propagation::Private, false)?;
+            own.set_attributes(options.set.0, MountAttrFlags::empty(), false)?;
+            let at =
+                rustix::fs::openat(&folder, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).at("open", target.join(name))?;
+            own.attach_at(at.as_fd(), Path::new(""))?;
+            // `cpu` and `cpuacct` beside `cpu,cpuacct`, as hosts have them.
+            for alias in name.split(',').filter(|_| name.contains(',')) {
+                rustix::fs::symlinkat(name, &folder, alias).at("link", target.join(alias))?;
+            }
+        }
+        folder.set_attributes(options.set.0, MountAttrFlags::empty(), false)
+    }
+
+    /// The nodes and links that every container has. Source: OCI runtime spec, config-linux.md, "Default devices".
+    fn fill_dev(&mut self, dev: &Mount) -> Result<()> {
+        for (name, minor, major) in
+            [("null", 3, 1), ("zero", 5, 1), ("full", 7, 1), ("random", 8, 1), ("urandom", 9, 1), ("tty", 0, 5)]
+        {
+            make_node(dev.as_fd(), name, FileType::CharacterDevice, 0o666, (major, minor))?;
+        }
+        for (name, to) in [
+            ("fd", "/proc/self/fd"),
+            ("stdin", "/proc/self/fd/0"),
+            ("stdout", "/proc/self/fd/1"),
+            ("stderr", "/proc/self/fd/2"),
+            ("core", "/proc/kcore"),
+            ("ptmx", "pts/ptmx"),
+        ] {
+            rustix::fs::symlinkat(to, dev, name).at("link", Path::new("/dev").join(name))?;
+        }
+        let null = rustix::fs::openat(dev, "null", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+        self.null = Some(null.at("open", "/dev/null")?);
+        Ok(())
+    }
+
+    /// Further device nodes, of a privileged container.
+    pub fn make_devices(&self) -> Result<()> {
+        let devices = self.spec.linux().as_ref().and_then(|linux| linux.devices().as_ref());
+        for device in devices.into_iter().flatten() {
+            self.make_device(device).map_err(|error| error.context(format!("device {}", device.path().display())))?;
+        }
+        Ok(())
+    }
+
+    fn make_device(&self, device: &LinuxDevice) -> Result<()> {
+        let kind = match device.typ() {
+            LinuxDeviceType::B => FileType::BlockDevice,
+            LinuxDeviceType::C | LinuxDeviceType::U => FileType::CharacterDevice,
+            LinuxDeviceType::P => FileType::Fifo,
+            LinuxDeviceType::A => return Err(Error::invalid("it has no type")),
+        };
+        let path = device.path();
+        if let Some(parent) = path.parent() {
+            self.root.make_dirs(parent, Mode::from(0o755))?;
+        }
+        let Some((parent, name)) = self.root.parent_of(path)? else { return Err(Error::invalid("it has no name")) };
+        let name = name.to_string_lossy().into_owned();
+        let number = (device.major() as u32, device.minor() as u32);
+        match make_node(parent.as_fd(), &name, kind, device.file_mode().unwrap_or(0o666), number) {
+            Err(error) if error.class() == Class::Conflict => return Ok(()),
+            other => other?,
+        }
+        let (uid, gid) =
+            (rustix::fs::Uid::from_raw(device.uid().unwrap_or(0)), rustix::fs::Gid::from_raw(device.gid().unwrap_or(0)));
+        rustix::fs::chownat(&parent, name, Some(uid), Some(gid), rustix::fs::AtFlags::SYMLINK_NOFOLLOW).at("set owner of", path)
+    }
+
+    /// The terminal's slave side as /dev/console.
+    pub fn mount_console(&self, slave: BorrowedFd<'_>) -> Result<()> {
+        let place = self.file(Path::new("/dev/console"))?;
+        let terminal = Mount::clone_at(slave, Path::new(""), false)?;
+        terminal.attach_at(place.as_fd(), Path::new(""))
+    }
+
+    /// Hides what the spec wants hidden, and protects what it wants protected.
+    pub fn protect(&mut self) -> Result<()> {
+        let Some(linux) = self.spec.linux() else { return Ok(()) };
+        for path in linux.readonly_paths().iter().flatten() {
+            self.make_read_only(Path::new(path)).map_err(|error| error.context(format!("read-only path {path}")))?;
+        }
+        for path in linux.masked_paths().iter().flatten() {
+            self.mask(Path::new(path)).map_err(|error| error.context(format!("masked path {path}")))?;
+        }
+        let read_only = self.spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false);
+        if read_only {
+            let top = self.root.resolve(Path::new("/"))?;
+            Mount::from_fd(top).set_attributes(MountAttrFlags::MOUNT_ATTR_RDONLY, MountAttrFlags::empty(), false)?;
+        }
+        Ok(())
+    }
+
+    fn make_read_only(&self, path: &Path) -> Result<()> {
+        let Some(place) = self.existing(path)? else { return Ok(()) };
+        let clone = Mount::clone_at(place.as_fd(), Path::new(""), true)?;
+        clone.set_attributes(MountAttrFlags::MOUNT_ATTR_RDONLY, MountAttrFlags::empty(), true)?;
+        clone.attach_at(place.as_fd(), Path::new(""))
+    }
+
+    fn mask(&mut self, path: &Path) -> Result<()> {
+        let Some(place) = self.existing(path)? else { return Ok(()) };
+        let stat = rustix::fs::fstat(&place).at("stat", path)?;
+        if FileType::from_raw_mode(stat.st_mode).is_dir() {
+            let mask = self.empty_directory()?;
+            return mask.attach_at(place.as_fd(), Path::new(""));
+        }
+        let null = self.null.as_ref().ok_or_else(|| Error::unsupported("there is no /dev of ours to mask it with"))?;
+        Mount::clone_at(null.as_fd(), Path::new(""), false)?.attach_at(place.as_fd(), Path::new(""))
+    }
+
+    /// One empty file system serves all masked directories.
+    fn empty_directory(&mut self) -> Result<Mount> {
+        if let Some(empty) = &self.empty {
+            return Mount::clone_at(empty.as_fd(), Path::new(""), false);
+        }
+        let context = FsContext::open("tmpfs")?;
+        context.string("size", "0")?;
+        context.flag("ro")?;
+        let mount = context.mount(MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+        self.empty = Some(mount.try_clone()?);
+        Ok(mount)
+    }
+
+    /// Applies the spec's kernel settings, through the procfs that was just mounted.
+    pub fn set_sysctls(&self) -> Result<()> {
+        let sysctls = self.spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
+        for (name, value) in sysctls.into_iter().flatten() {
+            let path = sysctl_path(name)?;
+            let file = self.root.open_at(&path, OFlags::WRONLY, Mode::empty())?;
+            if rustix::fs::fstatfs(&file).at("stat", &path)?.f_type as u64 != PROC_SUPER_MAGIC {
+                return Err(Error::denied(format!("sysctl {name}: {} is no procfs", path.display())));
+            }
+            rustix::io::write(&file, value.as_bytes()).at("write", &path)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the tree the root of this process, and lets go of the host's.
+    pub fn enter(self) -> Result<()> {
+        let top = self.root.open_at(Path::new("/"), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
+        rustix::process::fchdir(&top).at("change directory to", "the new root")?;
+        rustix::process::pivot_root(".", ".").at("pivot_root", "the new root")?;
+        rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH).at("unmount", "the old root")?;
+        rustix::process::chdir("/").at("change directory to", "/")
+    }
+
+    fn existing(&self, path: &Path) -> Result<Option<OwnedFd>> {
+        match self.root.resolve(path) {
+            Ok(place) => Ok(Some(place)),
+            Err(error) if matches!(error.raw_os_error(), Some(code) if code == rustix::io::Errno::NOENT.raw_os_error() || code == rustix::io::Errno::NOTDIR.raw_os_error()) => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn directory(&self, path: &Path) -> Result<OwnedFd> {
+        self.root.make_dirs(path, Mode::from(0o755))
+    }
+
+    fn ordinary_directory(&self, path: &Path) -> Result<OwnedFd> {
+        let place = self.directory(path)?;
+        let itself = self.root.resolve_nofollow(path)?;
+        let stat = rustix::fs::fstat(itself).at("stat", path)?;
+        if FileType::from_raw_mode(stat.st_mode).is_dir() {
+            return Ok(place);
+        }
+        Err(Error::denied(format!("{} of the image is not an ordinary directory", path.display())))
+    }
+
+    /// The file at `path`, made empty if it is missing.
+    fn file(&self, path: &Path) -> Result<OwnedFd> {
+        if let Some(there) = self.existing(path)? {
+            let stat = rustix::fs::fstat(&there).at("stat", path)?;
+            if FileType::from_raw_mode(stat.st_mode).is_dir() {
+                return Err(Error::invalid(format!(
+                    "{} is a directory, and what is to be mounted there is a file: not a directory",
+                    path.display()
+                ))
+                .with_hint("check if the specified host path exists and is the expected type"));
+            }
+            return Ok(there);
+        }
+        if let Some(parent) = path.parent() {
+            self.root.make_dirs(parent, Mode::from(0o755))?;
+        }
+        drop(self.root.open_at(path, OFlags::CREATE | OFlags::WRONLY | OFlags::NOCTTY | OFlags::NONBLOCK, Mode::from(0o644))?);
+        self.root.resolve(path)
+    }
+}
+
+/// Whatever is mounted over a part of procfs could fool those who trust it.
+fn refuse_proc(place: &OwnedFd, target: &Path) -> Result<()> {
+    if rustix::fs::fstatfs(place).at("stat", target)?.f_type as u64 == PROC_SUPER_MAGIC {
+        return Err(Error::denied(format!("{} cannot be mounted because it is inside /proc", target.display())));
+    }
+    Ok(())
+}
+
+fn make_node(dir: BorrowedFd<'_>, name: &str, kind: FileType, mode: u32, (major, minor): (u32, u32)) -> Result<()> {
+    rustix::fs::mknodat(dir, name, kind, Mode::from(mode), rustix::fs::makedev(major, minor)).at("make device", name)?;
+    // What the umask took.
+    rustix::fs::chmodat(dir, name, Mode::from(mode), rustix::fs::AtFlags::empty()).at("set mode of", name)
+}
+
+/// `net.ipv4.x` as a path; dots and slashes as sysctl(8) reads them. Only settings of the container's own namespaces.
+fn sysctl_path(name: &str) -> Result<PathBuf> {
+    let slashes = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
+    let namespaced = ["net/", "fs/mqueue/", "kernel/msg", "kernel/sem", "kernel/shm", "kernel/domainname", "kernel/hostname"];
+    if !namespaced.iter().any(|prefix| slashes.starts_with(prefix)) || slashes.split('/').any(|part| part == "..") {
+        return Err(Error::invalid(format!("sysctl \"{name}\" is not in a separate kernel namespace")));
+    }
+    Ok(Path::new("/proc/sys").join(slashes))
+}
+
+/// The current directory's root, as a path descriptor.
+pub fn own_root() -> Result<OwnedFd> {
+    rustix::fs::openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).at("open", "/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_settings_of_own_namespaces_are_taken() {
+        assert_eq!(sysctl_path("net.ipv4.ip_forward").unwrap(), Path::new("/proc/sys/net/ipv4/ip_forward"));
+        assert_eq!(sysctl_path("net/ipv4/conf/eth0.1/x").unwrap(), Path::new("/proc/sys/net/ipv4/conf/eth0.1/x"));
+        for bad in ["kernel.core_pattern", "net/../kernel/core_pattern", "vm.overcommit_memory"] {
+            assert!(sysctl_path(bad).is_err(), "{bad}");
+        }
+    }
+}

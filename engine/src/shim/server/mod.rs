@@ -1,0 +1,310 @@
+//! The shim's own side: makes the container, then waits for whatever comes first and deals with it.
+
+mod client_stream;
+pub mod passing;
+mod requests;
+mod session;
+
+use std::collections::VecDeque;
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use fs_base::sys::mount::Mount;
+use fs_base::{Error, IoContext, Result};
+use oci_spec::runtime::Spec;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::proto::{self, Answer, Exit, Options, Reply, Status};
+use crate::cgroup::Cgroup;
+use crate::failure::Failure;
+use crate::log::{self, Writer};
+use crate::runtime::{self, Created, Gate};
+use requests::Connection;
+use session::{Kind, Session, Token};
+
+/// How long clients may take for the rest of the output after the container has ended.
+const LINGER: Duration = Duration::from_secs(10);
+/// Bytes that one read takes.
+const BUFFER: usize = 32 << 10;
+/// Ends of further processes that nobody asked about yet.
+const FORGOTTEN_MAX: usize = 64;
+
+/// Makes the container in `dir` and looks after it until it has ended. `root` is its tree; `ready` hears how the
+/// making went. Returns when there is nothing left to do.
+pub fn run(dir: &Path, root: OwnedFd, mut ready: UnixStream) -> Result<()> {
+    let made = Shim::make(dir, Mount::from_fd(root));
+    let answer: Answer = match &made {
+        Ok((shim, warnings)) => Ok(Reply::Started { pid: shim.main.process().pid(), warnings: warnings.clone() }),
+        Err(error) => Err(Failure::from(error)),
+    };
+    // If the daemon is gone, the next one finds the container waiting.
+    let _ = proto::write(&mut ready, &answer);
+    drop(ready);
+    made?.0.serve()
+}
+
+/// One container and everybody who is connected.
+struct Shim {
+    dir: PathBuf,
+    spec: Spec,
+    namespaces: u64,
+    cgroup: Cgroup,
+    listener: UnixListener,
+    gate: Option<Gate>,
+    root: Option<OwnedFd>,
+    status: Status,
+    main: Session,
+    execs: Vec<(String, Session)>,
+    finished: VecDeque<(String, Exit)>,
+    exit: Option<(Exit, Instant)>,
+    connections: Vec<Connection>,
+    waiting: Vec<Waiter>,
+}
+
+/// A container that waits, without its process.
+struct Made {
+    root: OwnedFd,
+    warnings: Vec<String>,
+    gate: Gate,
+}
+
+/// Who wants to know of an end.
+struct Waiter {
+    socket: UnixStream,
+    /// Of a further process; of the container if `None`.
+    exec: Option<String>,
+}
+
+/// Whom an answer of poll is for.
+enum Source {
+    Listener,
+    Connection(usize),
+    Waiter(usize),
+    Main(Token),
+    Exec(usize, Token),
+}
+
+impl Shim {
+    fn make(dir: &Path, root: Mount) -> Result<(Shim, Vec<String>)> {
+        let read = |name: &str| {
+            let path = dir.join(name);
+            std::fs::read(&path).at("read", path)
+        };
+        let parse = |error: serde_json::Error| Error::internal(format!("{}: {error}", dir.display()));
+        let spec: Spec = serde_json::from_slice(&read("config.json")?).map_err(parse)?;
+        let options: Options = serde_json::from_slice(&read("shim.json")?).map_err(parse)?;
+        let listener = listen(dir)?;
+        let (cgroup, mut warnings) = make_cgroup(&spec)?;
+        let made = Shim::make_container(dir, &spec, &options, root, &cgroup);
+        let (created, main) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                let _ = cgroup.kill_all();
+                let _ = cgroup.delete();
+                return Err(error);
+            }
+        };
+        warnings.extend(created.warnings);
+        let shim = Shim {
+            dir: dir.to_owned(),
+            namespaces: runtime::namespaces(&spec)?,
+            root: Some(created.root),
+            spec,
+            cgroup,
+            listener,
+            gate: Some(created.gate),
+            status: Status::Created,
+            main,
+            execs: Vec::new(),
+            finished: VecDeque::new(),
+            exit: None,
+            connections: Vec::new(),
+            waiting: Vec::new(),
+        };
+        Ok((shim, warnings))
+    }
+
+    fn make_container(dir: &Path, spec: &Spec, options: &Options, root: Mount, cgroup: &Cgroup) -> Result<(Made, Session)> {
+        let log = options
+            .log
+            .as_ref()
+            .map(|log| Writer::open(&log.path, log::Options { max_size: log.max_size, max_files: log.max_files }));
+        let log = log.transpose()?;
+        let terminal = spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
+        let kind = if terminal { Kind::Terminal } else { Kind::Pipes { stdin: options.open_stdin } };
+        let (stdio, ends) = session::streams(kind)?;
+        let scratch = dir.join("rootfs");
+        let request = runtime::Create { spec, root, scratch: &scratch, stdio, cgroup, init: options.init };
+        let Created { process, root, console, warnings, gate } = runtime::create(request)?;
+        let session = Session::new(process, ends, console, log, options.stdin_once)?;
+        Ok((Made { root, warnings, gate }, session))
+    }
+
+    fn serve(mut self) -> Result<()> {
+        let mut buffer = vec![0; BUFFER];
+        while !self.is_done() {
+            let answers = self.wait()?;
+            self.work(answers, &mut buffer)?;
+            self.collect()?;
+        }
+        Ok(())
+    }
+
+    /// The container has ended, all who waited know it, and all output is delivered or overdue.
+    fn is_done(&self) -> bool {
+        let delivered = self.main.is_delivered() && self.execs.is_empty();
+        self.exit.is_some_and(|(_, when)| delivered || when.elapsed() > LINGER)
+    }
+
+    fn wait(&self) -> Result<Vec<(Source, PollFlags)>> {
+        let mut fds = vec![PollFd::new(&self.listener, PollFlags::IN)];
+        let mut sources = vec![Source::Listener];
+        for (index, connection) in self.connections.iter().enumerate() {
+            fds.push(PollFd::new(connection.socket(), PollFlags::IN));
+            sources.push(Source::Connection(index));
+        }
+        for (index, waiter) in self.waiting.iter().enumerate() {
+            fds.push(PollFd::new(&waiter.socket, PollFlags::IN));
+            sources.push(Source::Waiter(index));
+        }
+        let mut tokens = Vec::new();
+        self.main.poll(&mut fds, &mut tokens);
+        sources.extend(tokens.drain(..).map(Source::Main));
+        for (index, (_, session)) in self.execs.iter().enumerate() {
+            session.poll(&mut fds, &mut tokens);
+            sources.extend(tokens.drain(..).map(|token| Source::Exec(index, token)));
+        }
+        match poll(&mut fds, self.timeout().as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).at("poll", "streams"),
+        }
+        let flags: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
+        drop(fds);
+        Ok(sources.into_iter().zip(flags).filter(|(_, flags)| !flags.is_empty()).collect())
+    }
+
+    fn timeout(&self) -> Option<Timespec> {
+        let sessions = self.execs.iter().map(|(_, session)| session).chain([&self.main]);
+        let linger = self.exit.map(|(_, when)| when + LINGER);
+        let next = sessions.filter_map(Session::deadline).chain(linger).min()?;
+        let left = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        Some(Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) })
+    }
+
+    fn work(&mut self, answers: Vec<(Source, PollFlags)>, buffer: &mut [u8]) -> Result<()> {
+        let mut main = Vec::new();
+        let mut execs: Vec<Vec<(Token, PollFlags)>> = self.execs.iter().map(|_| Vec::new()).collect();
+        let (mut asking, mut leaving, mut arriving) = (Vec::new(), Vec::new(), false);
+        for (source, flags) in answers {
+            match source {
+                Source::Listener => arriving = true,
+                Source::Connection(index) => asking.push(index),
+                Source::Waiter(index) => leaving.push(index),
+                Source::Main(token) => main.push((token, flags)),
+                Source::Exec(index, token) => execs[index].push((token, flags)),
+            }
+        }
+        self.main.work(&main, buffer)?;
+        for ((_, session), answers) in self.execs.iter_mut().zip(execs) {
+            session.work(&answers, buffer)?;
+        }
+        // Nobody sends anything while waiting: it has hung up.
+        for index in leaving.into_iter().rev() {
+            self.waiting.swap_remove(index);
+        }
+        for index in asking.into_iter().rev() {
+            self.read_request(index);
+        }
+        if arriving && let Ok((socket, _)) = self.listener.accept() {
+            self.connections.push(Connection::new(socket)?);
+        }
+        Ok(())
+    }
+
+    /// Notices what has ended, and tells.
+    fn collect(&mut self) -> Result<()> {
+        let mut index = 0;
+        while let Some((_, session)) = self.execs.get(index) {
+            match session.result() {
+                Some(code) if session.is_delivered() => {
+                    let (id, _) = self.execs.remove(index);
+                    self.exec_ended(id, Session::exit(code, false));
+                }
+                _ => index += 1,
+            }
+        }
+        if self.main.has_ended() && self.status != Status::Ended {
+            self.status = Status::Ended;
+            // With the host's process ids, others may have stayed.
+            self.cgroup.kill_all()?;
+        }
+        match self.main.result() {
+            Some(code) if self.exit.is_none() => self.ended(code),
+            _ => Ok(()),
+        }
+    }
+
+    fn exec_ended(&mut self, id: String, exit: Exit) {
+        let told = self.tell(Some(&id), exit);
+        if !told {
+            self.finished.push_back((id, exit));
+            if self.finished.len() > FORGOTTEN_MAX {
+                self.finished.pop_front();
+            }
+        }
+    }
+
+    fn ended(&mut self, code: i32) -> Result<()> {
+        let oom_killed = code == 137 && self.cgroup.oom_kills().is_ok_and(|count| count > 0);
+        let exit = Session::exit(code, oom_killed);
+        self.exit = Some((exit, Instant::now()));
+        self.root = None;
+        let path = self.dir.join("exit.json");
+        let new = self.dir.join("exit.json.new");
+        let json = serde_json::to_vec(&exit).map_err(|error| Error::internal(format!("encode: {error}")))?;
+        std::fs::write(&new, json).at("write", &new)?;
+        fs_base::durable::replace(&new, &path)?;
+        if let Err(error) = self.cgroup.delete() {
+            eprintln!("{error}");
+        }
+        // From here on the record answers.
+        let _ = std::fs::remove_file(self.dir.join("shim.sock"));
+        self.tell(None, exit);
+        Ok(())
+    }
+
+    /// Answers all who wait for this end; whether there was one.
+    fn tell(&mut self, exec: Option<&str>, exit: Exit) -> bool {
+        let Ok(bytes) = proto::encode(&Answer::Ok(Reply::Exit(exit))) else { return false };
+        let mut told = false;
+        self.waiting.retain_mut(|waiter| {
+            let concerned = waiter.exec.as_deref() == exec;
+            if concerned {
+                told |= waiter.socket.write_all(&bytes).is_ok();
+            }
+            !concerned
+        });
+        told
+    }
+}
+
+/// The socket, by a short name for its folder: a socket's path may be 107 bytes long.
+fn listen(dir: &Path) -> Result<UnixListener> {
+    let folder = fs_base::sys::mount::open_dir(dir)?;
+    let listener =
+        UnixListener::bind(format!("/proc/self/fd/{}/shim.sock", folder.as_raw_fd())).at("bind", dir.join("shim.sock"))?;
+    listener.set_nonblocking(true).at("configure", "shim socket")?;
+    Ok(listener)
+}
+
+fn make_cgroup(spec: &Spec) -> Result<(Cgroup, Vec<String>)> {
+    let linux = spec.linux().as_ref().ok_or_else(|| Error::invalid("the spec has no linux section"))?;
+    let path = linux.cgroups_path().as_ref().ok_or_else(|| Error::invalid("the spec has no cgroupsPath"))?;
+    let parent = path.parent().and_then(Path::to_str);
+    let name = path.file_name().and_then(std::ffi::OsStr::to_str).unwrap_or_default();
+    let created = Cgroup::create(parent, name, &linux.resources().clone().unwrap_or_default())?;
+    Ok((created.cgroup, created.warnings))
+}

@@ -1,0 +1,189 @@
+//! What the daemon asks, and what it gets.
+
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use fs_base::{Error, IoContext, Result};
+
+use super::passing;
+use super::session::{self, Kind, Session};
+use super::{Shim, Waiter};
+use crate::failure::Failure;
+use crate::runtime::{self, Exec};
+use crate::shim::proto::{self, Answer, ExecRequest, Reply, Request, State, Status};
+
+/// A connection whose request is not all there yet.
+pub struct Connection {
+    socket: UnixStream,
+    bytes: Vec<u8>,
+}
+
+impl Connection {
+    /// One that was just made.
+    pub fn new(socket: UnixStream) -> Result<Connection> {
+        socket.set_nonblocking(true).at("configure", "connection")?;
+        Ok(Connection { socket, bytes: Vec::new() })
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> &UnixStream {
+        &self.socket
+    }
+
+    /// Takes what has come. `None`: there is more to come.
+    fn request(&mut self) -> Result<Option<Request>> {
+        let mut piece = [0; 4096];
+        match self.socket.read(&mut piece) {
+            Ok(0) => return Err(Error::invalid("hung up")),
+            Ok(count) => self.bytes.extend(&piece[..count]),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(error).at("read from", "connection"),
+        }
+        match proto::decode(&self.bytes)? {
+            Some((_, length)) if length != self.bytes.len() => Err(Error::invalid("more than a request")),
+            Some((request, _)) => Ok(Some(request)),
+            None => Ok(None),
+        }
+    }
+}
+
+impl Shim {
+    /// Reads from one connection, and deals with its request once that is all there.
+    pub fn read_request(&mut self, index: usize) {
+        match self.connections[index].request() {
+            Ok(None) => {}
+            Ok(Some(request)) => {
+                let socket = self.connections.swap_remove(index).socket;
+                // The connection ends with it; the daemon sees that.
+                if let Err(error) = self.deal(request, socket) {
+                    eprintln!("{error}");
+                }
+            }
+            Err(_) => drop(self.connections.swap_remove(index)),
+        }
+    }
+
+    fn deal(&mut self, request: Request, mut socket: UnixStream) -> Result<()> {
+        socket.set_nonblocking(false).at("configure", "connection")?;
+        let reply = match request {
+            Request::Start => self.start(),
+            Request::State => Ok(Reply::State(State { status: self.status, pid: self.main.process().pid() })),
+            Request::Kill { signal } => self.kill(signal),
+            Request::Resize { exec, rows, cols } => self.resize(exec.as_deref(), rows, cols),
+            Request::Root => return self.send_root(&socket),
+            Request::Wait => {
+                let Some((exit, _)) = self.exit else {
+                    self.waiting.push(Waiter { socket, exec: None });
+                    return Ok(());
+                };
+                Ok(Reply::Exit(exit))
+            }
+            Request::ExecWait { id } => {
+                let Some(reply) = self.exec_exit(&id) else {
+                    self.waiting.push(Waiter { socket, exec: Some(id) });
+                    return Ok(());
+                };
+                reply
+            }
+            Request::Attach { stdin, stdout, stderr } => {
+                proto::write(&mut socket, &Answer::Ok(Reply::Done))?;
+                socket.set_nonblocking(true).at("configure", "connection")?;
+                self.main.attach(OwnedFd::from(socket), stdin, stdout, stderr);
+                return Ok(());
+            }
+            Request::Exec(request) => match self.exec(&request) {
+                Ok((pid, session)) => return self.started(*request, pid, session, socket),
+                Err(error) => Err(error),
+            },
+        };
+        let answer: Answer = reply.map_err(|error| Failure::from(&error));
+        proto::write(&mut socket, &answer)
+    }
+
+    fn start(&mut self) -> Result<Reply> {
+        let gate = self.gate.take().ok_or_else(|| Error::conflict("the container was started already"))?;
+        self.status = Status::Running;
+        gate.open()?;
+        Ok(Reply::Done)
+    }
+
+    fn kill(&self, signal: i32) -> Result<Reply> {
+        if self.main.has_ended() {
+            return Err(Error::not_found("the container has ended"));
+        }
+        self.main.process().signal(signal)?;
+        Ok(Reply::Done)
+    }
+
+    fn resize(&self, exec: Option<&str>, rows: u16, cols: u16) -> Result<Reply> {
+        let session = match exec {
+            None => &self.main,
+            Some(id) => self.exec_session(id).ok_or_else(|| no_such_exec(id))?,
+        };
+        session.resize(rows, cols)?;
+        Ok(Reply::Done)
+    }
+
+    fn exec_session(&self, id: &str) -> Option<&Session> {
+        self.execs.iter().find(|(name, _)| name == id).map(|(_, session)| session)
+    }
+
+    /// `None`: it runs.
+    fn exec_exit(&mut self, id: &str) -> Option<Result<Reply>> {
+        if let Some(place) = self.finished.iter().position(|(name, _)| name == id) {
+            return self.finished.remove(place).map(|(_, exit)| Ok(Reply::Exit(exit)));
+        }
+        self.exec_session(id).is_none().then(|| Err(no_such_exec(id)))
+    }
+
+    fn send_root(&self, socket: &UnixStream) -> Result<()> {
+        let Some(root) = &self.root else {
+            let answer: Answer = Err(Failure::from(&Error::conflict("the container has ended")));
+            return proto::write(&mut &*socket, &answer);
+        };
+        passing::send(socket, &proto::encode(&Answer::Ok(Reply::Done))?, root.as_fd())
+    }
+
+    fn exec(&self, request: &ExecRequest) -> Result<(i32, Session)> {
+        if self.status != Status::Running {
+            return Err(Error::conflict("the container is not running"));
+        }
+        let terminal = request.process.terminal().unwrap_or(false);
+        let kind = match (terminal, request.attach) {
+            (true, _) => Kind::Terminal,
+            (false, true) => Kind::Pipes { stdin: request.stdin },
+            (false, false) => Kind::Null,
+        };
+        let (stdio, ends) = session::streams(kind)?;
+        let filter = if request.unconfined { None } else { runtime::filter(&self.spec)? };
+        let (process, console) = runtime::exec(Exec {
+            target: self.main.process().as_fd(),
+            namespaces: self.namespaces,
+            process: &request.process,
+            filter: filter.as_ref(),
+            stdio,
+            cgroup: &self.cgroup,
+        })?;
+        let pid = process.pid();
+        let session = Session::new(process, ends, console, None, true)?;
+        if let Some((rows, cols)) = request.size.filter(|_| terminal) {
+            session.resize(rows, cols)?;
+        }
+        Ok((pid, session))
+    }
+
+    fn started(&mut self, request: ExecRequest, pid: i32, mut session: Session, mut socket: UnixStream) -> Result<()> {
+        let told = proto::write(&mut socket, &Answer::Ok(Reply::Started { pid, warnings: Vec::new() }));
+        if request.attach && told.is_ok() {
+            socket.set_nonblocking(true).at("configure", "connection")?;
+            session.attach(OwnedFd::from(socket), request.stdin, true, true);
+        }
+        self.execs.push((request.id, session));
+        told
+    }
+}
+
+fn no_such_exec(id: &str) -> Error {
+    Error::not_found(format!("No such exec instance: {id}"))
+}

@@ -1,0 +1,290 @@
+//! One process of the container with its streams: the first one, or one that `exec` added.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use fs_base::sys::pid::Process;
+use fs_base::{IoContext, Result};
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+
+use super::client_stream::ClientStream;
+use crate::log::{Stream, Writer};
+use crate::runtime::{Stdio, reap};
+use crate::shim::proto::Exit;
+
+/// How long output is waited for after its process has ended: somebody else may hold the stream open.
+const DRAIN: Duration = Duration::from_secs(2);
+/// Input that waits for a process that does not read.
+const INPUT_MAX: usize = 64 << 10;
+
+/// Our ends of the streams of a process that is being made.
+#[derive(Debug, Default)]
+pub struct Ends {
+    stdin: Option<OwnedFd>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+}
+
+/// Which streams a process gets.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// A terminal.
+    Terminal,
+    /// Pipes; for the input only if it is wanted.
+    Pipes {
+        /// Whether there is an input.
+        stdin: bool,
+    },
+    /// None: nobody listens.
+    Null,
+}
+
+/// Makes the streams: the process's ends, and ours.
+pub fn streams(kind: Kind) -> Result<(Stdio, Ends)> {
+    let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).at("make", "pipe");
+    let mut ends = Ends::default();
+    let stdio = match kind {
+        Kind::Terminal => Stdio::Terminal,
+        Kind::Null => Stdio::Streams { stdin: null()?, stdout: null()?, stderr: null()? },
+        Kind::Pipes { stdin } => {
+            let ((stdout, out), (stderr, err)) = (pipe()?, pipe()?);
+            (ends.stdout, ends.stderr) = (Some(stdout), Some(stderr));
+            let input = if stdin {
+                let (theirs, ours) = pipe()?;
+                ends.stdin = Some(ours);
+                theirs
+            } else {
+                null()?
+            };
+            Stdio::Streams { stdin: input, stdout: out, stderr: err }
+        }
+    };
+    Ok((stdio, ends))
+}
+
+fn null() -> Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags};
+    rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).at("open", "/dev/null")
+}
+
+/// What an answer of poll is about.
+#[derive(Debug, Clone, Copy)]
+pub enum Token {
+    /// The end of the process.
+    Process,
+    /// One of its outputs.
+    Output(usize),
+    /// Its input.
+    Input,
+    /// One of the clients.
+    Client(usize),
+}
+
+/// A process, its streams, and who is connected to them.
+#[derive(Debug)]
+pub struct Session {
+    process: Process,
+    stdin: Option<OwnedFd>,
+    input: Vec<u8>,
+    close_input: bool,
+    outputs: Vec<(Stream, OwnedFd)>,
+    console: bool,
+    log: Option<Writer>,
+    clients: Vec<ClientStream>,
+    /// Whether the input ends when a client that has it ends it.
+    input_once: bool,
+    ended: Option<(i32, Instant)>,
+}
+
+impl Session {
+    /// A process that was just made.
+    pub fn new(process: Process, ends: Ends, console: Option<OwnedFd>, log: Option<Writer>, input_once: bool) -> Result<Session> {
+        let has_console = console.is_some();
+        let mut outputs = Vec::new();
+        let mut stdin = ends.stdin;
+        if let Some(console) = console {
+            stdin = Some(console.try_clone().at("duplicate", "terminal")?);
+            outputs.push((Stream::Stdout, console));
+        }
+        outputs.extend(ends.stdout.map(|fd| (Stream::Stdout, fd)));
+        outputs.extend(ends.stderr.map(|fd| (Stream::Stderr, fd)));
+        for fd in outputs.iter().map(|(_, fd)| fd).chain(&stdin) {
+            rustix::io::ioctl_fionbio(fd, true).at("configure", "stream")?;
+        }
+        Ok(Session {
+            process,
+            stdin,
+            input: Vec::new(),
+            close_input: false,
+            outputs,
+            console: has_console,
+            log,
+            clients: Vec::new(),
+            input_once,
+            ended: None,
+        })
+    }
+
+    /// The process.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Whether the process has ended.
+    pub fn has_ended(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    /// Connects a client.
+    pub fn attach(&mut self, socket: OwnedFd, stdin: bool, stdout: bool, stderr: bool) {
+        self.clients.push(ClientStream::new(socket, stdin && self.stdin.is_some(), stdout, stderr, !self.console));
+    }
+
+    /// Sets the size of its terminal.
+    pub fn resize(&self, rows: u16, cols: u16) -> Result<()> {
+        let Some((_, console)) = self.outputs.first().filter(|_| self.console) else {
+            return Err(fs_base::Error::conflict("the process has no terminal"));
+        };
+        let size = rustix::termios::Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(console, size).at("resize", "terminal")
+    }
+
+    /// What there is to wait for. Nothing is in it whose answer would not be used: it would come again and again.
+    pub fn poll<'a>(&'a self, fds: &mut Vec<PollFd<'a>>, tokens: &mut Vec<Token>) {
+        let mut add = |token, fd: BorrowedFd<'a>, flags| {
+            fds.push(PollFd::from_borrowed_fd(fd, flags));
+            tokens.push(token);
+        };
+        if self.ended.is_none() {
+            add(Token::Process, self.process.as_fd(), PollFlags::IN);
+        }
+        if self.clients.iter().all(ClientStream::has_room) {
+            for (index, (_, output)) in self.outputs.iter().enumerate() {
+                add(Token::Output(index), output.as_fd(), PollFlags::IN);
+            }
+        }
+        if let Some(stdin) = self.stdin.as_ref().filter(|_| !self.input.is_empty()) {
+            add(Token::Input, stdin.as_fd(), PollFlags::OUT);
+        }
+        for (index, client) in self.clients.iter().enumerate() {
+            let listens = !client.input_ended && (!client.stdin || self.input.len() < INPUT_MAX);
+            let mut flags = PollFlags::empty();
+            flags.set(PollFlags::IN, listens);
+            flags.set(PollFlags::OUT, client.has_backlog());
+            add(Token::Client(index), client.socket.as_fd(), flags);
+        }
+    }
+
+    /// How long a wait may take at most, if something is due then.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.ended.filter(|_| !self.outputs.is_empty()).map(|(_, when)| when + DRAIN)
+    }
+
+    /// Does what the answers to [`Session::poll`] allow.
+    pub fn work(&mut self, answers: &[(Token, PollFlags)], buffer: &mut [u8]) -> Result<()> {
+        let mut closed = Vec::new();
+        for (token, flags) in answers.iter().filter(|(_, flags)| !flags.is_empty()) {
+            match *token {
+                Token::Process => self.ended = Some((reap(self.process.as_fd())?, Instant::now())),
+                Token::Output(index) => closed.extend((!self.read_output(index, buffer)).then_some(index)),
+                Token::Input => {}
+                Token::Client(index) => self.serve(index, *flags, buffer),
+            }
+        }
+        for index in closed.into_iter().rev() {
+            self.outputs.remove(index);
+        }
+        if self.deadline().is_some_and(|deadline| Instant::now() >= deadline) {
+            self.outputs.clear();
+        }
+        if let Some(log) = self.log.as_mut().filter(|_| self.outputs.is_empty()) {
+            // What could not be logged was said when it happened.
+            let _ = log.flush_partial();
+        }
+        self.clients.retain(|client| !client.is_gone());
+        self.write_input();
+        Ok(())
+    }
+
+    /// Whether the stream is still open.
+    fn read_output(&mut self, index: usize, buffer: &mut [u8]) -> bool {
+        let (stream, fd) = &self.outputs[index];
+        let (stream, count) = match rustix::io::read(fd, &mut *buffer) {
+            Ok(0) => return false,
+            Ok(count) => (*stream, count),
+            Err(Errno::AGAIN | Errno::INTR) => return true,
+            // A terminal whose last process is gone answers EIO. Before it is started it has none either.
+            Err(_) => return false,
+        };
+        if let Some(log) = &mut self.log
+            && let Err(error) = log.write(stream, &buffer[..count])
+        {
+            eprintln!("log: {error}");
+        }
+        for client in &mut self.clients {
+            client.output(stream, &buffer[..count]);
+        }
+        true
+    }
+
+    fn serve(&mut self, index: usize, flags: PollFlags, buffer: &mut [u8]) {
+        let client = &mut self.clients[index];
+        if flags.contains(PollFlags::OUT) {
+            client.send();
+        }
+        if flags.intersects(PollFlags::ERR | PollFlags::NVAL) {
+            return client.hang_up();
+        }
+        if flags.contains(PollFlags::IN) {
+            match rustix::io::read(&client.socket, &mut *buffer) {
+                Ok(0) => {
+                    client.input_ended = true;
+                    // A terminal has no end of input but the one that its user types.
+                    self.close_input |= client.stdin && self.input_once && !self.console;
+                }
+                Ok(count) if client.stdin => self.input.extend(&buffer[..count]),
+                Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(_) => client.hang_up(),
+            }
+        } else if flags.contains(PollFlags::HUP) {
+            client.hang_up();
+        }
+    }
+
+    fn write_input(&mut self) {
+        let Some(stdin) = &self.stdin else { return self.input.clear() };
+        while !self.input.is_empty() {
+            match rustix::io::write(stdin, &self.input) {
+                Ok(count) => drop(self.input.drain(..count)),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return,
+                Err(_) => {
+                    // Nobody reads any more.
+                    self.input = Vec::new();
+                    self.close_input = true;
+                }
+            }
+        }
+        if self.close_input {
+            self.stdin = None;
+        }
+    }
+
+    /// The exit code, once the process has ended and all of its output is on its way.
+    pub fn result(&self) -> Option<i32> {
+        self.ended.filter(|_| self.outputs.is_empty()).map(|(code, _)| code)
+    }
+
+    /// Whether every client has what it was to get. Afterwards they can be let go.
+    pub fn is_delivered(&self) -> bool {
+        !self.clients.iter().any(ClientStream::has_backlog)
+    }
+
+    /// The record of an end that was just noticed.
+    pub fn exit(code: i32, oom_killed: bool) -> Exit {
+        let now = jiff::Timestamp::now().as_nanosecond() as i64;
+        Exit { code, oom_killed, finished: now }
+    }
+}

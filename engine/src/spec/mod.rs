@@ -1,0 +1,246 @@
+//! From a [`Container`] to its OCI runtime spec, with Docker's defaults.
+//!
+//! The spec is all that a runtime gets to know. Source: OCI runtime spec 1.2, config.md and config-linux.md; defaults
+//! after moby `daemon/oci_linux.go` and `oci/defaults.go`.
+
+mod devices;
+mod mounts;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use fs_base::sys::root::Root;
+use fs_base::{Error, Result};
+use oci_spec::runtime::{
+    Capabilities, Capability, Linux, LinuxCapabilities, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, PosixRlimit,
+    PosixRlimitBuilder, PosixRlimitType, Process, Spec, User as SpecUser,
+};
+
+use crate::config::{Container, Namespace, Network, Ulimit};
+use crate::user::{self, User};
+use crate::{capability, cgroup, seccomp};
+
+pub use devices::allowed as allowed_devices;
+
+/// Paths that Docker hides.
+const MASKED: &[&str] = &[
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+/// Paths that Docker makes read-only.
+const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// The spec of a container whose tree is `root`: names of users are looked up there.
+pub fn build(container: &Container, root: &Root) -> Result<Spec> {
+    let mut spec = Spec::default();
+    spec.set_version("1.2.0".to_owned());
+    spec.set_root(Some(oci_spec::runtime::Root::default()));
+    spec.set_hostname((container.uts == Namespace::Private).then(|| container.hostname.clone()));
+    let domainname =
+        (container.uts == Namespace::Private && !container.domainname.is_empty()).then(|| container.domainname.clone());
+    spec.set_domainname(domainname);
+    spec.set_mounts(Some(mounts::all(container)?));
+    let process = process_of(container, root)?;
+    spec.set_linux(Some(linux(container)?));
+    spec.set_process(Some(process));
+    Ok(spec)
+}
+
+/// What an additional process of a container is to be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExecProcess {
+    /// The command and its arguments; not empty.
+    pub args: Vec<String>,
+    /// `NAME=value`, over those of the container.
+    pub env: Vec<String>,
+    /// Where it starts; the container's own place if `None`.
+    pub cwd: Option<String>,
+    /// As in [`Container::user`]; the container's own user if `None`.
+    pub user: Option<String>,
+    /// Whether it gets a terminal.
+    pub tty: bool,
+    /// Whether it gets all capabilities and all system calls.
+    pub privileged: bool,
+}
+
+/// The process that `exec` runs in a container, whose tree is `root`.
+pub fn exec_process(container: &Container, exec: &ExecProcess, root: &Root) -> Result<Process> {
+    if exec.args.is_empty() {
+        return Err(Error::invalid("No exec command specified"));
+    }
+    let mut same = container.clone();
+    same.args.clone_from(&exec.args);
+    same.tty = exec.tty;
+    same.privileged |= exec.privileged;
+    if let Some(user) = &exec.user {
+        same.user.clone_from(user);
+    }
+    if let Some(cwd) = &exec.cwd {
+        same.cwd.clone_from(cwd);
+    }
+    same.env = merge_env(container.env.clone(), &exec.env);
+    process_of(&same, root)
+}
+
+fn process_of(container: &Container, root: &Root) -> Result<Process> {
+    if container.args.is_empty() {
+        return Err(Error::invalid("no command specified"));
+    }
+    let user = user::resolve(root, &container.user, &container.groups)?;
+    let mut process = Process::default();
+    process
+        .set_terminal(Some(container.tty))
+        .set_args(Some(container.args.clone()))
+        .set_env(Some(environment(container, &user)))
+        .set_cwd(cwd(&container.cwd)?)
+        .set_capabilities(Some(capabilities(container, &user)?))
+        .set_no_new_privileges(Some(container.no_new_privileges))
+        .set_oom_score_adj(container.oom_score_adj)
+        .set_rlimits(Some(container.ulimits.iter().map(rlimit).collect::<Result<_>>()?));
+    let mut spec_user = SpecUser::default();
+    spec_user.set_uid(user.uid).set_gid(user.gid).set_additional_gids(Some(user.groups));
+    process.set_user(spec_user);
+    Ok(process)
+}
+
+fn cwd(text: &str) -> Result<PathBuf> {
+    match text {
+        "" => Ok("/".into()),
+        absolute if absolute.starts_with('/') => Ok(absolute.into()),
+        other => Err(Error::invalid(format!("the working directory '{other}' is invalid, it needs to be an absolute path"))),
+    }
+}
+
+/// Docker's own variables, then the container's over them, then a home if there is none.
+fn environment(container: &Container, user: &User) -> Vec<String> {
+    let mut env = vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
+    env.push(format!("HOSTNAME={}", container.hostname));
+    if container.tty {
+        env.push("TERM=xterm".to_owned());
+    }
+    let mut env = merge_env(env, &container.env);
+    if !env.iter().any(|pair| pair.starts_with("HOME=")) {
+        env.push(format!("HOME={}", user.home));
+    }
+    env
+}
+
+/// `over` replaces what has the same name; a name without `=` takes it away, as Docker does.
+fn merge_env(mut env: Vec<String>, over: &[String]) -> Vec<String> {
+    for pair in over {
+        let (name, has_value) = pair.split_once('=').map_or((pair.as_str(), false), |(name, _)| (name, true));
+        let place = env.iter().position(|old| old.split_once('=').map_or(old.as_str(), |(old, _)| old) == name);
+        match (place, has_value) {
+            (Some(place), true) => env[place].clone_from(pair),
+            (Some(place), false) => drop(env.remove(place)),
+            (None, true) => env.push(pair.clone()),
+            (None, false) => {}
+        }
+    }
+    env
+}
+
+/// An ordinary user has none in force, only a bound on what set-user-id programs can give; root has them all.
+fn capabilities(container: &Container, user: &User) -> Result<LinuxCapabilities> {
+    let set: Capabilities = granted(container)?.into_iter().collect();
+    let in_force = if user.uid == 0 { set.clone() } else { Capabilities::new() };
+    let mut capabilities = LinuxCapabilities::default();
+    capabilities
+        .set_bounding(Some(set))
+        .set_effective(Some(in_force.clone()))
+        .set_permitted(Some(in_force))
+        .set_inheritable(None)
+        .set_ambient(None);
+    Ok(capabilities)
+}
+
+fn rlimit(limit: &Ulimit) -> Result<PosixRlimit> {
+    let unknown = || Error::invalid(format!("invalid ulimit type: {}", limit.name));
+    let name = format!("RLIMIT_{}", limit.name.to_ascii_uppercase());
+    let typ: PosixRlimitType = serde_json::from_value(name.into()).map_err(|_| unknown())?;
+    // -1 is "no limit", in the kernel's words the largest number.
+    PosixRlimitBuilder::default()
+        .typ(typ)
+        .soft(limit.soft as u64)
+        .hard(limit.hard as u64)
+        .build()
+        .map_err(|error| Error::invalid(format!("ulimit {}: {error}", limit.name)))
+}
+
+fn linux(container: &Container) -> Result<Linux> {
+    let mut linux = Linux::default();
+    let mut resources = container.resources.clone();
+    resources.set_devices(Some(devices::allowed(container.privileged)));
+    linux
+        .set_resources(Some(resources))
+        .set_namespaces(Some(namespaces(container)?))
+        .set_cgroups_path(Some(cgroups_path(container)))
+        .set_seccomp(seccomp_of(container)?)
+        .set_sysctl(Some(sysctls(container)))
+        .set_devices(container.privileged.then(devices::of_host).transpose()?)
+        .set_rootfs_propagation(None)
+        .set_masked_paths(Some(paths(container, container.masked_paths.as_ref(), MASKED)))
+        .set_readonly_paths(Some(paths(container, container.readonly_paths.as_ref(), READ_ONLY)));
+    Ok(linux)
+}
+
+/// The profile, resolved for the container's capabilities.
+fn seccomp_of(container: &Container) -> Result<Option<oci_spec::runtime::LinuxSeccomp>> {
+    seccomp::to_spec(&container.seccomp, &granted(container)?, container.privileged)
+}
+
+/// What it is to have and this host can give.
+fn granted(container: &Container) -> Result<Vec<Capability>> {
+    let wanted = capability::effective_set(&container.cap_add, &container.cap_drop, container.privileged)?;
+    Ok(capability::clamp_to_bounding(&wanted, &container.cap_add)?.kept)
+}
+
+/// Its cgroup, below the root of each hierarchy.
+pub fn cgroups_path(container: &Container) -> PathBuf {
+    Path::new(container.cgroup_parent.as_deref().unwrap_or(cgroup::DEFAULT_PARENT)).join(container.id.as_str())
+}
+
+fn namespaces(container: &Container) -> Result<Vec<LinuxNamespace>> {
+    let private = |namespace| namespace == Namespace::Private;
+    let wanted = [
+        (LinuxNamespaceType::Mount, true),
+        (LinuxNamespaceType::Network, container.network == Network::Loopback),
+        (LinuxNamespaceType::Pid, private(container.pid)),
+        (LinuxNamespaceType::Ipc, private(container.ipc)),
+        (LinuxNamespaceType::Uts, private(container.uts)),
+        (LinuxNamespaceType::Cgroup, private(container.cgroup)),
+    ];
+    let make = |typ| {
+        LinuxNamespaceBuilder::default().typ(typ).build().map_err(|error| Error::internal(format!("namespace {typ}: {error}")))
+    };
+    wanted.into_iter().filter(|(_, own)| *own).map(|(typ, _)| make(typ)).collect()
+}
+
+/// Docker lets any user of a network of its own use low ports and ping.
+fn sysctls(container: &Container) -> HashMap<String, String> {
+    let mut all = HashMap::new();
+    if container.network == Network::Loopback {
+        all.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
+        all.insert("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned());
+    }
+    all.extend(container.sysctls.iter().map(|(name, value)| (name.clone(), value.clone())));
+    all
+}
+
+fn paths(container: &Container, given: Option<&Vec<String>>, default: &[&str]) -> Vec<String> {
+    match given {
+        _ if container.privileged => Vec::new(),
+        Some(given) => given.clone(),
+        None => default.iter().map(|&path| path.to_owned()).collect(),
+    }
+}

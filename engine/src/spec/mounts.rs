@@ -1,0 +1,88 @@
+//! The mounts of a container: the kernel's own file systems, the daemon's files, then what its user asked for.
+
+use std::path::{Path, PathBuf};
+
+use fs_base::{Error, MountKind, MountSpec, Propagation, Result};
+use oci_spec::runtime::{Mount, MountBuilder};
+
+use crate::config::{Container, Namespace};
+
+/// Docker's size of /dev/shm.
+const SHM_SIZE: u64 = 64 << 20;
+
+/// All mounts, parents before what lies below them.
+pub fn all(container: &Container) -> Result<Vec<Mount>> {
+    let mut mounts = kernel(container)?;
+    let daemon_file = |file: &crate::config::ManagedFile| !container.mounts.iter().any(|mount| mount.target == file.target);
+    for file in container.files.iter().filter(|file| daemon_file(file)) {
+        let writable = if container.read_only_root { "ro" } else { "rw" };
+        mounts.push(make(&file.target, "bind", Some(&file.source), &["bind", "rprivate", writable])?);
+    }
+    let mut own: Vec<&MountSpec> = container.mounts.iter().collect();
+    own.sort_by_key(|mount| mount.target.components().count());
+    for mount in own {
+        // What a user mounts at a place of ours is there instead of ours.
+        mounts.retain(|ours| ours.destination() != &mount.target);
+        mounts.push(of_user(mount)?);
+    }
+    Ok(mounts)
+}
+
+fn kernel(container: &Container) -> Result<Vec<Mount>> {
+    let sys = if container.privileged { "rw" } else { "ro" };
+    let shm_size = format!("size={}", container.shm_size.unwrap_or(SHM_SIZE));
+    let mut mounts = vec![
+        make("/proc", "proc", None, &["nosuid", "noexec", "nodev"])?,
+        make("/dev", "tmpfs", None, &["nosuid", "strictatime", "mode=755", "size=65536k"])?,
+        make("/dev/pts", "devpts", None, &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"])?,
+        make("/sys", "sysfs", None, &["nosuid", "noexec", "nodev", sys])?,
+        make("/sys/fs/cgroup", "cgroup", None, &["nosuid", "noexec", "nodev", "relatime", sys])?,
+    ];
+    if container.ipc == Namespace::Host {
+        mounts.push(make("/dev/mqueue", "bind", Some(Path::new("/dev/mqueue")), &["rbind", "rprivate"])?);
+        mounts.push(make("/dev/shm", "bind", Some(Path::new("/dev/shm")), &["rbind", "rprivate"])?);
+        // A host need not have either.
+        mounts
+            .retain(|mount| mount.typ().as_deref() != Some("bind") || mount.source().as_ref().is_some_and(|path| path.exists()));
+    } else {
+        mounts.push(make("/dev/mqueue", "mqueue", None, &["nosuid", "noexec", "nodev"])?);
+        mounts.push(make("/dev/shm", "tmpfs", None, &["nosuid", "noexec", "nodev", "mode=1777", &shm_size])?);
+    }
+    Ok(mounts)
+}
+
+fn of_user(mount: &MountSpec) -> Result<Mount> {
+    let access = if mount.read_only { "rro" } else { "rw" };
+    match &mount.kind {
+        MountKind::Bind { source, propagation, recursive } => {
+            let bind = if *recursive { "rbind" } else { "bind" };
+            let propagation = match propagation {
+                Propagation::Private => "rprivate",
+                Propagation::Slave => "rslave",
+                Propagation::Shared => "rshared",
+            };
+            make(&mount.target, "bind", Some(source), &[bind, propagation, access])
+        }
+        MountKind::Volume { source, .. } => make(&mount.target, "bind", Some(source), &["rbind", "rprivate", access]),
+        MountKind::Tmpfs { size, mode, options } => {
+            let mut all = vec![if mount.read_only { "ro" } else { "rw" }.to_owned()];
+            all.push(format!("mode={:o}", mode.unwrap_or(0o1777)));
+            all.extend(size.map(|size| format!("size={size}")));
+            all.extend(options.iter().cloned());
+            let all: Vec<&str> = all.iter().map(String::as_str).collect();
+            make(&mount.target, "tmpfs", None, &all)
+        }
+    }
+}
+
+fn make(target: impl Into<PathBuf>, typ: &str, source: Option<&Path>, options: &[&str]) -> Result<Mount> {
+    let target = target.into();
+    let source = source.unwrap_or(Path::new(typ)).to_owned();
+    MountBuilder::default()
+        .destination(target.clone())
+        .typ(typ)
+        .source(source)
+        .options(options.iter().map(|&option| option.to_owned()).collect::<Vec<_>>())
+        .build()
+        .map_err(|error| Error::internal(format!("mount {}: {error}", target.display())))
+}
