@@ -3,14 +3,18 @@
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 
+use engine::shim::Client;
 use fs_base::lock::Lock;
-use fs_base::{Error, IoContext, Result, durable};
+use fs_base::trash::Trash;
+use fs_base::{ContainerId, Error, IoContext, Result, durable};
 use layerfs::driver::Mounter;
 use layerfs::store::Store;
 use volumes::Volumes;
 
 use crate::config::Config;
+use crate::container::Containers;
 use crate::db::Db;
+use crate::events::Events;
 
 /// The store's format. A newer one is refused, an older one would be upgraded here.
 const FORMAT: &str = "fsd-store 1\n";
@@ -28,6 +32,12 @@ pub struct App {
     pub mounter: Mounter,
     /// The volumes.
     pub volumes: Volumes,
+    /// What is known of containers besides their rows.
+    pub containers: Containers,
+    /// What happened.
+    pub events: Events,
+    /// What is thrown away and not gone yet.
+    pub trash: Trash,
     /// Held for reading while layers are added that nothing refers to yet, for writing while such layers are removed.
     pub collecting: RwLock<()>,
     _lock: Lock,
@@ -45,7 +55,10 @@ impl App {
         store.clear_tmp()?;
         let mounter = Mounter::new(Arc::clone(&store), config.driver.as_deref())?;
         let volumes = Volumes::open(&config.root, Arc::new(db.clone()))?;
-        let app = App { config, db, store, mounter, volumes, collecting: RwLock::new(()), _lock: lock };
+        let trash = Trash::open(config.root.join("trash"))?;
+        let (containers, events) = (Containers::default(), Events::default());
+        let app =
+            App { config, db, store, mounter, volumes, containers, events, trash, collecting: RwLock::new(()), _lock: lock };
         app.remove_orphans()?;
         crate::mounts::recover(&app)?;
         crate::volume::recover(&app)?;
@@ -77,6 +90,21 @@ impl App {
         }
         self.store.sweep()?;
         Ok(freed)
+    }
+
+    /// What a container keeps.
+    pub fn container_dir(&self, id: &ContainerId) -> PathBuf {
+        self.config.root.join("containers").join(id.as_str())
+    }
+
+    /// Where a container's shim is while it runs.
+    pub fn run_dir(&self, id: &ContainerId) -> PathBuf {
+        self.config.run.join("containers").join(id.as_str())
+    }
+
+    /// A container's shim, whether it is there or not.
+    pub fn shim(&self, id: &ContainerId) -> Client {
+        Client::new(&self.run_dir(id))
     }
 
     /// Where mounts get their place by default.

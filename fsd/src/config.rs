@@ -67,6 +67,9 @@ pub struct Options {
     /// Mount driver: erofs, erofs-loop or overlay [default: the first that works here]
     #[arg(long, global = true, env = "FSD_DRIVER", value_name = "NAME")]
     pub driver: Option<String>,
+    /// Program that looks after a container [default: fsd-shim, beside this program]
+    #[arg(long, global = true, env = "FSD_SHIM", value_name = "FILE")]
+    pub shim: Option<PathBuf>,
     /// What to log: error, warn, info, debug or trace [default: info]
     #[arg(long, global = true, env = "FSD_LOG", value_name = "LEVEL")]
     pub log: Option<String>,
@@ -81,6 +84,7 @@ struct File {
     host: Option<String>,
     group: Option<String>,
     driver: Option<String>,
+    shim: Option<PathBuf>,
     log: Option<String>,
     #[serde(default)]
     limits: FileLimits,
@@ -131,6 +135,8 @@ pub struct Config {
     pub group: Option<String>,
     /// The mount driver, if it is not to be chosen.
     pub driver: Option<String>,
+    /// What looks after a container.
+    pub shim: PathBuf,
     /// The log level.
     pub log: tracing::level_filters::LevelFilter,
     /// Bounds on layers.
@@ -158,6 +164,7 @@ impl Config {
             socket,
             group: options.group.clone().or(file.group),
             driver: options.driver.clone().or(file.driver),
+            shim: options.shim.clone().or(file.shim).map_or_else(beside_us, |path| absolute(&path, "shim"))?,
             log: log.parse().map_err(|_| {
                 Error::invalid(format!("invalid log level {log:?}")).with_hint("use error, warn, info, debug or trace")
             })?,
@@ -186,6 +193,12 @@ fn read_file(named: Option<&Path>) -> Result<File> {
 
 fn absolute(path: &Path, what: &str) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|_| Error::invalid(format!("--{what}: {:?} is no usable path", path.display())))
+}
+
+/// What is installed with this program.
+fn beside_us() -> Result<PathBuf> {
+    let own = std::env::current_exe().at("find", "this program")?;
+    Ok(own.with_file_name("fsd-shim"))
 }
 
 /// The path of a `unix://` address.

@@ -93,6 +93,9 @@ pub async fn serve(app: Arc<App>, listener: UnixListener) -> Result<()> {
     let number = listener.as_raw_fd();
     let listener = tokio::net::UnixListener::from_std(listener).at("listen on", &socket)?;
     tracing::info!(socket = %socket.display(), fd = number, root = %app.config.root.display(), driver = app.mounter.driver_name().unwrap_or("none"), "serving");
+    let recovering = Arc::clone(&app);
+    let recovered = tokio::task::spawn_blocking(move || crate::container::recover(&recovering)).await;
+    recovered.map_err(|_| Error::internal("finding the containers panicked"))??;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let stopped = axum::serve(listener, api::router(app)).with_graceful_shutdown(asked_to_stop()).await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);

@@ -24,7 +24,8 @@ use crate::image::tree;
 /// Bytes in one piece on their way out.
 const PIECE: usize = 64 << 10;
 
-fn stat_header(stat: &PathStat) -> String {
+/// The status of a path as clients read it: base64 of JSON.
+pub(super) fn stat_header(stat: &PathStat) -> String {
     let mtime = jiff::Timestamp::new(stat.mtime, stat.mtime_nanos as i32).map_or_else(|_| String::new(), |time| time.to_string());
     let json = json!({
         "name": String::from_utf8_lossy(&stat.name), "size": stat.size, "mode": stat.mode, "mtime": mtime,
@@ -53,12 +54,7 @@ pub async fn read(
     } else {
         let (to, from) = mpsc::channel(4);
         tokio::task::spawn_blocking(move || {
-            let mut out = std::io::BufWriter::with_capacity(PIECE, ToChannel(to.clone()));
-            let packed = tar_of_tree(&tree, &path, &mut out, TarOptions::default()).map(drop);
-            if let Err(error) = packed.and_then(|()| out.flush().map_err(|e| fs_base::Error::io("send", "archive", e))) {
-                tracing::warn!(%error, "an archive broke off");
-                let _ = to.blocking_send(Err(std::io::Error::other(error.to_string())));
-            }
+            packer(&to, |out| tar_of_tree(&tree, &path, out, TarOptions::default()).map(drop));
         });
         body_of(from)
     };
@@ -68,6 +64,16 @@ pub async fn read(
     ];
     debug_assert!(PATH_STAT_HEADER.eq_ignore_ascii_case(headers[0].0.as_str()));
     Ok((headers, body).into_response())
+}
+
+/// Packs an archive into a body. If that breaks off, so does the body.
+pub(super) fn packer(to: &mpsc::Sender<std::io::Result<Bytes>>, pack: impl FnOnce(&mut dyn Write) -> fs_base::Result<()>) {
+    let mut out = std::io::BufWriter::with_capacity(PIECE, ToChannel(to.clone()));
+    let packed = pack(&mut out).and_then(|()| out.flush().map_err(|error| fs_base::Error::io("send", "archive", error)));
+    if let Err(error) = packed {
+        tracing::warn!(%error, "an archive broke off");
+        let _ = to.blocking_send(Err(std::io::Error::other(error.to_string())));
+    }
 }
 
 /// Hands what is written to the response; a client that has gone away ends the writing.

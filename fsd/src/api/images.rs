@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::error::Failure;
-use super::{blocking, reader_of};
+use super::{blocking, flag, reader_of};
 use crate::app::App;
 use crate::db::images::ImageRow;
 use crate::image::{self, Config, Removed, shown_digests, shown_tags};
@@ -240,10 +240,14 @@ async fn change(State(app): State<Arc<App>>, Path(rest): Path<String>, Query(que
 #[derive(Deserialize)]
 struct RemoveQuery {
     force: Option<String>,
+    noprune: Option<String>,
 }
 
 async fn remove(State(app): State<Arc<App>>, Path(name): Path<String>, Query(query): Query<RemoveQuery>) -> Answer {
-    let force = query.force.is_some_and(|f| !matches!(f.as_str(), "" | "0" | "false"));
+    if flag(query.noprune.as_deref()) {
+        return Err(Failure(Error::unsupported("--no-prune is not supported: an image's layers go with it")));
+    }
+    let force = flag(query.force.as_deref());
     let removed = blocking(move || image::remove(&app, &name, force)).await?;
     Ok(Json(removed_json(&removed)).into_response())
 }

@@ -1,10 +1,16 @@
 //! HTTP: decode, call a service, encode. Nothing is decided here.
 
 mod archive;
+mod containers;
+mod copy;
 mod create;
 mod error;
+mod events;
+mod hijack;
 mod images;
+mod lifecycle;
 mod own;
+mod streams;
 mod system;
 mod volumes;
 
@@ -43,6 +49,7 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(images::routes())
         .merge(create::routes())
         .merge(volumes::routes())
+        .merge(containers::routes())
         .nest("/fsd/v1", own::routes())
         .fallback(|uri: Uri| async move { Failure(Error::not_found(format!("page not found: {}", uri.path()))) })
         .method_not_allowed_fallback(|| async { Failure(Error::not_found("page not found")) })
@@ -102,6 +109,11 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
         Ok(result) => result.map_err(Failure),
         Err(_) => Err(Failure(Error::internal("the request's work panicked: see the daemon's log"))),
     }
+}
+
+/// Docker's idea of a flag in a query: everything but nothing and no.
+fn flag(value: Option<&str>) -> bool {
+    !matches!(value.map(str::to_ascii_lowercase).as_deref(), None | Some("" | "0" | "no" | "false" | "none"))
 }
 
 /// A body as a blocking reader.

@@ -56,14 +56,17 @@ async fn info(State(app): State<Arc<App>>) -> Result<Response, Failure> {
             .iter()
             .map(|p| [format!("Driver {}", p.driver), p.probe.why().unwrap_or("supported").to_owned()])
             .collect();
+        let containers = app.db.containers()?;
+        let running = containers.iter().filter(|row| row.state.is_running()).count();
         Ok(json!({
             "ID": app.config.root, "Name": rustix::system::uname().nodename().to_string_lossy(), "ServerVersion": env!("CARGO_PKG_VERSION"),
-            "Images": app.db.images()?.len(), "Containers": 0, "ContainersRunning": 0, "ContainersPaused": 0, "ContainersStopped": 0,
+            "Images": app.db.images()?.len(), "Containers": containers.len(), "ContainersRunning": running, "ContainersPaused": 0,
+            "ContainersStopped": containers.len() - running,
             "Driver": app.mounter.driver_name().unwrap_or("none"), "DriverStatus": status, "DockerRootDir": app.config.root,
             "KernelVersion": kernel(), "OperatingSystem": "linux", "OSType": "linux", "Architecture": std::env::consts::ARCH,
             "NCPU": std::thread::available_parallelism().map_or(1, usize::from), "MemTotal": total,
-            "Plugins": {"Volume": ["local"], "Network": [], "Log": []}, "Swarm": {"LocalNodeState": "inactive"},
-            "SecurityOptions": [], "Warnings": null, "RegistryConfig": null,
+            "Plugins": {"Volume": ["local"], "Network": ["none", "host"], "Log": ["json-file", "none"]}, "Swarm": {"LocalNodeState": "inactive"},
+            "SecurityOptions": ["name=seccomp,profile=builtin"], "Warnings": null, "RegistryConfig": null,
         }))
     })
     .await?;

@@ -15,7 +15,7 @@ use serde_json::json;
 use volumes::{Filters, ListFilter, NewVolume, PruneFilter};
 
 use super::error::Failure;
-use super::{Version, blocking, images};
+use super::{Version, blocking, flag, images};
 use crate::app::App;
 use crate::volume;
 
@@ -70,7 +70,14 @@ async fn create(State(app): State<Arc<App>>, body: Bytes) -> Answer {
         return Err(Error::unsupported("ClusterVolumeSpec is not supported: this daemon is no swarm node").into());
     }
     let new = NewVolume { name: body.name, driver: body.driver, options: body.driver_opts, labels: body.labels };
-    let made = blocking(move || volume::shown(&app, &app.volumes.create(new)?.0)).await?;
+    let made = blocking(move || {
+        let (volume, new) = app.volumes.create(new)?;
+        if new {
+            app.events.object("volume", "create", volume.name.as_str(), &[("driver", &volume.driver)]);
+        }
+        volume::shown(&app, &volume)
+    })
+    .await?;
     Ok((StatusCode::CREATED, Json(made)).into_response())
 }
 
@@ -84,8 +91,13 @@ struct RemoveQuery {
 }
 
 async fn remove(State(app): State<Arc<App>>, Path(name): Path<String>, Query(query): Query<RemoveQuery>) -> Answer {
-    let force = query.force.is_some_and(|force| !matches!(force.as_str(), "" | "0" | "false"));
-    blocking(move || app.volumes.remove(&name, force)).await?;
+    let force = flag(query.force.as_deref());
+    blocking(move || {
+        app.volumes.remove(&name, force)?;
+        app.events.object("volume", "destroy", &name, &[("driver", "local")]);
+        Ok(())
+    })
+    .await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

@@ -142,7 +142,7 @@ impl Db {
         })
     }
 
-    /// The containers, `(id, name, state)`, that were made from an image.
+    /// The ids of the containers that were made from an image.
     pub fn containers_of_image(&self, id: &Digest) -> Result<Vec<String>> {
         self.read(|c| {
             c.prepare_cached("SELECT id FROM container WHERE image = ? ORDER BY created")?

@@ -3,6 +3,7 @@
 //! One connection behind a mutex: a commit takes a fraction of a millisecond, and one writer at a time is what
 //! SQLite allows anyway. Each table's statements are a file beside this one; each function is one transaction.
 
+pub mod containers;
 pub mod images;
 pub mod layers;
 pub mod mounts;

@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod load;
+mod remove;
 pub mod tree;
 
 use std::io::Read;
@@ -15,15 +16,7 @@ use crate::db::layers::LayerRow;
 use crate::reference::{Reference, familiar};
 pub use config::Config;
 pub use load::Loaded;
-
-/// What removing an image did, in Docker's order and words.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Removed {
-    /// A name is gone.
-    Untagged(String),
-    /// An image or layer is gone.
-    Deleted(String),
-}
+pub use remove::{Removed, prune, remove};
 
 /// Loads an archive and records its images.
 pub fn load(app: &App, input: &mut (dyn Read + Send)) -> Result<Vec<Loaded>> {
@@ -36,6 +29,9 @@ pub fn load(app: &App, input: &mut (dyn Read + Send)) -> Result<Vec<Loaded>> {
         images
     };
     app.collect()?;
+    for image in &images {
+        app.events.object("image", "load", &image.id.to_string(), &[("name", &image.id.to_string())]);
+    }
     Ok(images)
 }
 
@@ -67,6 +63,7 @@ pub fn import(app: &App, input: &mut (dyn Read + Send), name: &str, message: &st
     let id = load::digest_of(&config);
     let tags = reference.map(|r| (r.repository.clone(), r.tag_or_latest().to_owned()));
     app.db.add_image(&id, &config, &[built.id], None, tags.as_slice())?;
+    app.events.object("image", "import", &id.to_string(), &[("name", name)]);
     Ok(id)
 }
 
@@ -115,7 +112,9 @@ pub fn tag(app: &App, name: &str, repository: &str, tag: &str) -> Result<()> {
     if reference.digest.is_some() {
         return Err(Error::invalid("refusing to create a tag with a digest reference"));
     }
-    app.db.tag_image(&reference.repository, reference.tag_or_latest(), &image.id)
+    app.db.tag_image(&reference.repository, reference.tag_or_latest(), &image.id)?;
+    app.events.object("image", "tag", &image.id.to_string(), &[("name", &target)]);
+    Ok(())
 }
 
 /// The names of an image as people see them.
@@ -126,67 +125,4 @@ pub fn shown_tags(image: &ImageRow) -> Vec<String> {
 /// The registry digests of an image as people see them.
 pub fn shown_digests(image: &ImageRow) -> Vec<String> {
     image.digests.iter().map(|(repository, digest)| format!("{}@{digest}", familiar(repository))).collect()
-}
-
-/// Removes a name, and with the last name the image. By id, an image with names in several repositories needs `force`.
-pub fn remove(app: &App, name: &str, force: bool) -> Result<Vec<Removed>> {
-    let image = find(app, name)?;
-    let by_name = match name.parse::<Reference>() {
-        Ok(reference) => image
-            .tags
-            .iter()
-            .find(|(repository, tag)| *repository == reference.repository && tag == reference.tag_or_latest())
-            .cloned(),
-        Err(_) => None,
-    };
-    let mut removed = Vec::new();
-    if let Some((repository, tag)) = &by_name
-        && image.tags.len() > 1
-    {
-        app.db.untag(repository, tag)?;
-        removed.push(Removed::Untagged(format!("{}:{tag}", familiar(repository))));
-        return Ok(removed);
-    }
-    let repositories: std::collections::BTreeSet<_> = image.tags.iter().map(|(repository, _)| repository).collect();
-    if by_name.is_none() && repositories.len() > 1 && !force {
-        return Err(Error::conflict(format!(
-            "conflict: unable to delete {} (must be forced) - image is referenced in multiple repositories",
-            image.id.short()
-        )));
-    }
-    if let Some(mount) = app.db.mounts()?.into_iter().find(|mount| mount.object == image.id.to_string()) {
-        return Err(Error::conflict(format!(
-            "conflict: unable to delete {} (cannot be forced) - image is mounted at {}",
-            image.id.short(),
-            mount.target
-        ))
-        .with_hint(format!("run `ctl umount {}` first", mount.target)));
-    }
-    app.db.remove_image(&image.id)?;
-    removed.extend(shown_tags(&image).into_iter().map(Removed::Untagged));
-    removed.extend(shown_digests(&image).into_iter().map(Removed::Untagged));
-    removed.push(Removed::Deleted(image.id.to_string()));
-    app.collect()?;
-    for layer in image.layers.iter().rev() {
-        if app.db.layer(layer)?.is_none() {
-            removed.push(Removed::Deleted(layer.to_string()));
-        }
-    }
-    Ok(removed)
-}
-
-/// Removes images without a name, or with `all` every image that nothing uses. Returns what was removed and the
-/// bytes given back.
-pub fn prune(app: &App, all: bool) -> Result<(Vec<Removed>, u64)> {
-    let before: u64 = app.db.layers()?.iter().map(|row| row.data_size + row.index_size).sum();
-    let mounted: Vec<String> = app.db.mounts()?.into_iter().map(|mount| mount.object).collect();
-    let mut removed = Vec::new();
-    for image in app.db.images()? {
-        let in_use = mounted.contains(&image.id.to_string()) || !app.db.containers_of_image(&image.id)?.is_empty();
-        if !in_use && (all || image.tags.is_empty()) {
-            removed.extend(remove(app, &image.id.to_string(), true)?);
-        }
-    }
-    let after: u64 = app.db.layers()?.iter().map(|row| row.data_size + row.index_size).sum();
-    Ok((removed, before.saturating_sub(after)))
 }

@@ -6,6 +6,7 @@ use fs_base::{Error, Result};
 use serde_json::Value;
 
 use crate::app::App;
+use crate::container::{show, size};
 use crate::db::images::ImageRow;
 use crate::volume;
 
@@ -40,7 +41,7 @@ impl Wanted {
 /// What was asked for; `None` for what was not.
 #[derive(Debug)]
 pub struct Used {
-    /// Bytes of the files in all layers, each layer once.
+    /// Bytes that all layers take on the disk, each layer once, with its index.
     pub layers: u64,
     /// The images.
     pub images: Option<Vec<UsedImage>>,
@@ -65,14 +66,21 @@ pub struct UsedImage {
 
 /// What the store is used for. Images and layers come from their rows, nothing of them is walked; volumes are.
 pub fn usage(app: &App, wanted: Wanted) -> Result<Used> {
-    let sizes: HashMap<_, _> = app.db.layers()?.into_iter().map(|row| (row.id, row.file_bytes)).collect();
+    let layers = app.db.layers()?;
+    let on_disk = layers.iter().map(|row| row.data_size + row.index_size).sum();
+    let sizes: HashMap<_, _> = layers.into_iter().map(|row| (row.id, row.file_bytes)).collect();
     Ok(Used {
-        layers: if wanted.images { sizes.values().sum() } else { 0 },
+        layers: if wanted.images { on_disk } else { 0 },
         images: if wanted.images { Some(images(app, &sizes)?) } else { None },
-        containers: wanted.containers.then(Vec::new),
+        containers: if wanted.containers { Some(containers(app)?) } else { None },
         volumes: if wanted.volumes { Some(volume::usage(app)?) } else { None },
         build_cache: wanted.build_cache.then(Vec::new),
     })
+}
+
+fn containers(app: &App) -> Result<Vec<Value>> {
+    let now = crate::db::now();
+    Ok(app.db.containers()?.iter().map(|row| show::summary(row, now, Some(size::of(app, row)))).collect())
 }
 
 fn images(app: &App, sizes: &HashMap<fs_base::LayerId, u64>) -> Result<Vec<UsedImage>> {

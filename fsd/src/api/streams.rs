@@ -1,0 +1,218 @@
+//! Streams of containers: attach, logs, exec.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, Query, Request, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use engine::log::{Query as LogQuery, Reader, Record, Stream};
+use fs_base::{Error, Result};
+use http::{StatusCode, header};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::error::Failure;
+use super::hijack::Hijack;
+use super::own::body_of;
+use super::{blocking, events, flag};
+use crate::app::App;
+use crate::container::attach::{Attached, attach as attach_to};
+use crate::container::{ContainerRow, exec, files, log_options};
+
+type Answer = Result<Response, Failure>;
+
+/// How long a follower sleeps at most before it looks whether the container still runs.
+const LOOK: Duration = Duration::from_millis(100);
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AttachQuery {
+    stream: Option<String>,
+    logs: Option<String>,
+    stdin: Option<String>,
+    stdout: Option<String>,
+    stderr: Option<String>,
+}
+
+pub async fn attach(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+    Query(query): Query<AttachQuery>,
+    request: Request,
+) -> Answer {
+    if flag(query.logs.as_deref()) {
+        return Err(Error::unsupported("attach with logs=1 is not supported: read them with /logs first").into());
+    }
+    let row = app.db.find_container(&name)?;
+    let streams = [flag(query.stdin.as_deref()), flag(query.stdout.as_deref()), flag(query.stderr.as_deref())];
+    let hijack = Hijack::new(request, !row.definition.config_flag("Tty"));
+    hijack.refuse_input(streams[0])?;
+    if !flag(query.stream.as_deref()) {
+        return Ok(hijack.join(async { None }));
+    }
+    let attached = {
+        let (app, id) = (Arc::clone(&app), row.id.clone());
+        blocking(move || attach_to(&app, &id, streams)).await?
+    };
+    app.events.container("attach", &row, &[]);
+    Ok(hijack.join(async move {
+        match attached {
+            Attached::Now(stream) => Some(stream),
+            Attached::Later(stream) => stream.await.ok(),
+        }
+    }))
+}
+
+#[derive(Deserialize)]
+pub struct LogsQuery {
+    stdout: Option<String>,
+    stderr: Option<String>,
+    follow: Option<String>,
+    timestamps: Option<String>,
+    details: Option<String>,
+    since: Option<String>,
+    until: Option<String>,
+    tail: Option<String>,
+}
+
+pub async fn logs(State(app): State<Arc<App>>, Path(name): Path<String>, Query(query): Query<LogsQuery>) -> Answer {
+    let row = app.db.find_container(&name)?;
+    let (stdout, stderr) = (flag(query.stdout.as_deref()), flag(query.stderr.as_deref()));
+    if !stdout && !stderr {
+        return Err(Error::invalid("Bad parameters: you must choose at least one stream").into());
+    }
+    if log_options(&row.definition.host_config)?.is_none() {
+        return Err(Error::unsupported("configured logging driver does not support reading").into());
+    }
+    let tail = match query.tail.as_deref() {
+        None | Some("" | "all") => None,
+        // What is no number means all, as with dockerd.
+        Some(text) => text.parse::<u64>().ok(),
+    };
+    let moment = |text: Option<&str>| text.map(events::instant).transpose().map(Option::flatten);
+    let wanted =
+        LogQuery { tail, since: moment(query.since.as_deref())?, until: moment(query.until.as_deref())?, stdout, stderr };
+    let shown = Shown {
+        framed: !row.definition.config_flag("Tty"),
+        timestamps: flag(query.timestamps.as_deref()),
+        details: flag(query.details.as_deref()),
+    };
+    let follow = flag(query.follow.as_deref());
+    let reader = Reader::open(&app.container_dir(&row.id).join(files::LOG), wanted)?;
+    let (to, from) = mpsc::channel(16);
+    tokio::task::spawn_blocking(move || send_logs(&app, &row, reader, shown, follow, &to));
+    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], body_of(from)).into_response())
+}
+
+#[derive(Clone, Copy)]
+struct Shown {
+    framed: bool,
+    timestamps: bool,
+    details: bool,
+}
+
+fn send_logs(
+    app: &App,
+    row: &ContainerRow,
+    mut reader: Reader,
+    shown: Shown,
+    follow: bool,
+    to: &mpsc::Sender<std::io::Result<Bytes>>,
+) {
+    loop {
+        // Asked before reading: what it writes until it ends is in the log by then.
+        let more = follow && app.db.container(&row.id).ok().flatten().is_some_and(|row| row.state.is_running());
+        loop {
+            let piece = match reader.read() {
+                Ok(Some(record)) => Ok(encode(&record, shown)),
+                Ok(None) => break,
+                Err(error) => Err(std::io::Error::other(error.to_string())),
+            };
+            let failed = piece.is_err();
+            if to.blocking_send(piece).is_err() || failed {
+                return;
+            }
+        }
+        if !more || to.is_closed() || reader.wait(LOOK).is_err() {
+            return;
+        }
+    }
+}
+
+fn encode(record: &Record, shown: Shown) -> Bytes {
+    let mut text = String::new();
+    if shown.timestamps {
+        text.push_str(&record.time);
+        text.push(' ');
+    }
+    if shown.details {
+        // There are no attributes, so only what separates them.
+        text.push(' ');
+    }
+    text.push_str(&record.line);
+    if !shown.framed {
+        return Bytes::from(text);
+    }
+    let number = match record.stream {
+        Stream::Stdout => 1,
+        Stream::Stderr => 2,
+    };
+    let mut frame = vec![number, 0, 0, 0];
+    frame.extend((text.len() as u32).to_be_bytes());
+    frame.extend(text.into_bytes());
+    Bytes::from(frame)
+}
+
+pub async fn create_exec(State(app): State<Arc<App>>, Path(name): Path<String>, body: Bytes) -> Answer {
+    let id = blocking(move || exec::create(&app, &name, &body)).await?;
+    Ok((StatusCode::CREATED, Json(json!({"Id": id}))).into_response())
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct StartExec {
+    detach: bool,
+    tty: bool,
+    console_size: Option<(u16, u16)>,
+}
+
+pub async fn start_exec(State(app): State<Arc<App>>, Path(id): Path<String>, mut request: Request) -> Answer {
+    let body = std::mem::take(request.body_mut());
+    let body = axum::body::to_bytes(body, 1 << 20).await.map_err(|error| Error::invalid(format!("request body: {error}")))?;
+    let wanted: StartExec = if body.is_empty() {
+        StartExec::default()
+    } else {
+        serde_json::from_slice(&body).map_err(|error| Error::invalid(format!("invalid JSON: {error}")))?
+    };
+    let exec = exec::find(&app, &id)?;
+    if wanted.tty != exec.wanted.tty && !wanted.detach {
+        return Err(Error::invalid("Tty of the start is not that of the exec's creation").into());
+    }
+    let hijack = Hijack::new(request, !exec.wanted.tty);
+    if !wanted.detach {
+        hijack.refuse_input(exec.wanted.attach_stdin)?;
+    }
+    let size = wanted.console_size.filter(|size| *size != (0, 0));
+    let started = {
+        let (app, exec) = (Arc::clone(&app), Arc::clone(&exec));
+        blocking(move || exec::start(&app, &exec, wanted.detach, size)).await
+    };
+    match started {
+        Ok(_) if wanted.detach => Ok(StatusCode::OK.into_response()),
+        Ok(stream) => Ok(hijack.join(async move { Some(stream) })),
+        // A client that waits for its own connection reads the reason there, and the code from the exec.
+        Err(Failure(error)) if exec.has_failed() && !wanted.detach => {
+            hijack.tell(&format!("{error}\r\n"), !exec.wanted.tty).map_err(Failure)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+pub async fn inspect_exec(State(app): State<Arc<App>>, Path(id): Path<String>) -> Answer {
+    let exec = exec::find(&app, &id)?;
+    exec::settled(&exec).await;
+    Ok(Json(exec.inspect()).into_response())
+}

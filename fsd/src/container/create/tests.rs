@@ -1,0 +1,110 @@
+use super::*;
+use fs_base::{Class, ContainerId};
+
+fn image(defaults: &Value) -> ImageConfig {
+    let config = json!({"config": defaults, "rootfs": {"type": "layers", "diff_ids": []}});
+    ImageConfig::parse(config.to_string().as_bytes()).unwrap()
+}
+
+/// As docker CLI 28 sends it: every field, most of them empty.
+fn body(change: impl FnOnce(&mut Value)) -> Vec<u8> {
+    let mut body = json!({
+        "Hostname": "", "User": "", "AttachStdin": false, "AttachStdout": true, "Tty": false, "OpenStdin": false, "Env": null,
+        "Cmd": null, "Image": "busybox", "Volumes": {}, "WorkingDir": "", "Entrypoint": null, "OnBuild": null, "Labels": {},
+        "HostConfig": {
+            "Binds": null, "LogConfig": {"Type": "", "Config": {}}, "NetworkMode": "none", "PortBindings": {},
+            "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0}, "AutoRemove": true, "ConsoleSize": [0, 0], "CapAdd": null,
+            "CgroupnsMode": "", "Dns": [], "ExtraHosts": null, "IpcMode": "", "OomScoreAdj": 0, "Privileged": false,
+            "SecurityOpt": null, "ShmSize": 0, "Memory": 0, "NanoCpus": 0, "BlkioWeight": 0, "BlkioWeightDevice": [],
+            "Devices": [], "DeviceRequests": null, "MemorySwappiness": -1, "OomKillDisable": false, "PidsLimit": 0, "Ulimits": [],
+        },
+        "NetworkingConfig": {"EndpointsConfig": {"none": {"IPAMConfig": null, "Links": null, "MacAddress": ""}}},
+    });
+    change(&mut body);
+    serde_json::to_vec(&body).unwrap()
+}
+
+fn settle(change: impl FnOnce(&mut Value), defaults: &Value) -> Result<Settled> {
+    decode(&body(change))?.settle(&image(defaults), &ContainerId::random()?)
+}
+
+#[test]
+fn what_the_container_says_wins_over_its_image() {
+    let defaults = json!({"Entrypoint": ["/entry"], "Cmd": ["arg"], "Env": ["PATH=/p", "A=image", "B=image"], "User": "app", "Labels": {"a": "1", "b": "1"}, "Volumes": {"/data": {}}});
+    let plain = settle(|_| {}, &defaults).unwrap();
+    assert_eq!((&plain.config["Entrypoint"], &plain.config["Cmd"]), (&json!(["/entry"]), &json!(["arg"])));
+    assert_eq!(plain.volumes, ["/data"]);
+    assert_eq!(plain.config["Hostname"].as_str().unwrap().len(), 12);
+    let own = settle(
+        |body| {
+            body["Entrypoint"] = json!(["/own"]);
+            body["Env"] = json!(["A=own"]);
+            body["Labels"] = json!({"b": "2"});
+        },
+        &defaults,
+    )
+    .unwrap();
+    assert_eq!(
+        (&own.config["Entrypoint"], &own.config["Cmd"]),
+        (&json!(["/own"]), &json!(null)),
+        "the image's arguments are not its own"
+    );
+    assert_eq!(own.config["Env"], json!(["A=own", "PATH=/p", "B=image"]));
+    assert_eq!(own.config["Labels"], json!({"a": "1", "b": "2"}));
+    assert_eq!(own.config["User"], json!("app"));
+}
+
+#[test]
+fn a_container_without_a_command_is_refused() {
+    assert_eq!(settle(|_| {}, &json!({})).unwrap_err().to_string(), "no command specified");
+}
+
+#[test]
+fn what_is_not_supported_is_refused_by_name() {
+    type Change = fn(&mut Value);
+    let cases: &[(&str, Change)] = &[
+        ("--publish", |b| b["HostConfig"]["PortBindings"] = json!({"80/tcp": [{"HostPort": "80"}]})),
+        ("--publish-all", |b| b["HostConfig"]["PublishAllPorts"] = json!(true)),
+        ("--restart always", |b| b["HostConfig"]["RestartPolicy"]["Name"] = json!("always")),
+        ("--device", |b| b["HostConfig"]["Devices"] = json!([{"PathOnHost": "/dev/fuse"}])),
+        ("--runtime runc", |b| b["HostConfig"]["Runtime"] = json!("runc")),
+        ("--blkio-weight", |b| b["HostConfig"]["BlkioWeight"] = json!(500)),
+        ("--pid container:x", |b| b["HostConfig"]["PidMode"] = json!("container:x")),
+        ("--log-driver syslog", |b| b["HostConfig"]["LogConfig"]["Type"] = json!("syslog")),
+        ("--log-opt tag", |b| b["HostConfig"]["LogConfig"]["Config"] = json!({"tag": "x"})),
+        ("--security-opt apparmor=x", |b| b["HostConfig"]["SecurityOpt"] = json!(["apparmor=x"])),
+        ("--health-cmd", |b| b["Healthcheck"] = json!({"Test": ["CMD", "true"]})),
+        ("--network container:", |b| b["HostConfig"]["NetworkMode"] = json!("container:x")),
+    ];
+    for (flag, change) in cases {
+        let error = settle(change, &json!({"Cmd": ["true"]})).unwrap_err();
+        assert_eq!(error.class(), Class::Unsupported, "{flag}: {error}");
+        assert!(error.to_string().starts_with(flag), "{flag}: {error}");
+    }
+    let error = settle(|b| b["HostConfig"]["NetworkMode"] = json!("mine"), &json!({"Cmd": ["true"]})).unwrap_err();
+    assert_eq!((error.class(), error.to_string().as_str()), (Class::NotFound, "network mine not found"));
+}
+
+#[test]
+fn values_that_make_no_sense_are_refused_in_dockers_words() {
+    type Change = fn(&mut Value);
+    let cases: &[(&str, Change)] = &[
+        ("Minimum memory limit allowed is 6MB", |b| b["HostConfig"]["Memory"] = json!(1000)),
+        ("Range of CPUs is from 0.01", |b| b["HostConfig"]["NanoCpus"] = json!(9_000_000_000_000_u64)),
+        ("the working directory 'x' is invalid", |b| b["WorkingDir"] = json!("x")),
+        ("invalid signal: NOPE", |b| b["StopSignal"] = json!("NOPE")),
+        ("invalid size: '1q'", |b| b["HostConfig"]["LogConfig"]["Config"] = json!({"max-size": "1q"})),
+        ("bad format for add-host", |b| b["HostConfig"]["ExtraHosts"] = json!(["nonsense"])),
+    ];
+    for (text, change) in cases {
+        let error = settle(change, &json!({"Cmd": ["true"]})).unwrap_err().to_string();
+        assert!(error.starts_with(text), "{text}: {error}");
+    }
+}
+
+#[test]
+fn the_bridge_that_there_is_not_is_told_of() {
+    let settled = settle(|b| b["HostConfig"]["NetworkMode"] = json!("default"), &json!({"Cmd": ["true"]})).unwrap();
+    assert!(settled.warnings[0].contains("loopback"), "{:?}", settled.warnings);
+    assert!(settle(|_| {}, &json!({"Cmd": ["true"]})).unwrap().warnings.is_empty());
+}

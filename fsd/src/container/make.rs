@@ -1,0 +1,118 @@
+//! Making a container: everything but running it.
+
+use std::sync::Arc;
+
+use fs_base::sys::root::Root;
+use fs_base::{Class, ContainerId, IoContext, Result};
+use layerfs::archive::populate;
+use layerfs::tree::Tree;
+use volumes::MountPoint;
+use volumes::parse::Request;
+
+use super::create::{Settled, decode};
+use super::{ContainerRow, Definition, State, names};
+use crate::app::App;
+use crate::db::images::ImageRow;
+use crate::image;
+
+/// How often a name of our own is tried.
+const ATTEMPTS: u32 = 8;
+
+/// A container that was made.
+#[derive(Debug)]
+pub struct Made {
+    /// Its id.
+    pub id: ContainerId,
+    /// What the person should know.
+    pub warnings: Vec<String>,
+}
+
+/// Makes a container from the API's body. If it fails, nothing of it is left.
+pub fn create(app: &App, name: Option<&str>, body: &[u8]) -> Result<Made> {
+    let name = name.filter(|name| !name.is_empty()).map(names::checked).transpose()?;
+    let new = decode(body)?;
+    let image_name = new.image.clone();
+    let image = image::find(app, &image_name)?;
+    let id = ContainerId::random()?;
+    let settled = new.settle(&image::Config::parse(&image.config)?, &id)?;
+    let requests = settled.mounts.requests(inherited(app, &settled)?, settled.volumes.clone())?;
+    let attached = app.volumes.attach(&id, &requests)?;
+    let warnings = settled.warnings;
+    let mut row = ContainerRow {
+        id: id.clone(),
+        name: String::new(),
+        image: image.id,
+        image_name,
+        created: crate::db::now(),
+        definition: Definition { config: settled.config, host_config: settled.host_config, mounts: attached.points },
+        state: State::created(),
+    };
+    for volume in &attached.created {
+        app.events.object("volume", "create", volume.name.as_str(), &[("driver", &volume.driver)]);
+    }
+    if let Err(error) = finish(app, &mut row, name, &image) {
+        undo(app, &row);
+        return Err(error);
+    }
+    app.events.container("create", &row, &[]);
+    Ok(Made { id, warnings })
+}
+
+/// Its folder, the contents of its volumes, and last its row.
+fn finish(app: &App, row: &mut ContainerRow, name: Option<String>, image: &ImageRow) -> Result<()> {
+    let dir = app.container_dir(&row.id);
+    std::fs::create_dir_all(&dir).at("make directory", &dir)?;
+    fill(app, &row.definition.mounts, image)?;
+    if let Some(name) = name {
+        row.name = name;
+        return app.db.add_container(row);
+    }
+    let mut attempt = 0;
+    loop {
+        row.name = names::random(attempt)?;
+        match app.db.add_container(row) {
+            Err(error) if error.class() == Class::Conflict && attempt < ATTEMPTS => attempt += 1,
+            other => return other,
+        }
+    }
+}
+
+fn undo(app: &App, row: &ContainerRow) {
+    let anonymous = app.volumes.detach(&row.id, &row.definition.mounts, true).map(drop);
+    let discarded = app.trash.discard(&app.container_dir(&row.id)).map(drop);
+    for result in [anonymous, discarded, app.trash.sweep()] {
+        if let Err(error) = result {
+            tracing::warn!(container = %row.id, %error, "a failed creation was not wholly undone");
+        }
+    }
+}
+
+/// The mounts of the containers that it wants them from.
+fn inherited(app: &App, settled: &Settled) -> Result<Vec<Request>> {
+    let mut requests = Vec::new();
+    for (name, read_only) in settled.mounts.inherits_from()? {
+        let row = app.db.find_container(name)?;
+        requests.extend(row.definition.mounts.iter().map(|mount| mount.to_request(read_only)));
+    }
+    Ok(requests)
+}
+
+/// Fills volumes that are used for the first time with what the image has in their place.
+fn fill(app: &App, mounts: &[MountPoint], image: &ImageRow) -> Result<()> {
+    let mut tree = None;
+    for point in mounts {
+        let Some(filling) = app.volumes.fill(point)? else { continue };
+        let tree = match &tree {
+            Some(tree) => Arc::clone(tree),
+            None => Arc::clone(tree.insert(Arc::new(layers_of(app, image)?))),
+        };
+        populate(&tree, &point.target, &Root::open(&filling.dir())?)?;
+        filling.publish()?;
+    }
+    Ok(())
+}
+
+/// The tree of an image.
+pub fn layers_of(app: &App, image: &ImageRow) -> Result<Tree> {
+    Ok(Tree::new(image.layers.iter().map(|id| app.store.layer(id)).collect::<Result<_>>()?))
+}

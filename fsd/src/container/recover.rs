@@ -1,0 +1,101 @@
+//! At the start of the daemon: containers and their rows are put together again.
+
+use std::sync::Arc;
+
+use engine::shim::{Client, Status as ShimStatus};
+use fs_base::{Class, ContainerId, Error, IoContext, Result};
+
+use super::ContainerRow;
+use super::run::{ended, watch};
+use crate::app::App;
+
+/// Finds the containers that run on, ends those that were half made, and records the ends that nobody saw. Must be
+/// called on a thread of the runtime's, before requests are served.
+pub fn recover(app: &Arc<App>) -> Result<()> {
+    for row in app.db.containers()? {
+        // One container in disorder keeps no other from being found.
+        if let Err(error) = recover_one(app, &row) {
+            tracing::error!(container = %row.id, %error, "a container could not be recovered");
+        }
+    }
+    remove_orphans(app)
+}
+
+fn recover_one(app: &Arc<App>, row: &ContainerRow) -> Result<()> {
+    let client = app.shim(&row.id);
+    match client.state() {
+        Ok(state) if state.status == ShimStatus::Created => {
+            // Made but never started: as if it had never been.
+            client.kill(rustix::process::Signal::KILL.as_raw())?;
+            let _ = client.wait();
+            discard_run_dir(app, &row.id)
+        }
+        Ok(state) => {
+            if !row.state.is_running() {
+                app.db.set_container_state(&row.id, &row.state.running(state.pid, crate::db::now()))?;
+            }
+            adopt(app, row, &client)
+        }
+        Err(error) if error.class() == Class::NotFound => {
+            if row.state.is_running() {
+                ended(app, &row.id, None)
+            } else {
+                discard_run_dir(app, &row.id)
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn adopt(app: &Arc<App>, row: &ContainerRow, client: &Client) -> Result<()> {
+    let live = app.containers.of(&row.id);
+    live.set_early(None);
+    if let Some(image) = app.db.image(&row.image)? {
+        live.hold(app.mounter.lease(&image.layers).ok());
+    }
+    tracing::info!(container = %row.id, name = row.name, "runs on");
+    watch(app, &row.id, client.begin_wait()?, None);
+    Ok(())
+}
+
+/// Folders and processes of containers that have no row.
+fn remove_orphans(app: &Arc<App>) -> Result<()> {
+    let known = |id: &ContainerId| app.db.container(id).map(|row| row.is_some());
+    for id in ids_in(&app.config.run.join("containers"))? {
+        if !known(&id)? {
+            let client = app.shim(&id);
+            if client.kill(rustix::process::Signal::KILL.as_raw()).is_ok() {
+                let _ = client.wait();
+            }
+            discard_run_dir(app, &id)?;
+        }
+    }
+    for id in ids_in(&app.config.root.join("containers"))? {
+        if !known(&id)? {
+            tracing::info!(container = %id, "removing what is left of a container");
+            app.trash.discard(&app.container_dir(&id))?;
+        }
+    }
+    app.trash.sweep()
+}
+
+fn ids_in(dir: &std::path::Path) -> Result<Vec<ContainerId>> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.at("read directory", dir)?,
+    };
+    let mut ids = Vec::new();
+    for entry in entries {
+        let name = entry.at("read directory", dir)?.file_name();
+        ids.extend(name.to_str().and_then(|name| name.parse().ok()));
+    }
+    Ok(ids)
+}
+
+fn discard_run_dir(app: &App, id: &ContainerId) -> Result<()> {
+    let dir = app.run_dir(id);
+    match std::fs::remove_dir_all(&dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", dir, error)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,127 @@
+//! What a container may not ask for yet, each by its name: nothing is ignored.
+
+use fs_base::{Error, Result};
+use serde_json::{Map, Value};
+
+use super::create::{LogConfig, read};
+
+/// Fields of the host config that must not say anything, with the flag that people know them by and the reason.
+const HOST: &[(&str, &str, &str)] = &[
+    ("PortBindings", "--publish", "publishing ports needs a bridge network, which this version does not have"),
+    ("PublishAllPorts", "--publish-all", "publishing ports needs a bridge network, which this version does not have"),
+    ("Links", "--link", "there is no bridge network to be linked on"),
+    ("Dns", "--dns", "a container without a bridge network has no name server of its own"),
+    ("DnsOptions", "--dns-option", "a container without a bridge network has no name server of its own"),
+    ("DnsSearch", "--dns-search", "a container without a bridge network has no name server of its own"),
+    ("Devices", "--device", "single devices can't be given yet; --privileged gives all"),
+    ("DeviceRequests", "--gpus", "devices can't be requested"),
+    ("DeviceCgroupRules", "--device-cgroup-rule", "device rules can't be given yet"),
+    ("BlkioWeight", "--blkio-weight", "limits on block I/O can't be set yet"),
+    ("BlkioWeightDevice", "--blkio-weight-device", "limits on block I/O can't be set yet"),
+    ("BlkioDeviceReadBps", "--device-read-bps", "limits on block I/O can't be set yet"),
+    ("BlkioDeviceWriteBps", "--device-write-bps", "limits on block I/O can't be set yet"),
+    ("BlkioDeviceReadIOps", "--device-read-iops", "limits on block I/O can't be set yet"),
+    ("BlkioDeviceWriteIOps", "--device-write-iops", "limits on block I/O can't be set yet"),
+    ("CpuRealtimePeriod", "--cpu-rt-period", "real-time processor time can't be set"),
+    ("CpuRealtimeRuntime", "--cpu-rt-runtime", "real-time processor time can't be set"),
+    ("KernelMemory", "--kernel-memory", "Linux has it no more"),
+    ("KernelMemoryTCP", "--kernel-memory-tcp", "Linux has it no more"),
+    ("CpuCount", "--cpu-count", "it is an option of Windows"),
+    ("CpuPercent", "--cpu-percent", "it is an option of Windows"),
+    ("IOMaximumIOps", "--io-maxiops", "it is an option of Windows"),
+    ("IOMaximumBandwidth", "--io-maxbandwidth", "it is an option of Windows"),
+    ("StorageOpt", "--storage-opt", "the size of a container's tree can't be limited yet"),
+    ("Cgroup", "HostConfig.Cgroup", "another container's cgroup can't be joined"),
+    ("Annotations", "--annotation", "annotations are not kept"),
+];
+
+/// Refuses what the config asks for in vain.
+pub fn config(config: &Map<String, Value>) -> Result<()> {
+    let healthcheck = config.get("Healthcheck").and_then(|check| check.get("Test")).and_then(Value::as_array);
+    if healthcheck.is_some_and(|test| !test.is_empty() && test[0] != "NONE") {
+        return Err(unsupported("--health-cmd", "health checks are not run yet"));
+    }
+    for (key, flag) in [("MacAddress", "--mac-address"), ("OnBuild", "OnBuild")] {
+        if says_something(config.get(key)) {
+            return Err(unsupported(flag, "it has no meaning without a bridge network or a builder"));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses what the host config asks for in vain.
+pub fn host_config(host: &Map<String, Value>) -> Result<()> {
+    for (key, flag, why) in HOST {
+        if says_something(host.get(*key)) {
+            return Err(unsupported(flag, why));
+        }
+    }
+    let text = |key: &str| host.get(key).and_then(Value::as_str).unwrap_or_default();
+    one_of("--isolation", text("Isolation"), &["", "default"])?;
+    one_of("--runtime", text("Runtime"), &["", "builtin"])?;
+    one_of("--userns", text("UsernsMode"), &["", "host"])?;
+    one_of("--pid", text("PidMode"), &["", "host"])?;
+    one_of("--ipc", text("IpcMode"), &["", "private", "host"])?;
+    one_of("--uts", text("UTSMode"), &["", "host"])?;
+    one_of("--cgroupns", text("CgroupnsMode"), &["", "private", "host"])?;
+    network_mode(text("NetworkMode"))?;
+    let restart = host.get("RestartPolicy").and_then(|policy| policy.get("Name")).and_then(Value::as_str).unwrap_or_default();
+    one_of("--restart", restart, &["", "no"])?;
+    if let Some(log) = host.get("LogConfig") {
+        let log: LogConfig = read(log, "LogConfig")?;
+        one_of("--log-driver", log.r#type.as_deref().unwrap_or_default(), &["", "json-file", "none"])?;
+        for key in log.config.iter().flatten().map(|(key, _)| key) {
+            one_of("--log-opt", key, &["max-size", "max-file"])?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses networks that there are not.
+pub fn networking(networking: &Value) -> Result<()> {
+    for (name, endpoint) in networking.get("EndpointsConfig").and_then(Value::as_object).into_iter().flatten() {
+        network_mode(name)?;
+        for key in ["IPAMConfig", "Links", "Aliases", "MacAddress", "DriverOpts"] {
+            if says_something(endpoint.get(key)) {
+                return Err(unsupported(&format!("{key} of network {name:?}"), "this version has no bridge network"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn network_mode(mode: &str) -> Result<()> {
+    if mode.starts_with("container:") {
+        return Err(unsupported("--network container:…", "another container's network can't be shared yet"));
+    }
+    match mode {
+        "" | "default" | "bridge" | "none" | "host" => Ok(()),
+        other => {
+            Err(Error::not_found(format!("network {other} not found")).with_hint("this version knows the networks none and host"))
+        }
+    }
+}
+
+fn one_of(flag: &str, value: &str, known: &[&str]) -> Result<()> {
+    if known.contains(&value) {
+        return Ok(());
+    }
+    let known: Vec<_> = known.iter().filter(|word| !word.is_empty()).copied().collect();
+    Err(unsupported(&format!("{flag} {value}"), &format!("it can be {}", known.join(" or "))))
+}
+
+fn unsupported(flag: &str, why: &str) -> Error {
+    Error::unsupported(format!("{flag} is not supported: {why}"))
+}
+
+/// Clients send every field; zero, empty and false say nothing.
+fn says_something(value: Option<&Value>) -> bool {
+    match value {
+        None | Some(Value::Null) => false,
+        Some(Value::Bool(flag)) => *flag,
+        Some(Value::Number(number)) => number.as_f64() != Some(0.0),
+        Some(Value::String(text)) => !text.is_empty(),
+        Some(Value::Array(list)) => !list.is_empty(),
+        Some(Value::Object(map)) => !map.is_empty(),
+    }
+}

@@ -1,0 +1,97 @@
+//! Taking containers away, and giving them other names.
+
+use std::sync::Arc;
+
+use fs_base::{ContainerId, Error, Result};
+
+use super::{ContainerRow, names, size, stop};
+use crate::app::App;
+
+/// How a container is removed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// End it first, if it runs.
+    pub force: bool,
+    /// Its anonymous volumes too.
+    pub volumes: bool,
+}
+
+/// Removes a container: its row first, then its bytes.
+pub fn remove(app: &Arc<App>, row: &ContainerRow, options: Options) -> Result<()> {
+    if options.force {
+        stop::kill_and_wait(app, &row.id)?;
+    }
+    let live = app.containers.of(&row.id);
+    let alone = live.alone();
+    let gone = || Error::not_found(format!("No such container: {}", row.id));
+    let row = app.db.container(&row.id)?.ok_or_else(gone)?;
+    if row.state.is_running() {
+        return Err(Error::conflict(format!(
+            "cannot remove container \"/{}\": container is running: stop the container before removing or force remove",
+            row.name
+        )));
+    }
+    app.db.remove_container(&row.id)?;
+    // From here on it is gone; what can't be cleaned now is cleaned at the next start.
+    let volumes = app.volumes.detach(&row.id, &row.definition.mounts, options.volumes);
+    let discarded = app.trash.discard(&app.container_dir(&row.id)).map(drop);
+    for result in [volumes.map(|names| destroyed(app, &names)), discarded] {
+        if let Err(error) = result {
+            tracing::warn!(container = %row.id, %error, "something of a removed container is left");
+        }
+    }
+    app.events.container("destroy", &row, &[]);
+    drop(alone);
+    app.containers.forget(&row.id);
+    let trash = app.trash.clone();
+    // A large tree takes a while, and nobody has to wait for it.
+    tokio::runtime::Handle::current().spawn_blocking(move || {
+        if let Err(error) = trash.sweep() {
+            tracing::warn!(%error, "the trash could not be emptied");
+        }
+    });
+    Ok(())
+}
+
+fn destroyed(app: &App, names: &[fs_base::VolumeName]) {
+    for name in names {
+        app.events.object("volume", "destroy", name.as_str(), &[("driver", "local")]);
+    }
+}
+
+/// Removes the containers that don't run and that `wanted` takes. The result is their ids, and the bytes given back.
+pub fn prune(app: &Arc<App>, wanted: &dyn Fn(&ContainerRow) -> bool) -> Result<(Vec<ContainerId>, u64)> {
+    let (mut removed, mut bytes) = (Vec::new(), 0);
+    for row in app.db.containers()? {
+        if row.state.is_running() || !wanted(&row) {
+            continue;
+        }
+        let own = size::own(app, &row.id);
+        match remove(app, &row, Options::default()) {
+            Ok(()) => {
+                removed.push(row.id);
+                bytes += own;
+            }
+            // Started, or removed by somebody else, meanwhile.
+            Err(error) if matches!(error.class(), fs_base::Class::Conflict | fs_base::Class::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((removed, bytes))
+}
+
+/// Gives a container another name.
+pub fn rename(app: &App, name: &str, new: &str) -> Result<()> {
+    let row = app.db.find_container(name)?;
+    if new.is_empty() {
+        return Err(Error::invalid("Neither old nor new names may be empty"));
+    }
+    let new = names::checked(new)?;
+    if new == row.name {
+        return Err(Error::invalid("Renaming a container with the same name as its current name"));
+    }
+    app.db.rename_container(&row.id, &new)?;
+    let old = row.name.clone();
+    app.events.container("rename", &ContainerRow { name: new, ..row }, &[("oldName", format!("/{old}"))]);
+    Ok(())
+}

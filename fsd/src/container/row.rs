@@ -1,0 +1,167 @@
+//! A container as the database keeps it.
+
+use fs_base::{ContainerId, Digest};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use volumes::MountPoint;
+
+/// One container.
+#[derive(Debug, Clone)]
+pub struct ContainerRow {
+    /// Its id.
+    pub id: ContainerId,
+    /// Its name, without a slash.
+    pub name: String,
+    /// Its image; it keeps the image from being removed.
+    pub image: Digest,
+    /// The image as it was given.
+    pub image_name: String,
+    /// Nanoseconds since the epoch.
+    pub created: i64,
+    /// What it is.
+    pub definition: Definition,
+    /// How it is.
+    pub state: State,
+}
+
+/// What a container is: fixed when it is created.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Definition {
+    /// Docker's `Config`, the image's defaults merged in.
+    pub config: Value,
+    /// Docker's `HostConfig`, defaults filled in.
+    pub host_config: Value,
+    /// What it mounts.
+    pub mounts: Vec<MountPoint>,
+}
+
+impl Definition {
+    fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+        value[key].as_str().unwrap_or_default()
+    }
+
+    fn texts(value: &Value, key: &str) -> Vec<String> {
+        value[key].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    }
+
+    fn flag(value: &Value, key: &str) -> bool {
+        value[key].as_bool().unwrap_or(false)
+    }
+
+    /// The command: entrypoint and arguments together.
+    pub fn command(&self) -> Vec<String> {
+        let mut command = Definition::texts(&self.config, "Entrypoint");
+        command.extend(Definition::texts(&self.config, "Cmd"));
+        command
+    }
+
+    /// A text of the config; empty if it is not there.
+    pub fn config_text(&self, key: &str) -> &str {
+        Definition::text(&self.config, key)
+    }
+
+    /// A list of texts of the config.
+    pub fn config_texts(&self, key: &str) -> Vec<String> {
+        Definition::texts(&self.config, key)
+    }
+
+    /// A flag of the config.
+    pub fn config_flag(&self, key: &str) -> bool {
+        Definition::flag(&self.config, key)
+    }
+
+    /// A flag of the host config.
+    pub fn host_flag(&self, key: &str) -> bool {
+        Definition::flag(&self.host_config, key)
+    }
+
+    /// A text of the host config; empty if it is not there.
+    pub fn host_text(&self, key: &str) -> &str {
+        Definition::text(&self.host_config, key)
+    }
+
+    /// Whether it goes when it ends.
+    pub fn auto_remove(&self) -> bool {
+        self.host_flag("AutoRemove")
+    }
+}
+
+/// Where a container is in its life. The words are Docker's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Made, never started (or its start failed).
+    Created,
+    /// Its first process runs.
+    Running,
+    /// Its first process has ended.
+    Exited,
+    /// It could not be wholly removed.
+    Dead,
+}
+
+impl Status {
+    /// Its word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Created => "created",
+            Status::Running => "running",
+            Status::Exited => "exited",
+            Status::Dead => "dead",
+        }
+    }
+}
+
+/// How a container is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Where it is in its life.
+    pub status: Status,
+    /// Its first process on the host; 0 if it does not run.
+    pub pid: i32,
+    /// Of its last end.
+    pub exit_code: i32,
+    /// Why it could not be started, or what went wrong at its end.
+    pub error: String,
+    /// Whether its last end was for want of memory.
+    pub oom_killed: bool,
+    /// Nanoseconds since the epoch; 0 is never.
+    pub started: i64,
+    /// Nanoseconds since the epoch; 0 is never.
+    pub finished: i64,
+}
+
+impl State {
+    /// Of a new container.
+    pub fn created() -> State {
+        State { status: Status::Created, pid: 0, exit_code: 0, error: String::new(), oom_killed: false, started: 0, finished: 0 }
+    }
+
+    /// Whether its first process runs.
+    pub fn is_running(&self) -> bool {
+        self.status == Status::Running
+    }
+
+    /// After a start.
+    pub fn running(&self, pid: i32, now: i64) -> State {
+        State {
+            status: Status::Running,
+            pid,
+            started: now,
+            error: String::new(),
+            oom_killed: false,
+            exit_code: 0,
+            ..self.clone()
+        }
+    }
+
+    /// After a start that failed.
+    pub fn not_started(&self, code: i32, error: String) -> State {
+        State { pid: 0, exit_code: code, error, ..self.clone() }
+    }
+
+    /// After its end.
+    pub fn exited(&self, code: i32, oom_killed: bool, finished: i64) -> State {
+        State { status: Status::Exited, pid: 0, exit_code: code, oom_killed, finished, ..self.clone() }
+    }
+}

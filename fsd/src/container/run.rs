@@ -1,0 +1,207 @@
+//! Starting a container, and what happens when it ends.
+
+use std::process::Child;
+use std::sync::Arc;
+
+use engine::shim::{Client, Exit, Launch, LogOptions, Options, launch};
+use fs_base::sys::root::Root;
+use fs_base::{Class, ContainerId, Error, Result};
+
+use super::live::Live;
+use super::to_engine::to_engine;
+use super::{ContainerRow, files};
+use crate::app::App;
+
+/// What Docker's clients read off a start that failed: the program is not there.
+const NOT_FOUND: i32 = 127;
+/// It is there, and can't be run.
+const NOT_EXECUTABLE: i32 = 126;
+/// The exit code of a container whose shim was killed, as if it had been killed itself.
+const KILLED: i32 = 137;
+
+/// Starts a container; `false` if it runs already. Must be called on a thread of the runtime's.
+pub fn start(app: &Arc<App>, id: &ContainerId) -> Result<bool> {
+    let live = app.containers.of(id);
+    let alone = live.alone();
+    let row = app.db.container(id)?.ok_or_else(|| Error::not_found(format!("No such container: {id}")))?;
+    if row.state.is_running() {
+        return Ok(false);
+    }
+    let client = app.shim(id);
+    let started = begin(app, &row, &live, &client);
+    let (pid, shim, waiting) = match started {
+        Ok(started) => started,
+        Err(error) => {
+            let error = failed(app, &row, &live, error);
+            drop(alone);
+            if row.definition.auto_remove() {
+                super::remove(app, &row, super::remove::Options { force: false, volumes: true })?;
+            }
+            return Err(error);
+        }
+    };
+    let running = row.state.running(pid, crate::db::now());
+    let recorded = app.db.set_container_state(id, &running);
+    app.events.container("start", &row, &[]);
+    drop(alone);
+    watch(app, id, waiting, Some(shim));
+    recorded.map(|()| true)
+}
+
+type Started = (i32, Child, std::os::unix::net::UnixStream);
+
+/// Everything up to the running program. The result is its number, its shim, and the connection that hears of its end.
+fn begin(app: &App, row: &ContainerRow, live: &Live, client: &Client) -> Result<Started> {
+    let mut launched = make(app, row, live)?;
+    let result = release(live, client);
+    match result {
+        Ok(waiting) => Ok((launched.pid, launched.shim, waiting)),
+        Err(error) => {
+            // What was made and can't run has ended by itself, or is ended now.
+            let _ = client.kill(rustix::process::Signal::KILL.as_raw());
+            let _ = launched.shim.wait();
+            Err(error)
+        }
+    }
+}
+
+/// Makes the container's processes, which wait.
+fn make(app: &App, row: &ContainerRow, live: &Live) -> Result<engine::shim::Launched> {
+    let image =
+        app.db.image(&row.image)?.ok_or_else(|| Error::corrupt(format!("the image {} of the container is gone", row.image)))?;
+    let dir = app.container_dir(&row.id);
+    let specs = app.volumes.prepare(&row.definition.mounts)?;
+    let container = to_engine(row, specs, files::write(row, &dir)?)?;
+    live.hold(Some(app.mounter.lease(&image.layers)?));
+    let root = app.mounter.container(&image.layers, &dir.join(files::UPPER), &dir.join(files::WORK))?;
+    let spec = engine::spec::build(&container, &Root::from_fd(root.try_clone()?.into_fd()))?;
+    let log = super::log_options(&row.definition.host_config)?;
+    let options = Options {
+        open_stdin: container.open_stdin,
+        stdin_once: container.stdin_once,
+        init: container.init,
+        log: log.map(|log| LogOptions { path: dir.join(log.path), ..log }),
+    };
+    let run_dir = app.run_dir(&row.id);
+    let launched = launch(Launch { program: &app.config.shim, dir: &run_dir, spec: &spec, options: &options, root })?;
+    for warning in &launched.warnings {
+        tracing::warn!(container = %row.id, "{warning}");
+    }
+    Ok(launched)
+}
+
+/// Connects who attached early, then lets the program run.
+fn release(live: &Live, client: &Client) -> Result<std::os::unix::net::UnixStream> {
+    let waiting = client.begin_wait()?;
+    {
+        let mut early = live.early();
+        for client_of in early.take().unwrap_or_default() {
+            let [stdin, stdout, stderr] = client_of.streams;
+            // One that has gone meanwhile misses nothing.
+            let _ = client_of.to.send(client.attach(stdin, stdout, stderr)?);
+        }
+    }
+    client.start()?;
+    Ok(waiting)
+}
+
+/// Undoes a start, and says why as Docker does.
+fn failed(app: &App, row: &ContainerRow, live: &Live, error: Error) -> Error {
+    let text = error.to_string();
+    let code = if text.contains("not found") || text.contains("no such file or directory") {
+        NOT_FOUND
+    } else if text.contains("permission denied")
+        || text.contains("is a directory")
+        || text.contains("not a directory")
+        || text.contains("exec format error")
+    {
+        NOT_EXECUTABLE
+    } else {
+        128
+    };
+    let error = error.context("failed to create task for container");
+    clean_up(app, row, live);
+    if let Err(error) = app.db.set_container_state(&row.id, &row.state.not_started(code, error.to_string())) {
+        tracing::error!(container = %row.id, %error, "the failed start could not be recorded");
+    }
+    app.events.container("die", row, &[("exitCode", code.to_string())]);
+    error
+}
+
+/// What a container holds while it runs.
+fn clean_up(app: &App, row: &ContainerRow, live: &Live) {
+    live.hold(None);
+    // Who attached and was not connected hears the end.
+    live.set_early(Some(Vec::new()));
+    let running = |id: &ContainerId| app.db.container(id).ok().flatten().is_some_and(|row| row.state.is_running());
+    if let Err(error) = app.volumes.release(&row.definition.mounts, &|id| *id != row.id && running(id)) {
+        tracing::warn!(container = %row.id, %error, "a volume could not be released");
+    }
+    let run_dir = app.run_dir(&row.id);
+    if let Err(error) = std::fs::remove_dir_all(&run_dir)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %run_dir.display(), %error, "a container's run folder could not be removed");
+    }
+}
+
+/// Waits for a container's end without a thread, and deals with it.
+pub fn watch(app: &Arc<App>, id: &ContainerId, waiting: std::os::unix::net::UnixStream, shim: Option<Child>) {
+    let (app, id) = (Arc::clone(app), id.clone());
+    tokio::runtime::Handle::current().spawn(async move {
+        let exit = super::exec::exit_from(waiting).await;
+        let ended = tokio::task::spawn_blocking(move || {
+            if let Err(error) = ended(&app, &id, exit) {
+                tracing::error!(container = %id, %error, "the end of a container could not be dealt with");
+            }
+            // It may still have output for slow clients; then it ends by itself.
+            if let Some(mut shim) = shim {
+                let _ = shim.wait();
+            }
+        });
+        let _ = ended.await;
+    });
+}
+
+/// A container has ended. Without an exit its shim did, and what is left of it is ended too.
+pub fn ended(app: &Arc<App>, id: &ContainerId, exit: Option<Exit>) -> Result<()> {
+    let live = app.containers.of(id);
+    let alone = live.alone();
+    let Some(row) = app.db.container(id)?.filter(|row| row.state.is_running()) else { return Ok(()) };
+    let exit = match exit {
+        Some(exit) => Some(exit),
+        None => app.shim(id).exit_record()?,
+    };
+    let mut state = if let Some(exit) = exit {
+        row.state.exited(exit.code, exit.oom_killed, exit.finished)
+    } else {
+        end_by_cgroup(&row)?;
+        let mut state = row.state.exited(KILLED, false, crate::db::now());
+        "the container's shim was killed, so the container was ended".clone_into(&mut state.error);
+        state
+    };
+    clean_up(app, &row, &live);
+    if let Err(error) = app.db.set_container_state(id, &state) {
+        // The disk may be full: it is told all the same, and found again at the next start of the daemon.
+        tracing::error!(container = %id, %error, "the end of a container could not be recorded");
+        state.error = error.to_string();
+    }
+    app.events.container("die", &row, &[("exitCode", state.exit_code.to_string())]);
+    live.ended(state.exit_code);
+    drop(alone);
+    if row.definition.auto_remove() {
+        let row = ContainerRow { state, ..row };
+        match super::remove(app, &row, super::remove::Options { force: false, volumes: true }) {
+            Err(error) if error.class() == Class::NotFound => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+fn end_by_cgroup(row: &ContainerRow) -> Result<()> {
+    let parent = Some(row.definition.host_text("CgroupParent")).filter(|parent| !parent.is_empty());
+    let cgroup = engine::cgroup::Cgroup::open(parent, row.id.as_str())?;
+    cgroup.kill_all()?;
+    cgroup.delete()
+}

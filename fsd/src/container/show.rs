@@ -1,0 +1,178 @@
+//! Containers as the API shows them.
+
+use fs_base::Result;
+use serde_json::{Map, Value, json};
+use volumes::MountPoint;
+
+use super::{ContainerRow, Status, files};
+use crate::app::App;
+
+/// Docker's word for "never".
+const NEVER: &str = "0001-01-01T00:00:00Z";
+
+/// Nanoseconds since the epoch as RFC 3339; 0 is never.
+pub fn time(nanos: i64) -> String {
+    match nanos {
+        0 => NEVER.to_owned(),
+        _ => jiff::Timestamp::from_nanosecond(i128::from(nanos)).map_or_else(|_| NEVER.to_owned(), |time| time.to_string()),
+    }
+}
+
+/// What a container takes: its own files, and its image's.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    /// Bytes that its own tree takes on the disk.
+    pub own: u64,
+    /// That, and the bytes of its image's files.
+    pub all: u64,
+}
+
+/// `GET /containers/{id}/json`.
+pub fn inspect(app: &App, row: &ContainerRow, execs: &[String], size: Option<Size>) -> Result<Value> {
+    let definition = &row.definition;
+    let command = definition.command();
+    let dir = app.container_dir(&row.id);
+    let path = |name: &str| dir.join(name);
+    let mut value = json!({
+        "Id": row.id, "Created": time(row.created), "Path": command.first(), "Args": command.get(1..).unwrap_or_default(),
+        "State": state(row), "Image": row.image, "Name": format!("/{}", row.name), "RestartCount": 0,
+        "ResolvConfPath": path(files::RESOLV_CONF), "HostnamePath": path(files::HOSTNAME), "HostsPath": path(files::HOSTS),
+        "LogPath": super::log_options(&definition.host_config)?.map(|_| path(files::LOG)),
+        "Driver": app.mounter.driver_name().unwrap_or("none"), "Platform": "linux", "MountLabel": "", "ProcessLabel": "",
+        "AppArmorProfile": "", "ExecIDs": if execs.is_empty() { Value::Null } else { json!(execs) },
+        "HostConfig": definition.host_config,
+        "GraphDriver": {"Name": app.mounter.driver_name().unwrap_or("none"), "Data": {"UpperDir": path(files::UPPER)}},
+        "Mounts": mounts(row), "Config": definition.config, "NetworkSettings": network_settings(row),
+    });
+    if let Some(size) = size {
+        value["SizeRw"] = json!(size.own);
+        value["SizeRootFs"] = json!(size.all);
+    }
+    Ok(value)
+}
+
+fn state(row: &ContainerRow) -> Value {
+    let state = &row.state;
+    json!({
+        "Status": state.status.as_str(), "Running": state.is_running(), "Paused": false, "Restarting": false,
+        "OOMKilled": state.oom_killed, "Dead": state.status == Status::Dead, "Pid": state.pid, "ExitCode": state.exit_code,
+        "Error": state.error, "StartedAt": time(state.started), "FinishedAt": time(state.finished),
+    })
+}
+
+fn mounts(row: &ContainerRow) -> Value {
+    json!(row.definition.mounts.iter().filter_map(MountPoint::shown).collect::<Vec<_>>())
+}
+
+fn network_name(row: &ContainerRow) -> &str {
+    match row.definition.host_text("NetworkMode") {
+        "host" => "host",
+        "none" => "none",
+        _ => "bridge",
+    }
+}
+
+fn networks(row: &ContainerRow) -> Value {
+    let endpoint = json!({
+        "IPAMConfig": null, "Links": null, "Aliases": null, "MacAddress": "", "DriverOpts": null, "NetworkID": "",
+        "EndpointID": "", "Gateway": "", "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "", "GlobalIPv6Address": "",
+        "GlobalIPv6PrefixLen": 0, "DNSNames": null,
+    });
+    let mut networks = Map::new();
+    networks.insert(network_name(row).to_owned(), endpoint);
+    Value::Object(networks)
+}
+
+fn network_settings(row: &ContainerRow) -> Value {
+    json!({
+        "Bridge": "", "SandboxID": "", "SandboxKey": "", "Ports": {}, "HairpinMode": false, "LinkLocalIPv6Address": "",
+        "LinkLocalIPv6PrefixLen": 0, "SecondaryIPAddresses": null, "SecondaryIPv6Addresses": null, "EndpointID": "",
+        "Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "IPAddress": "", "IPPrefixLen": 0,
+        "IPv6Gateway": "", "MacAddress": "", "Networks": networks(row),
+    })
+}
+
+/// One entry of `GET /containers/json`.
+pub fn summary(row: &ContainerRow, now: i64, size: Option<Size>) -> Value {
+    let mut value = json!({
+        "Id": row.id, "Names": [format!("/{}", row.name)], "Image": row.image_name, "ImageID": row.image,
+        "Command": command(row), "Created": row.created / 1_000_000_000, "Ports": [],
+        "Labels": row.definition.config.get("Labels").filter(|labels| labels.is_object()).unwrap_or(&json!({})),
+        "State": row.state.status.as_str(), "Status": status(row, now),
+        "HostConfig": {"NetworkMode": row.definition.host_text("NetworkMode")},
+        "NetworkSettings": {"Networks": networks(row)}, "Mounts": mounts(row),
+    });
+    if let Some(size) = size {
+        value["SizeRw"] = json!(size.own);
+        value["SizeRootFs"] = json!(size.all);
+    }
+    value
+}
+
+/// The command on one line, arguments with spaces in quotes.
+fn command(row: &ContainerRow) -> String {
+    let quoted = |arg: &String| if arg.contains(' ') { format!("'{arg}'") } else { arg.clone() };
+    let words: Vec<String> =
+        row.definition.command().iter().enumerate().map(|(n, arg)| if n == 0 { arg.clone() } else { quoted(arg) }).collect();
+    words.join(" ")
+}
+
+/// Docker's sentence about how a container is.
+pub fn status(row: &ContainerRow, now: i64) -> String {
+    let state = &row.state;
+    match state.status {
+        Status::Created => "Created".to_owned(),
+        Status::Dead => "Dead".to_owned(),
+        Status::Running => format!("Up {}", duration(now - state.started)),
+        Status::Exited => format!("Exited ({}) {} ago", state.exit_code, duration(now - state.finished)),
+    }
+}
+
+/// A length of time for people. The steps and words are those of Docker's `units.HumanDuration`.
+fn duration(nanos: i64) -> String {
+    let seconds = nanos.max(0) / 1_000_000_000;
+    let minutes = seconds / 60;
+    let hours = (seconds + 1800) / 3600;
+    match () {
+        () if seconds < 1 => "Less than a second".to_owned(),
+        () if seconds == 1 => "1 second".to_owned(),
+        () if seconds < 60 => format!("{seconds} seconds"),
+        () if minutes == 1 => "About a minute".to_owned(),
+        () if minutes < 60 => format!("{minutes} minutes"),
+        () if hours == 1 => "About an hour".to_owned(),
+        () if hours < 48 => format!("{hours} hours"),
+        () if hours < 24 * 7 * 2 => format!("{} days", hours / 24),
+        () if hours < 24 * 30 * 2 => format!("{} weeks", hours / 24 / 7),
+        () if hours < 24 * 365 * 2 => format!("{} months", hours / 24 / 30),
+        () => format!("{} years", hours / 24 / 365),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_of_time_read_as_dockers() {
+        let second = 1_000_000_000;
+        for (seconds, want) in [
+            (0, "Less than a second"),
+            (1, "1 second"),
+            (59, "59 seconds"),
+            (60, "About a minute"),
+            (119, "About a minute"),
+            (120, "2 minutes"),
+            (3599, "59 minutes"),
+            (3600, "About an hour"),
+            (2 * 3600, "2 hours"),
+            (47 * 3600, "47 hours"),
+            (48 * 3600, "2 days"),
+            (15 * 86400, "2 weeks"),
+            (70 * 86400, "2 months"),
+            (800 * 86400, "2 years"),
+        ] {
+            assert_eq!(duration(seconds * second), want, "{seconds}");
+        }
+        assert_eq!(time(0), "0001-01-01T00:00:00Z");
+    }
+}

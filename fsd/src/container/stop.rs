@@ -1,0 +1,89 @@
+//! Ending containers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fs_base::{Class, ContainerId, Error, Result};
+
+use super::live::End;
+use super::{ContainerRow, signal};
+use crate::app::App;
+
+/// How long Docker lets a container take, in seconds.
+const GRACE: i64 = 10;
+/// How long a killed container may take before that is an error: it may hang in the kernel.
+const KILL_DEADLINE: Duration = Duration::from_secs(20);
+
+const KILL: i32 = 9;
+
+/// Sends a running container a signal.
+pub fn kill(app: &App, name: &str, text: &str) -> Result<()> {
+    let row = app.db.find_container(name)?;
+    let number = if text.is_empty() { KILL } else { signal::parse(text)? };
+    let not_running = || Error::conflict(format!("Cannot kill container: {name}: Container {} is not running", row.id));
+    if !row.state.is_running() {
+        return Err(not_running());
+    }
+    match app.shim(&row.id).kill(number) {
+        Err(error) if error.class() == Class::NotFound => Err(not_running()),
+        other => other,
+    }?;
+    app.events.container("kill", &row, &[("signal", number.to_string())]);
+    Ok(())
+}
+
+/// Ends a container: its stop signal, then a while of grace (in seconds, -1 for ever), then SIGKILL. `false` if it did
+/// not run.
+pub async fn stop(app: &Arc<App>, row: &ContainerRow, grace: Option<i64>, signal_text: Option<&str>) -> Result<bool> {
+    let mut ends = app.containers.of(&row.id).ends();
+    let before = ends.borrow_and_update().count;
+    let row = app.db.container(&row.id)?.ok_or_else(|| Error::not_found(format!("No such container: {}", row.id)))?;
+    if !row.state.is_running() {
+        return Ok(false);
+    }
+    let configured = row.definition.config["StopTimeout"].as_i64();
+    let grace = grace.or(configured).unwrap_or(GRACE);
+    let text = signal_text.filter(|text| !text.is_empty()).unwrap_or(row.definition.config_text("StopSignal"));
+    let first = if text.is_empty() { rustix::process::Signal::TERM.as_raw() } else { signal::parse(text)? };
+    let ended = |end: &End| end.count > before || end.removed;
+    send(app, &row, first)?;
+    let gone = async { drop(ends.wait_for(ended).await) };
+    let in_time = if grace < 0 {
+        gone.await;
+        true
+    } else {
+        tokio::time::timeout(Duration::from_secs(grace as u64), gone).await.is_ok()
+    };
+    if !in_time {
+        send(app, &row, KILL)?;
+        tokio::time::timeout(KILL_DEADLINE, ends.wait_for(ended))
+            .await
+            .map_err(|_| Error::internal(format!("container {} did not end although it was killed", row.id)))?
+            .map_err(|_| Error::internal("the container's watch ended"))?;
+    }
+    app.events.container("stop", &row, &[]);
+    Ok(true)
+}
+
+fn send(app: &App, row: &ContainerRow, number: i32) -> Result<()> {
+    match app.shim(&row.id).kill(number) {
+        // It ends just now.
+        Err(error) if error.class() == Class::NotFound => Ok(()),
+        other => other.inspect(|()| app.events.container("kill", row, &[("signal", number.to_string())])),
+    }
+}
+
+/// Ends a container at once, if it runs, and blocks until that is recorded.
+pub fn kill_and_wait(app: &Arc<App>, id: &ContainerId) -> Result<()> {
+    let mut ends = app.containers.of(id).ends();
+    let before = ends.borrow_and_update().count;
+    let Some(row) = app.db.container(id)?.filter(|row| row.state.is_running()) else { return Ok(()) };
+    send(app, &row, KILL)?;
+    let wait = ends.wait_for(|end| end.count > before || end.removed);
+    tokio::runtime::Handle::current().block_on(async {
+        tokio::time::timeout(KILL_DEADLINE, wait)
+            .await
+            .map(drop)
+            .map_err(|_| Error::internal(format!("container {id} did not end although it was killed")))
+    })
+}
