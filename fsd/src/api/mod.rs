@@ -12,6 +12,7 @@ mod lifecycle;
 mod own;
 mod streams;
 mod system;
+mod upload;
 mod volumes;
 
 use std::sync::Arc;
@@ -118,7 +119,5 @@ fn flag(value: Option<&str>) -> bool {
 
 /// A body as a blocking reader.
 fn reader_of(body: Body) -> impl std::io::Read + Send {
-    use futures_util::TryStreamExt;
-    let stream = body.into_data_stream().map_err(std::io::Error::other);
-    tokio_util::io::SyncIoBridge::new(tokio_util::io::StreamReader::new(stream))
+    upload::Upload::new(body)
 }
