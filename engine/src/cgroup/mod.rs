@@ -9,9 +9,12 @@
 //!
 //! Source: Linux Documentation, admin-guide/cgroup-v1 and cgroup-v2.rst.
 
+mod control;
 mod hierarchy;
+mod kill;
 mod v1;
 mod v2;
+mod warnings;
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,7 +24,7 @@ use std::time::{Duration, Instant};
 use fs_base::{Error, IoContext, Result};
 use oci_spec::runtime::LinuxResources;
 
-use hierarchy::{Hierarchy, Version};
+use hierarchy::Hierarchy;
 
 /// In which cgroup containers have theirs.
 pub const DEFAULT_PARENT: &str = "/fsd";
@@ -32,6 +35,8 @@ const EMPTY_DEADLINE: Duration = Duration::from_secs(2);
 /// A container's cgroup.
 #[derive(Debug)]
 pub struct Cgroup {
+    /// Below the root of each hierarchy.
+    place: PathBuf,
     members: Vec<Member>,
 }
 
@@ -66,14 +71,12 @@ impl Cgroup {
     /// left of it.
     pub fn create(parent: Option<&str>, name: &str, resources: &LinuxResources) -> Result<Created> {
         let place = place(parent, name)?;
-        let mut made = Cgroup { members: Vec::new() };
-        let mut warnings = Vec::new();
+        let mut made = Cgroup { place, members: Vec::new() };
         for hierarchy in hierarchy::mounted()? {
             if !hierarchy.is_wanted(resources) {
                 continue;
             }
-            let result = made.add(hierarchy, &place);
-            if let Err(error) = result.and_then(|()| made.last_apply(resources, &mut warnings)) {
+            if let Err(error) = made.add(hierarchy) {
                 let _ = made.delete();
                 return Err(error);
             }
@@ -82,7 +85,13 @@ impl Cgroup {
             return Err(Error::unsupported("no cgroup hierarchy is mounted, so containers can't be kept apart")
                 .with_hint("mount cgroup2 at /sys/fs/cgroup"));
         }
-        Ok(Created { cgroup: made, warnings })
+        match made.apply(resources) {
+            Ok(warnings) => Ok(Created { cgroup: made, warnings }),
+            Err(error) => {
+                let _ = made.delete();
+                Err(error)
+            }
+        }
     }
 
     /// The cgroup as an earlier process made it. It need not be there any more.
@@ -96,11 +105,11 @@ impl Cgroup {
                 members.push(Member { hierarchy, path, dir });
             }
         }
-        Ok(Cgroup { members })
+        Ok(Cgroup { place, members })
     }
 
-    fn add(&mut self, hierarchy: Hierarchy, place: &Path) -> Result<()> {
-        let path = hierarchy.root.join(place);
+    fn add(&mut self, hierarchy: Hierarchy) -> Result<()> {
+        let path = hierarchy.root.join(&self.place);
         let parent = path.parent().unwrap_or(&hierarchy.root);
         std::fs::create_dir_all(parent).at("make cgroup", parent)?;
         hierarchy.prepare_parents(parent)?;
@@ -113,21 +122,39 @@ impl Cgroup {
             other => other.at("make cgroup", &path)?,
         }
         let dir = if hierarchy.is_v2() { Some(fs_base::sys::mount::open_dir(&path)?) } else { None };
-        self.members.push(Member { hierarchy, path, dir });
-        Ok(())
+        let needs_processors = hierarchy.has("cpuset") && !hierarchy.is_v2();
+        self.members.push(Member { hierarchy, path: path.clone(), dir });
+        if needs_processors { hierarchy::inherit_cpuset(&path) } else { Ok(()) }
     }
 
-    fn last_apply(&self, resources: &LinuxResources, warnings: &mut Vec<String>) -> Result<()> {
-        self.members.last().map_or(Ok(()), |member| member.apply(resources, warnings))
-    }
-
-    /// Sets the limits that `resources` names, and leaves the others. The result is what this host can't do.
+    /// Sets the limits that `resources` names, and leaves the others. The result is what this host can't do, in Docker's
+    /// words; a limit that the kernel refuses is an error.
     pub fn apply(&self, resources: &LinuxResources) -> Result<Vec<String>> {
+        refuse_unsupported(resources)?;
         let mut warnings = Vec::new();
-        for member in &self.members {
-            member.apply(resources, &mut warnings)?;
-        }
+        v1::apply(self, resources, &mut warnings)?;
+        v2::apply(self, resources, &mut warnings)?;
         Ok(warnings)
+    }
+
+    /// Its folder in the v1 hierarchy of a controller.
+    fn v1_dir(&self, controller: &str) -> Option<&Path> {
+        let has = |member: &&Member| !member.hierarchy.is_v2() && member.hierarchy.has(controller);
+        self.members.iter().find(has).map(|member| member.path.as_path())
+    }
+
+    /// Its folder in the v2 hierarchy.
+    fn v2_dir(&self) -> Option<&Path> {
+        self.members.iter().find(|member| member.hierarchy.is_v2()).map(|member| member.path.as_path())
+    }
+
+    /// Whether v2 is all that the host has.
+    fn is_pure_v2(&self) -> bool {
+        self.members.iter().all(|member| member.hierarchy.is_v2())
+    }
+
+    fn dirs(&self) -> impl Iterator<Item = &Path> {
+        self.members.iter().map(|member| member.path.as_path())
     }
 
     /// The way in, for a process to take itself.
@@ -154,62 +181,6 @@ impl Cgroup {
         }
     }
 
-    /// The processes in it, by number.
-    pub fn processes(&self) -> Result<Vec<i32>> {
-        let Some(member) = self.members.first() else { return Ok(Vec::new()) };
-        let path = member.path.join("cgroup.procs");
-        let text = match std::fs::read_to_string(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other.at("read", &path)?,
-        };
-        Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
-    }
-
-    /// Ends every process in it with SIGKILL. Those are gone a moment later; [`Cgroup::delete`] waits for that.
-    pub fn kill_all(&self) -> Result<()> {
-        if let Some(unified) = self.members.iter().find(|member| member.hierarchy.is_v2()) {
-            let path = unified.path.join("cgroup.kill");
-            match std::fs::write(&path, "1") {
-                Ok(()) => return self.thaw(),
-                // Before Linux 5.14, or already gone.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error).at("write", &path),
-            }
-        }
-        // A fork may slip between reading and killing: frozen, none can.
-        let frozen = self.freeze().is_ok();
-        for pid in self.processes()? {
-            if let Ok(process) = fs_base::sys::pid::Process::open(pid) {
-                let _ = process.signal(rustix::process::Signal::KILL.as_raw());
-            }
-        }
-        if frozen { self.thaw() } else { Ok(()) }
-    }
-
-    /// Stops every process in it from running.
-    pub fn freeze(&self) -> Result<()> {
-        self.set_frozen(true)
-    }
-
-    /// Lets them run again.
-    pub fn thaw(&self) -> Result<()> {
-        self.set_frozen(false)
-    }
-
-    fn set_frozen(&self, frozen: bool) -> Result<()> {
-        let freezer = self.members.iter().find(|member| member.hierarchy.has("freezer"));
-        let unified = self.members.iter().find(|member| member.hierarchy.is_v2());
-        let (path, value) = match (freezer, unified) {
-            (Some(member), _) => (member.path.join("freezer.state"), if frozen { "FROZEN" } else { "THAWED" }),
-            (None, Some(member)) => (member.path.join("cgroup.freeze"), if frozen { "1" } else { "0" }),
-            (None, None) => return Err(Error::unsupported("this host has no freezer cgroup")),
-        };
-        match std::fs::write(&path, value) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !frozen => Ok(()),
-            other => other.at("write", &path),
-        }
-    }
-
     /// How often the kernel has ended a process in it for want of memory.
     pub fn oom_kills(&self) -> Result<u64> {
         let of = |member: &&Member| {
@@ -233,12 +204,18 @@ impl Cgroup {
     }
 }
 
-impl Member {
-    fn apply(&self, resources: &LinuxResources, warnings: &mut Vec<String>) -> Result<()> {
-        match self.hierarchy.version {
-            Version::V1 => v1::apply(&self.hierarchy, &self.path, resources, warnings),
-            Version::V2 => v2::apply(&self.hierarchy, &self.path, resources, warnings),
+/// Refuses the kinds of limits that containers can't have yet, by name.
+fn refuse_unsupported(resources: &LinuxResources) -> Result<()> {
+    let given = [
+        (resources.hugepage_limits().as_ref().is_some_and(|limits| !limits.is_empty()), "hugepageLimits"),
+        (resources.rdma().as_ref().is_some_and(|rdma| !rdma.is_empty()), "rdma"),
+        (resources.network().is_some(), "network"),
+    ];
+    match given.iter().find(|(given, _)| *given) {
+        Some((_, name)) => {
+            Err(Error::unsupported(format!("the resource limit {name} is not supported: containers get no such cgroup")))
         }
+        None => Ok(()),
     }
 }
 
@@ -257,6 +234,10 @@ impl Joiner {
 /// The cgroup's path below the root of a hierarchy.
 fn place(parent: Option<&str>, name: &str) -> Result<PathBuf> {
     let parent = parent.unwrap_or(DEFAULT_PARENT);
+    let is_name = !name.is_empty() && name != "." && name != ".." && !name.contains('/');
+    if !is_name || [parent, name].iter().any(|text| text.contains(char::is_control)) {
+        return Err(Error::invalid(format!("invalid cgroup {parent:?} / {name:?}")));
+    }
     let mut place = PathBuf::new();
     for component in Path::new(parent).components().chain([Component::Normal(name.as_ref())]) {
         match component {

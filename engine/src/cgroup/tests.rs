@@ -74,9 +74,149 @@ fn memory_that_is_not_allowed_is_not_had_and_counted() {
     cgroup.delete().unwrap();
 }
 
+fn resources(value: serde_json::Value) -> LinuxResources {
+    serde_json::from_value(value).unwrap()
+}
+
+/// Gone at the end, however the test ends.
+struct Held(Cgroup);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = self.0.kill_all();
+        self.0.delete().unwrap();
+        assert!(!self.0.dirs().any(Path::exists));
+    }
+}
+
+fn held(limits: serde_json::Value) -> Option<Held> {
+    able().then(|| Held(Cgroup::create(None, &name(), &resources(limits)).unwrap().cgroup))
+}
+
+fn wait_for(what: &str, done: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(10), "{what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn kill_all_ends_what_forks_what_is_frozen_and_what_made_cgroups_of_its_own() {
+    let Some(held) = held(serde_json::json!({ "pids": { "limit": 200 } })) else { return };
+    let mut forks = shell(&held.0, "for i in $(seq 30); do while :; do sleep 0.01; done & done; wait");
+    wait_for("it forks", || held.0.processes().unwrap().len() > 20);
+    held.0.kill_all().unwrap();
+    assert!(!forks.wait().unwrap().success());
+    assert!(held.0.processes().unwrap().is_empty());
+    let mut frozen = shell(&held.0, "while :; do :; done");
+    wait_until_in(&mut frozen);
+    for dir in held.0.dirs() {
+        std::fs::create_dir_all(dir.join("inner/most")).unwrap();
+    }
+    held.0.freeze().unwrap();
+    assert!(held.0.is_frozen().unwrap());
+    held.0.kill_all().unwrap();
+    assert!(!frozen.wait().unwrap().success());
+}
+
+#[test]
+fn a_process_that_is_in_v1_alone_is_killed_too() {
+    let Some(held) = held(serde_json::json!({})) else { return };
+    if held.0.is_pure_v2() {
+        println!("SKIPPED: cgroup v1: the host has v2 alone");
+        return;
+    }
+    // The thread enters, and what a thread starts is where the thread is.
+    let start = || {
+        held.0.joiner().unwrap().join_self().unwrap();
+        Command::new("sh").args(["-c", "exec sleep 100"]).spawn().unwrap()
+    };
+    let mut child = std::thread::scope(|scope| scope.spawn(start).join().unwrap());
+    let dir = held.0.v1_dir("memory").unwrap().join("inner");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("cgroup.procs"), child.id().to_string()).unwrap();
+    assert_eq!(held.0.processes().unwrap(), [child.id() as i32]);
+    held.0.kill_all().unwrap();
+    assert!(!child.wait().unwrap().success());
+}
+
+#[test]
+fn a_frozen_process_does_nothing_until_it_is_thawed() {
+    let Some(held) = held(serde_json::json!({})) else { return };
+    let mut child = shell(&held.0, "while :; do :; done");
+    wait_until_in(&mut child);
+    let ticks = || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        stat.rsplit_once(") ").unwrap().1.split(' ').nth(11).unwrap().parse::<u64>().unwrap()
+    };
+    wait_for("it runs", || ticks() > 2);
+    held.0.freeze().unwrap();
+    let before = ticks();
+    std::thread::sleep(Duration::from_millis(150));
+    assert_eq!(ticks(), before);
+    held.0.thaw().unwrap();
+    assert!(!held.0.is_frozen().unwrap());
+    wait_for("it runs again", || ticks() > before);
+    held.0.kill_all().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn limits_of_processes_and_devices_are_in_force_and_change() {
+    let dev_null = serde_json::json!({ "allow": true, "type": "c", "major": 1, "minor": 3, "access": "rw" });
+    let devices = serde_json::json!([{ "allow": false, "access": "rwm" }, dev_null]);
+    let Some(held) = held(serde_json::json!({ "pids": { "limit": 5 }, "devices": devices })) else { return };
+    let run = |script: &str| {
+        let output = shell(&held.0, script).wait_with_output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(run("(for i in 1 2 3 4 5 6; do sleep 1 & done; wait) 2>&1").contains("fork"));
+    held.0.kill_all().unwrap();
+    assert!(held.0.apply(&resources(serde_json::json!({ "pids": { "limit": -1 } }))).unwrap().is_empty());
+    let out = run("head -c 1 /dev/null; echo null=$?; head -c 1 /dev/zero; echo zero=$?");
+    assert!(out.contains("null=0") && (out.contains("zero=1") || held.0.is_pure_v2()), "{out}");
+}
+
+#[test]
+fn memory_limits_go_up_and_down_in_the_order_that_the_kernel_wants() {
+    let Some(held) = held(serde_json::json!({ "memory": { "limit": 32 << 20, "swap": 32 << 20 } })) else { return };
+    for limit in [64_i64 << 20, 16 << 20, 128 << 20] {
+        let memory = serde_json::json!({ "limit": limit, "swap": 2 * limit });
+        assert!(held.0.apply(&resources(serde_json::json!({ "memory": memory }))).unwrap().is_empty());
+    }
+    assert!(held.0.apply(&resources(serde_json::json!({ "memory": { "limit": -1 } }))).unwrap().is_empty());
+    // What is 0 is not given.
+    let zeros = serde_json::json!({ "memory": { "limit": 0, "swap": 0, "reservation": 0 }, "cpu": { "shares": 0, "period": 0, "cpus": "" } });
+    assert!(held.0.apply(&resources(zeros)).unwrap().is_empty());
+}
+
+#[test]
+fn what_the_host_can_not_do_is_told_and_what_the_kernel_refuses_leaves_nothing() {
+    if !able() {
+        return;
+    }
+    let name = name();
+    let error = Cgroup::create(None, &name, &resources(serde_json::json!({ "cpu": { "cpus": "0-9999" } }))).unwrap_err();
+    assert!(error.to_string().contains("cpuset.cpus"), "{error}");
+    assert!(Cgroup::open(None, &name).unwrap().members.is_empty());
+    let limits = resources(serde_json::json!({ "hugepageLimits": [{ "pageSize": "2MB", "limit": 1 }] }));
+    let error = Cgroup::create(None, &name, &limits).unwrap_err();
+    assert!(error.to_string().contains("hugepageLimits is not supported"), "{error}");
+    let created = Cgroup::create(None, &name, &resources(serde_json::json!({ "memory": { "kernel": 1 << 30 } }))).unwrap();
+    let held = Held(created.cgroup);
+    assert!(created.warnings[0].contains("kernel memory"), "{:?}", created.warnings);
+    // It is in no cpuset, as it was made without one; to be told so beats being ignored.
+    let late = held.0.apply(&resources(serde_json::json!({ "cpu": { "cpus": "0" } }))).unwrap();
+    assert!(late.iter().any(|text| text.contains("cpuset")) || held.0.is_pure_v2(), "{late:?}");
+}
+
 #[test]
 fn a_parent_outside_of_the_hierarchy_is_refused() {
     let error = Cgroup::create(Some("/a/../../b"), "x", &LinuxResources::default()).unwrap_err();
     assert!(error.to_string().contains("cgroup parent"), "{error}");
+    for (parent, name) in [("/a\nb", "x"), ("/a", ".."), ("/a", "b/c"), ("/a", "")] {
+        assert!(Cgroup::create(Some(parent), name, &LinuxResources::default()).is_err());
+    }
     assert!(Cgroup::create(Some("user.slice"), "x", &LinuxResources::default()).is_err());
 }

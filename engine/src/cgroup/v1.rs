@@ -1,128 +1,195 @@
-//! Limits in the files of v1. Source: Linux Documentation, admin-guide/cgroup-v1/.
+//! Limits in the words of cgroup v1. Source: the kernel's `Documentation/admin-guide/cgroup-v1/`.
 
-use std::io::Write;
 use std::path::Path;
 
-use fs_base::{Error, IoContext, Result};
-use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory, LinuxResources};
+use fs_base::{Error, Result};
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory, LinuxResources};
+use rustix::io::Errno;
 
-use super::hierarchy::{Hierarchy, inherit_cpuset};
+use super::control::{self, Setting, warn};
+use super::{Cgroup, warnings as w};
 
-/// Writes what `resources` asks of this hierarchy.
-pub fn apply(hierarchy: &Hierarchy, dir: &Path, resources: &LinuxResources, warnings: &mut Vec<String>) -> Result<()> {
-    if hierarchy.has("memory")
-        && let Some(limits) = resources.memory()
-    {
-        memory(dir, limits, warnings)?;
+/// Sets those limits whose controller is in a v1 hierarchy.
+pub(super) fn apply(cgroup: &Cgroup, resources: &LinuxResources, warnings: &mut Vec<String>) -> Result<()> {
+    // Where v2 is all there is, it speaks for every controller.
+    if cgroup.is_pure_v2() {
+        return Ok(());
     }
-    if hierarchy.has("cpu")
-        && let Some(limits) = resources.cpu()
-    {
-        set(dir, "cpu.shares", limits.shares().map(|shares| shares as i64))?;
-        set(dir, "cpu.cfs_period_us", limits.period().map(|period| period as i64))?;
-        set(dir, "cpu.cfs_quota_us", limits.quota())?;
+    let on_v2 = |controller: &str| cgroup.v1_dir(controller).is_none() && super::v2::has(cgroup, controller);
+    if let Some(memory) = resources.memory().as_ref().filter(|_| !on_v2("memory")) {
+        apply_memory(cgroup.v1_dir("memory"), memory, warnings)?;
     }
-    if hierarchy.has("cpuset") {
-        inherit_cpuset(dir)?;
-        if let Some(limits) = resources.cpu() {
-            write(dir, "cpuset.cpus", limits.cpus().as_deref())?;
-            write(dir, "cpuset.mems", limits.mems().as_deref())?;
-        }
+    for setting in settings(resources, cgroup.v1_dir("blkio")).iter().filter(|setting| !on_v2(setting.controller)) {
+        setting.write(cgroup.v1_dir(setting.controller), warnings)?;
     }
-    if hierarchy.has("pids")
-        && let Some(limits) = resources.pids()
-    {
-        let limit = limits.limit();
-        write(dir, "pids.max", Some(if limit > 0 { limit.to_string() } else { "max".to_owned() }.as_str()))?;
-    }
-    if hierarchy.has("devices") {
-        for rule in resources.devices().iter().flatten() {
+    if let (Some(rules), Some(dir)) = (resources.devices(), cgroup.v1_dir("devices")) {
+        for rule in rules {
             let file = if rule.allow() { "devices.allow" } else { "devices.deny" };
-            write(dir, file, Some(&rule_text(rule)))?;
+            control::write(&dir.join(file), &device_rule(rule)?)?;
         }
     }
     Ok(())
 }
 
-/// The limit on memory and swap together may never be below that on memory, so their order depends on where they are.
-fn memory(dir: &Path, limits: &LinuxMemory, warnings: &mut Vec<String>) -> Result<()> {
-    const BOTH: &str = "memory.memsw.limit_in_bytes";
-    let swap = match limits.swap() {
-        Some(_) if !dir.join(BOTH).exists() => {
-            warnings.push(
-                "Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without swap."
-                    .to_owned(),
-            );
-            None
-        }
-        other => other,
+/// Everything but memory, whose order depends on what is in force, and devices.
+fn settings(resources: &LinuxResources, blkio: Option<&Path>) -> Vec<Setting> {
+    let mut all = Vec::new();
+    if let Some(cpu) = resources.cpu() {
+        cpu_settings(cpu, &mut all);
+    }
+    if let Some(limit) = resources.pids().map(|pids| pids.limit()).filter(|limit| *limit != 0) {
+        let value = if limit < 0 { "max".to_owned() } else { limit.to_string() };
+        all.push(Setting::new("pids", "pids.max", value, w::PIDS));
+    }
+    if let Some(io) = resources.block_io() {
+        let is_bfq = blkio.is_some_and(|dir| dir.join("blkio.bfq.weight").exists());
+        io_settings(io, if is_bfq { "blkio.bfq." } else { "blkio." }, &mut all);
+    }
+    all
+}
+
+fn cpu_settings(cpu: &LinuxCpu, all: &mut Vec<Setting>) {
+    let mut cpu_file = |file: &str, value: Option<i64>, warning: &'static str| {
+        all.extend(value.filter(|value| *value != 0).map(|value| Setting::new("cpu", file, value, warning)));
     };
-    let grows = swap.is_some_and(|swap| {
-        let now = std::fs::read_to_string(dir.join(BOTH)).ok().and_then(|text| text.trim().parse::<i64>().ok());
-        swap == -1 || now.is_some_and(|now| swap > now)
-    });
-    if grows {
-        set(dir, BOTH, swap)?;
+    cpu_file("cpu.shares", cpu.shares().map(|shares| shares as i64), w::CPU_SHARES);
+    // The period first: a quota is checked against it. A burst must not pass the quota.
+    cpu_file("cpu.cfs_period_us", cpu.period().map(|period| period as i64), w::CPU_CFS);
+    cpu_file("cpu.cfs_quota_us", cpu.quota(), w::CPU_CFS);
+    cpu_file("cpu.cfs_burst_us", cpu.burst().map(|burst| burst as i64), w::CPU_BURST);
+    cpu_file("cpu.rt_period_us", cpu.realtime_period().map(|period| period as i64), w::CPU_REALTIME);
+    cpu_file("cpu.rt_runtime_us", cpu.realtime_runtime(), w::CPU_REALTIME);
+    cpu_file("cpu.idle", cpu.idle(), w::CPU_IDLE);
+    for (file, value) in [("cpuset.cpus", cpu.cpus()), ("cpuset.mems", cpu.mems())] {
+        let given = value.as_ref().filter(|value| !value.is_empty());
+        all.extend(given.map(|value| Setting::new("cpuset", file, value, w::CPUSET)));
     }
-    set(dir, "memory.limit_in_bytes", limits.limit().filter(|limit| *limit != 0))?;
-    if !grows {
-        set(dir, BOTH, swap.filter(|swap| *swap != 0))?;
+}
+
+fn io_settings(io: &LinuxBlockIo, weights: &str, all: &mut Vec<Setting>) {
+    if let Some(weight) = io.weight().filter(|weight| *weight != 0) {
+        all.push(Setting::new("blkio", format!("{weights}weight"), weight, w::IO_WEIGHT));
     }
-    set(dir, "memory.soft_limit_in_bytes", limits.reservation())?;
-    set(dir, "memory.swappiness", limits.swappiness().map(|value| value as i64))?;
-    if limits.disable_oom_killer() == Some(true) {
-        write(dir, "memory.oom_control", Some("1"))?;
+    for device in io.weight_device().iter().flatten() {
+        if let Some(weight) = device.weight() {
+            let value = format!("{}:{} {weight}", device.major(), device.minor());
+            all.push(Setting::new("blkio", format!("{weights}weight_device"), value, w::IO_WEIGHT_DEVICE));
+        }
+    }
+    let throttles = [
+        ("read_bps", io.throttle_read_bps_device(), w::IO_READ_BPS),
+        ("write_bps", io.throttle_write_bps_device(), w::IO_WRITE_BPS),
+        ("read_iops", io.throttle_read_iops_device(), w::IO_READ_IOPS),
+        ("write_iops", io.throttle_write_iops_device(), w::IO_WRITE_IOPS),
+    ];
+    for (kind, devices, warning) in throttles {
+        for device in devices.iter().flatten() {
+            let value = format!("{}:{} {}", device.major(), device.minor(), device.rate());
+            all.push(Setting::new("blkio", format!("blkio.throttle.{kind}_device"), value, warning));
+        }
+    }
+}
+
+fn apply_memory(dir: Option<&Path>, memory: &LinuxMemory, warnings: &mut Vec<String>) -> Result<()> {
+    let given = |value: Option<i64>| value.filter(|value| *value != 0);
+    let Some(dir) = dir else {
+        if given(memory.limit()).is_some() {
+            warn(warnings, w::MEMORY);
+        }
+        if given(memory.reservation()).is_some() {
+            warn(warnings, w::MEMORY_RESERVATION);
+        }
+        return Ok(());
+    };
+    apply_limits(dir, given(memory.limit()), given(memory.swap()), warnings)?;
+    let mut rest = Vec::new();
+    let mut file = |name: &str, value: Option<i64>, warning| {
+        rest.extend(value.map(|value| Setting::new("memory", name, value, warning)));
+    };
+    file("memory.soft_limit_in_bytes", given(memory.reservation()), w::MEMORY_RESERVATION);
+    file("memory.kmem.tcp.limit_in_bytes", given(memory.kernel_tcp()), w::KERNEL_MEMORY_TCP);
+    // Containers run with what the host has set where Docker says -1, which the spec can only leave out.
+    file("memory.swappiness", memory.swappiness().map(|value| value as i64), w::SWAPPINESS);
+    file("memory.oom_control", memory.disable_oom_killer().filter(|disable| *disable).map(i64::from), w::OOM_KILLER);
+    rest.iter().try_for_each(|setting| setting.write(Some(dir), warnings))?;
+    #[allow(deprecated)] // users still ask for it
+    if given(memory.kernel()).is_some() {
+        warn(warnings, w::KERNEL_MEMORY);
     }
     Ok(())
 }
 
-fn rule_text(rule: &LinuxDeviceCgroup) -> String {
-    let kind = match rule.typ() {
-        Some(LinuxDeviceType::B) => 'b',
-        Some(LinuxDeviceType::C | LinuxDeviceType::U) => 'c',
-        _ => return "a".to_owned(),
-    };
-    let number = |value: Option<i64>| value.filter(|value| *value >= 0).map_or("*".to_owned(), |value| value.to_string());
-    format!("{kind} {}:{} {}", number(rule.major()), number(rule.minor()), rule.access().as_deref().unwrap_or("rwm"))
-}
-
-fn set(dir: &Path, file: &str, value: Option<i64>) -> Result<()> {
-    write(dir, file, value.map(|value| value.to_string()).as_deref())
-}
-
-/// Writes a setting if there is one to be made. The file's name tells which limit was refused.
-pub fn write(dir: &Path, file: &str, value: Option<&str>) -> Result<()> {
-    let Some(value) = value else { return Ok(()) };
-    let path = dir.join(file);
-    let written = std::fs::File::options().write(true).open(&path).and_then(|mut file| file.write_all(value.as_bytes()));
-    match written {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Err(Error::unsupported(format!("this host's cgroups have no {file}, so the limit {value} can't be set")))
+/// The limit of memory, and that of memory and swap together. The kernel refuses a moment in which the first is above
+/// the second, so which is written first depends on what is in force.
+fn apply_limits(dir: &Path, limit: Option<i64>, swap: Option<i64>, warnings: &mut Vec<String>) -> Result<()> {
+    const LIMIT: &str = "memory.limit_in_bytes";
+    const SWAP: &str = "memory.memsw.limit_in_bytes";
+    let can_swap = dir.join(SWAP).exists();
+    // Without a limit of memory, one of both together would still hold it.
+    let swap = if limit == Some(-1) && swap.is_none() && can_swap { Some(-1) } else { swap };
+    if swap.is_some() && !can_swap {
+        if swap != Some(-1) {
+            warn(warnings, w::SWAP);
         }
-        other => other.at(&format!("write {value:?} to"), &path),
+    } else if let Some(swap) = swap {
+        let now = control::limit(&control::read(&dir.join(LIMIT))?);
+        // Raising, or from "no limit": then whatever is above `now` must make room first.
+        let raises = swap == -1 || now.is_some_and(|now| now < swap as u64);
+        if raises {
+            control::write(&dir.join(SWAP), &swap.to_string())?;
+        }
+        if let Some(limit) = limit {
+            write_limit(dir, LIMIT, limit)?;
+        }
+        if !raises {
+            write_limit(dir, SWAP, swap)?;
+        }
+        return Ok(());
+    }
+    limit.map_or(Ok(()), |limit| write_limit(dir, LIMIT, limit))
+}
+
+fn write_limit(dir: &Path, file: &str, limit: i64) -> Result<()> {
+    let error = match control::write(&dir.join(file), &limit.to_string()) {
+        Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => error,
+        other => return other,
+    };
+    let value = |file: &str| control::read(&dir.join(file)).unwrap_or_default();
+    let (now, peak) = (value("memory.usage_in_bytes"), value("memory.max_usage_in_bytes"));
+    Err(Error::busy(format!("unable to set memory limit to {limit} (current usage: {now}, peak usage: {peak})"))
+        .with_source(error))
+}
+
+/// A rule as the devices controller reads it. A rule for all kinds of devices is one for all devices.
+fn device_rule(rule: &LinuxDeviceCgroup) -> Result<String> {
+    let number = |number: Option<i64>| match number {
+        None | Some(-1) => "*".to_owned(),
+        Some(number) => number.to_string(),
+    };
+    let (major, minor) = (number(rule.major()), number(rule.minor()));
+    let access = rule.access().as_deref().filter(|access| !access.is_empty()).unwrap_or("rwm");
+    let bad = || Error::invalid(format!("invalid device rule {rule}"));
+    if !access.chars().all(|c| "rwm".contains(c)) {
+        return Err(bad());
+    }
+    match rule.typ().unwrap_or_default() {
+        LinuxDeviceType::A if major == "*" && minor == "*" => Ok("a".to_owned()),
+        LinuxDeviceType::B => Ok(format!("b {major}:{minor} {access}")),
+        LinuxDeviceType::C | LinuxDeviceType::U => Ok(format!("c {major}:{minor} {access}")),
+        LinuxDeviceType::A | LinuxDeviceType::P => Err(bad()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oci_spec::runtime::{LinuxMemoryBuilder, LinuxResourcesBuilder};
 
     #[test]
     fn device_rules_are_written_as_the_kernel_reads_them() {
-        let texts: Vec<String> = crate::spec::allowed_devices(false).iter().map(rule_text).collect();
+        let texts: Vec<String> = crate::spec::allowed_devices(false).iter().map(|rule| device_rule(rule).unwrap()).collect();
         assert_eq!(texts[..4], ["a", "c *:* m", "b *:* m", "c 1:3 rwm"]);
         assert_eq!(texts.last().unwrap(), "c 136:* rwm");
-    }
-
-    #[test]
-    fn a_limit_that_the_host_lacks_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let memory = LinuxMemoryBuilder::default().limit(1i64 << 20).swap(2i64 << 20).build().unwrap();
-        let resources = LinuxResourcesBuilder::default().memory(memory).build().unwrap();
-        let mut warnings = Vec::new();
-        let error = super::memory(dir.path(), resources.memory().as_ref().unwrap(), &mut warnings).unwrap_err();
-        assert!(error.to_string().contains("memory.limit_in_bytes"), "{error}");
-        assert!(warnings[0].contains("swap limit"), "{warnings:?}");
+        let rule: LinuxDeviceCgroup = serde_json::from_value(serde_json::json!({ "allow": true, "type": "p" })).unwrap();
+        assert_eq!(device_rule(&rule).unwrap_err().class(), fs_base::Class::Invalid);
     }
 }

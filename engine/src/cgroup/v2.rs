@@ -1,126 +1,241 @@
-//! Limits in the files of v2, converted as runc does. Source: Linux Documentation, admin-guide/cgroup-v2.rst.
+//! Limits in the words of cgroup v2. Source: the kernel's `Documentation/admin-guide/cgroup-v2.rst`; the conversions
+//! from the spec's words, which are v1's, are those that runc documents.
 
 use std::path::Path;
 
 use fs_base::{Error, Result};
-use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources};
 
-use super::hierarchy::Hierarchy;
-use super::v1::write;
+use super::control::{self, Setting, warn};
+use super::{Cgroup, warnings as w};
 
-/// The kernel's default period of processor time, in microseconds.
+/// What the kernel takes for a period where there is none, in microseconds.
 const PERIOD: u64 = 100_000;
 
-/// Writes what `resources` asks of the unified hierarchy. Limits of controllers that it lacks are v1's.
-pub fn apply(hierarchy: &Hierarchy, dir: &Path, resources: &LinuxResources, warnings: &mut Vec<String>) -> Result<()> {
-    if hierarchy.has("memory")
-        && let Some(limits) = resources.memory()
-    {
-        memory(dir, limits, warnings)?;
-    }
-    if hierarchy.has("cpu")
-        && let Some(limits) = resources.cpu()
-    {
-        cpu(dir, limits)?;
-    }
-    if hierarchy.has("cpuset")
-        && let Some(limits) = resources.cpu()
-    {
-        write(dir, "cpuset.cpus", limits.cpus().as_deref())?;
-        write(dir, "cpuset.mems", limits.mems().as_deref())?;
-    }
-    if hierarchy.has("pids")
-        && let Some(limits) = resources.pids()
-    {
-        write(dir, "pids.max", Some(&number(if limits.limit() > 0 { limits.limit() } else { -1 })))?;
-    }
-    Ok(())
+/// What v2 calls the controller of a v1 name.
+fn name_here(controller: &str) -> &str {
+    if controller == "blkio" { "io" } else { controller }
 }
 
-fn memory(dir: &Path, limits: &LinuxMemory, warnings: &mut Vec<String>) -> Result<()> {
-    let limit = limits.limit().filter(|limit| *limit != 0);
-    write(dir, "memory.max", limit.map(number).as_deref())?;
-    if let Some(swap) = swap(limit, limits.swap())? {
-        if dir.join("memory.swap.max").exists() {
-            write(dir, "memory.swap.max", Some(&number(swap)))?;
-        } else {
-            warnings.push(
-                "Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without swap."
-                    .to_owned(),
-            );
+/// Whether the v2 hierarchy limits this for the cgroup.
+pub(super) fn has(cgroup: &Cgroup, controller: &str) -> bool {
+    let list = |dir: &Path| control::read_if_there(&dir.join("cgroup.controllers")).ok().flatten().unwrap_or_default();
+    let there = cgroup.v2_dir().map(list).unwrap_or_default();
+    there.split(' ').any(|name| name == name_here(controller))
+}
+
+/// Sets those limits whose controller is in the v2 hierarchy.
+pub(super) fn apply(cgroup: &Cgroup, resources: &LinuxResources, warnings: &mut Vec<String>) -> Result<()> {
+    let here = |controller: &str| cgroup.v1_dir(controller).is_none() && has(cgroup, controller);
+    let dir = cgroup.v2_dir();
+    let mut all = Vec::new();
+    if let Some(memory) = resources.memory() {
+        if here("memory") {
+            check_before_update(dir, memory)?;
+        }
+        memory_settings(memory, &mut all)?;
+    }
+    if let Some(cpu) = resources.cpu() {
+        cpu_settings(cpu, &mut all);
+    }
+    if let Some(limit) = resources.pids().map(|pids| pids.limit()).filter(|limit| *limit != 0) {
+        all.push(Setting::new("pids", "pids.max", number(limit), w::PIDS));
+    }
+    if let Some(io) = resources.block_io() {
+        let is_bfq = dir.is_some_and(|dir| dir.join("io.bfq.weight").exists());
+        io_settings(io, is_bfq, &mut all);
+    }
+    for setting in &all {
+        if here(setting.controller) {
+            setting.write(dir, warnings)?;
+        } else if cgroup.is_pure_v2() {
+            warn(warnings, setting.discarded);
         }
     }
-    write(dir, "memory.low", limits.reservation().filter(|value| *value != 0).map(number).as_deref())?;
-    if limits.disable_oom_killer() == Some(true) {
-        warnings.push("OomKillDisable is not supported by cgroup v2: it is ignored".to_owned());
+    if cgroup.is_pure_v2() && resources.devices().iter().flatten().any(|rule| !rule.allow()) {
+        warn(warnings, w::DEVICES);
+    }
+    apply_unified(dir.filter(|_| cgroup.is_pure_v2()), resources)
+}
+
+/// The spec's own v2 files, as they are.
+fn apply_unified(dir: Option<&Path>, resources: &LinuxResources) -> Result<()> {
+    for (file, value) in resources.unified().iter().flatten() {
+        let Some(dir) = dir else {
+            return Err(Error::unsupported(format!("the resource limit {file} is not supported: this host has cgroup v1")));
+        };
+        if file.contains('/') || file.starts_with("cgroup.") || !file.contains('.') {
+            return Err(Error::invalid(format!("unified resource {file:?} must be the name of a controller's file")));
+        }
+        control::write(&dir.join(file), value)?;
     }
     Ok(())
 }
 
-/// v1 counts memory and swap together, v2 swap alone.
-fn swap(limit: Option<i64>, both: Option<i64>) -> Result<Option<i64>> {
-    match (limit, both) {
-        (_, None | Some(0)) => Ok(None),
-        (_, Some(-1)) => Ok(Some(-1)),
-        (Some(limit), Some(both)) if limit > 0 && both >= limit => Ok(Some(both - limit)),
-        (limit, Some(both)) => Err(Error::invalid(format!(
-            "memory and swap together ({both}) can't be limited to less than memory ({})",
-            limit.unwrap_or(-1)
-        ))),
-    }
-}
-
-fn cpu(dir: &Path, limits: &LinuxCpu) -> Result<()> {
-    let weight = limits.shares().filter(|shares| *shares != 0).map(weight);
-    write(dir, "cpu.weight", weight.map(|weight| weight.to_string()).as_deref())?;
-    if limits.quota().is_none() && limits.period().is_none() {
-        return Ok(());
-    }
-    let quota = limits.quota().filter(|quota| *quota > 0).map_or("max".to_owned(), |quota| quota.to_string());
-    let period = limits.period().filter(|period| *period > 0).unwrap_or(PERIOD);
-    write(dir, "cpu.max", Some(&format!("{quota} {period}")))
-}
-
-/// 2..=262144 shares, with 1024 the default, to a weight of 1..=10000, with 100 the default: runc's newer curve,
-/// through (2, 1), (1024, 100) and (262144, 10000).
-fn weight(shares: u64) -> u64 {
-    if shares >= 262_144 {
-        return 10_000;
-    }
-    let log = (shares.max(2) as f64).log2();
-    let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
-    10f64.powf(exponent).ceil() as u64
-}
-
-/// -1 is "no limit".
+/// `max` for none.
 fn number(value: i64) -> String {
-    if value == -1 { "max".to_owned() } else { value.to_string() }
+    if value < 0 { "max".to_owned() } else { value.to_string() }
+}
+
+fn memory_settings(memory: &LinuxMemory, all: &mut Vec<Setting>) -> Result<()> {
+    let given = |value: Option<i64>| value.filter(|value| *value != 0);
+    let limit = given(memory.limit());
+    if let Some(swap) = swap_alone(limit, given(memory.swap()))? {
+        // A kernel without swap accounting limits swap neither to none nor at all.
+        let warning = if swap > 0 { w::SWAP } else { "" };
+        all.push(Setting::new("memory", "memory.swap.max", number(swap), warning));
+    }
+    all.extend(limit.map(|limit| Setting::new("memory", "memory.max", number(limit), w::MEMORY)));
+    let reservation = given(memory.reservation());
+    all.extend(reservation.map(|value| Setting::new("memory", "memory.low", number(value), w::MEMORY_RESERVATION)));
+    // These are of v1 alone: the file is one that no kernel has.
+    #[allow(deprecated)] // users still ask for it
+    let of_v1 = [
+        (given(memory.kernel()).is_some(), w::KERNEL_MEMORY),
+        (given(memory.kernel_tcp()).is_some(), w::KERNEL_MEMORY_TCP),
+        (memory.swappiness().is_some(), w::SWAPPINESS),
+        (memory.disable_oom_killer() == Some(true), w::OOM_KILLER),
+    ];
+    all.extend(of_v1.iter().filter(|(given, _)| *given).map(|(_, text)| Setting::new("memory", "memory.(v1)", "", text)));
+    Ok(())
+}
+
+/// v1 limits memory and swap together, v2 swap alone.
+fn swap_alone(limit: Option<i64>, both: Option<i64>) -> Result<Option<i64>> {
+    match (limit, both) {
+        (Some(-1), None) | (_, Some(-1)) => Ok(Some(-1)),
+        (_, None) => Ok(None),
+        (None, Some(_)) => Err(Error::invalid("unable to set swap limit without memory limit")),
+        (Some(limit), Some(_)) if limit < 0 => Err(Error::invalid(format!("invalid memory value: {limit}"))),
+        (Some(limit), Some(both)) if both < limit => {
+            Err(Error::invalid(format!("memory+swap limit should be >= memory limit ({both} < {limit})")))
+        }
+        (Some(limit), Some(both)) => Ok(Some(both - limit)),
+    }
+}
+
+/// v2 takes a limit below what is in use, and ends processes to get there; who asks for it is told instead.
+fn check_before_update(dir: Option<&Path>, memory: &LinuxMemory) -> Result<()> {
+    let (Some(dir), Some(true), Some(limit @ 1..)) = (dir, memory.check_before_update(), memory.limit()) else {
+        return Ok(());
+    };
+    let usage = control::read_if_there(&dir.join("memory.current"))?.and_then(|text| control::limit(&text)).unwrap_or(0);
+    if usage > limit as u64 {
+        return Err(Error::busy(format!("rejecting memory limit {limit} < usage {usage}")));
+    }
+    Ok(())
+}
+
+fn cpu_settings(cpu: &LinuxCpu, all: &mut Vec<Setting>) {
+    let mut file = |controller, name: &str, value: Option<String>, warning| {
+        all.extend(value.map(|value| Setting::new(controller, name, value, warning)));
+    };
+    if let Some(idle) = cpu.idle() {
+        file("cpu", "cpu.idle", Some(idle.to_string()), w::CPU_IDLE);
+    }
+    // An idle cgroup has no weight.
+    let shares = cpu.shares().filter(|shares| *shares != 0 && cpu.idle() != Some(1));
+    file("cpu", "cpu.weight", shares.map(|shares| weight_of_shares(shares).to_string()), w::CPU_SHARES);
+    let (quota, period) = (cpu.quota().unwrap_or(0), cpu.period().unwrap_or(0));
+    if quota != 0 || period != 0 {
+        let quota = if quota > 0 { quota.to_string() } else { "max".to_owned() };
+        let period = if period == 0 { PERIOD } else { period };
+        file("cpu", "cpu.max", Some(format!("{quota} {period}")), w::CPU_CFS);
+    }
+    file("cpu", "cpu.max.burst", cpu.burst().map(|burst| burst.to_string()), w::CPU_BURST);
+    let realtime = cpu.realtime_period().unwrap_or(0) != 0 || cpu.realtime_runtime().unwrap_or(0) != 0;
+    file("cpu", "cpu.(v1)", realtime.then(String::new), w::CPU_REALTIME);
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    file("cpuset", "cpuset.cpus", given(cpu.cpus()), w::CPUSET);
+    file("cpuset", "cpuset.mems", given(cpu.mems()), w::CPUSET);
+}
+
+/// cpu.shares (2 to 262144, 1024 by default) as cpu.weight (1 to 10000, 100 by default): the curve through these three
+/// points that runc 1.3.2 and crun 1.23 went over to.
+fn weight_of_shares(shares: u64) -> u64 {
+    match shares {
+        0..=2 => 1,
+        262_144.. => 10_000,
+        _ => {
+            let log = (shares as f64).log2();
+            let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
+            10_f64.powf(exponent).ceil() as u64
+        }
+    }
+}
+
+/// blkio.weight (10 to 1000) as io.weight (1 to 10000).
+fn io_weight(weight: u16) -> u64 {
+    1 + u64::from(weight.saturating_sub(10)) * 9999 / 990
+}
+
+fn io_settings(io: &LinuxBlockIo, is_bfq: bool, all: &mut Vec<Setting>) {
+    let (file, convert): (_, fn(u16) -> u64) = if is_bfq { ("io.bfq.weight", u64::from) } else { ("io.weight", io_weight) };
+    if let Some(weight) = io.weight().filter(|weight| *weight != 0) {
+        all.push(Setting::new("io", file, convert(weight), w::IO_WEIGHT));
+    }
+    for device in io.weight_device().iter().flatten() {
+        if let Some(weight) = device.weight() {
+            let value = format!("{}:{} {}", device.major(), device.minor(), convert(weight));
+            all.push(Setting::new("io", file, value, w::IO_WEIGHT_DEVICE));
+        }
+    }
+    let throttles = [
+        ("rbps", io.throttle_read_bps_device(), w::IO_READ_BPS),
+        ("wbps", io.throttle_write_bps_device(), w::IO_WRITE_BPS),
+        ("riops", io.throttle_read_iops_device(), w::IO_READ_IOPS),
+        ("wiops", io.throttle_write_iops_device(), w::IO_WRITE_IOPS),
+    ];
+    for (key, devices, warning) in throttles {
+        for device in devices.iter().flatten() {
+            // 0 is none in the words of v1.
+            let rate = if device.rate() == 0 { "max".to_owned() } else { device.rate().to_string() };
+            let value = format!("{}:{} {key}={rate}", device.major(), device.minor());
+            all.push(Setting::new("io", "io.max", value, warning));
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oci_spec::runtime::{LinuxCpuBuilder, LinuxMemoryBuilder};
+    use serde_json::json;
 
-    #[test]
-    fn shares_become_weights() {
-        assert_eq!((weight(2), weight(1024), weight(262_144)), (1, 100, 10_000));
-        assert!(weight(512) < 100 && weight(2048) > 100);
+    fn written(resources: serde_json::Value) -> Vec<String> {
+        let resources: LinuxResources = serde_json::from_value(resources).unwrap();
+        let mut all = Vec::new();
+        resources.memory().iter().for_each(|memory| memory_settings(memory, &mut all).unwrap());
+        resources.cpu().iter().for_each(|cpu| cpu_settings(cpu, &mut all));
+        resources.block_io().iter().for_each(|io| io_settings(io, false, &mut all));
+        all.iter().filter(|set| !set.file.ends_with("(v1)")).map(|set| format!("{}={}", set.file, set.value)).collect()
     }
 
     #[test]
-    fn limits_are_converted_and_written() {
-        let dir = tempfile::tempdir().unwrap();
-        for file in ["memory.max", "memory.swap.max", "memory.low", "cpu.weight", "cpu.max"] {
-            std::fs::write(dir.path().join(file), "").unwrap();
+    fn shares_become_weights() {
+        assert_eq!((weight_of_shares(2), weight_of_shares(1024), weight_of_shares(262_144)), (1, 100, 10_000));
+        assert!(weight_of_shares(512) < 100 && weight_of_shares(2048) > 100);
+        assert_eq!((io_weight(10), io_weight(1000)), (1, 10_000));
+    }
+
+    #[test]
+    fn limits_are_converted() {
+        let memory = json!({ "limit": 100, "swap": 300, "reservation": 50 });
+        let expected = ["memory.swap.max=200", "memory.max=100", "memory.low=50"];
+        assert_eq!(written(json!({ "memory": memory })), expected);
+        assert_eq!(written(json!({ "memory": { "limit": -1 } })), ["memory.swap.max=max", "memory.max=max"]);
+        assert_eq!(written(json!({ "memory": { "limit": 0, "swap": 0, "reservation": 0 } })), Vec::<String>::new());
+        assert_eq!(written(json!({ "cpu": { "quota": 50_000 } })), ["cpu.max=50000 100000"]);
+        assert_eq!(written(json!({ "cpu": { "quota": -1, "period": 1000 } })), ["cpu.max=max 1000"]);
+        assert_eq!(written(json!({ "cpu": { "shares": 0, "quota": 0, "cpus": "" } })), Vec::<String>::new());
+        let io = json!({ "weight": 10, "throttleReadBpsDevice": [{ "major": 8, "minor": 1, "rate": 7 }] });
+        assert_eq!(written(json!({ "blockIO": io })), ["io.weight=1", "io.max=8:1 rbps=7"]);
+    }
+
+    #[test]
+    fn swap_that_makes_no_sense_is_refused() {
+        for (limit, both) in [(None, Some(5)), (Some(100), Some(50)), (Some(-1), Some(50))] {
+            assert_eq!(swap_alone(limit, both).unwrap_err().class(), fs_base::Class::Invalid);
         }
-        let limits = LinuxMemoryBuilder::default().limit(100i64).swap(300i64).reservation(50i64).build().unwrap();
-        memory(dir.path(), &limits, &mut Vec::new()).unwrap();
-        cpu(dir.path(), &LinuxCpuBuilder::default().quota(50_000i64).build().unwrap()).unwrap();
-        let text = |file: &str| std::fs::read_to_string(dir.path().join(file)).unwrap();
-        assert_eq!((text("memory.max"), text("memory.swap.max"), text("memory.low")), ("100".into(), "200".into(), "50".into()));
-        assert_eq!((text("cpu.max"), text("cpu.weight")), ("50000 100000".into(), String::new()));
-        assert!(swap(Some(100), Some(50)).is_err());
-        assert_eq!(swap(Some(100), Some(-1)).unwrap(), Some(-1));
+        assert_eq!((swap_alone(Some(100), Some(-1)).unwrap(), swap_alone(Some(5), Some(5)).unwrap()), (Some(-1), Some(0)));
     }
 }
