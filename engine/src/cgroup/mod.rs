@@ -12,6 +12,7 @@
 mod control;
 mod hierarchy;
 mod kill;
+mod stats;
 mod v1;
 mod v2;
 mod warnings;
@@ -25,6 +26,7 @@ use fs_base::{Error, IoContext, Result};
 use oci_spec::runtime::LinuxResources;
 
 use hierarchy::Hierarchy;
+pub use stats::{BlockIo, Cpu, Memory, Pids, Stats};
 
 /// In which cgroup containers have theirs.
 pub const DEFAULT_PARENT: &str = "/fsd";

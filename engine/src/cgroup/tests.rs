@@ -212,6 +212,20 @@ fn what_the_host_can_not_do_is_told_and_what_the_kernel_refuses_leaves_nothing()
 }
 
 #[test]
+fn what_it_uses_is_counted() {
+    let Some(held) = held(serde_json::json!({ "memory": { "limit": 64 << 20 }, "pids": { "limit": 7 } })) else { return };
+    let mut child = shell(&held.0, "while :; do :; done");
+    wait_until_in(&mut child);
+    wait_for("it uses a processor", || held.0.stats().unwrap().cpu.total > 20_000_000);
+    let stats = held.0.stats().unwrap();
+    assert!(stats.cpu.user + stats.cpu.system > 0, "{:?}", stats.cpu);
+    assert_eq!((stats.pids, stats.memory.limit), (Pids { current: 1, limit: Some(7) }, Some(64 << 20)));
+    assert!(stats.memory.usage > 0 && stats.memory.stats.len() > 10, "{:?}", stats.memory);
+    held.0.kill_all().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
 fn a_parent_outside_of_the_hierarchy_is_refused() {
     let error = Cgroup::create(Some("/a/../../b"), "x", &LinuxResources::default()).unwrap_err();
     assert!(error.to_string().contains("cgroup parent"), "{error}");
