@@ -77,9 +77,10 @@ impl Daemon {
 
     /// The memory of each of its shims.
     pub fn shims(&self) -> Result<Vec<Memory>> {
+        // By the name that it was started by: what a process runs may be a file that nobody else can see.
         let is_shim = |pid: &u32| {
-            let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-            program.file_name().is_some_and(|name| name.to_string_lossy().contains("shim"))
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|&byte| byte == 0).next().is_some_and(|name| String::from_utf8_lossy(name).contains("shim"))
         };
         processes_of(&self.own)?.into_iter().filter(is_shim).map(memory).collect()
     }
