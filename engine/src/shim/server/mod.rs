@@ -12,6 +12,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use fs_base::sys::memory;
 use fs_base::sys::mount::Mount;
 use fs_base::{Error, IoContext, Result};
 use oci_spec::runtime::Spec;
@@ -27,6 +28,8 @@ use session::{Kind, Session, Token};
 
 /// How long clients may take for the rest of the output after the container has ended.
 const LINGER: Duration = Duration::from_secs(10);
+/// How long nothing may come until the shim rests. Longer than a start takes, and a short container lives.
+const REST: Duration = Duration::from_secs(1);
 /// Bytes that one read takes.
 const BUFFER: usize = 32 << 10;
 /// Ends of further processes that nobody asked about yet.
@@ -62,6 +65,8 @@ struct Shim {
     exit: Option<(Exit, Instant)>,
     connections: Vec<Connection>,
     waiting: Vec<Waiter>,
+    /// Nothing was asked for since its code was given back.
+    is_resting: bool,
 }
 
 /// A container that waits, without its process.
@@ -123,6 +128,7 @@ impl Shim {
             exit: None,
             connections: Vec::new(),
             waiting: Vec::new(),
+            is_resting: false,
         };
         Ok((shim, warnings))
     }
@@ -147,6 +153,10 @@ impl Shim {
         let mut buffer = vec![0; BUFFER];
         while !self.is_done() {
             let answers = self.wait()?;
+            if answers.is_empty() && !self.is_resting {
+                memory::give_back_code();
+                self.is_resting = true;
+            }
             self.work(answers, &mut buffer)?;
             self.collect()?;
         }
@@ -189,7 +199,8 @@ impl Shim {
     fn timeout(&self) -> Option<Timespec> {
         let sessions = self.execs.iter().map(|(_, session)| session).chain([&self.main]);
         let linger = self.exit.map(|(_, when)| when + LINGER);
-        let next = sessions.filter_map(Session::deadline).chain(linger).min()?;
+        let rest = (!self.is_resting).then(|| Instant::now() + REST);
+        let next = sessions.filter_map(Session::deadline).chain(linger).chain(rest).min()?;
         let left = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         Some(Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) })
     }

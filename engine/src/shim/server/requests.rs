@@ -65,6 +65,7 @@ impl Shim {
     }
 
     fn deal(&mut self, request: Request, mut socket: UnixStream) -> Result<()> {
+        self.is_resting = false;
         socket.set_nonblocking(false).at("configure", "connection")?;
         let reply = match request {
             Request::Start => self.start(),

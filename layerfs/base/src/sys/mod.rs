@@ -3,6 +3,7 @@
 pub mod copy;
 pub mod loop_device;
 pub mod map;
+pub mod memory;
 pub mod mount;
 pub mod pid;
 pub mod process;
