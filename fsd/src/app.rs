@@ -1,7 +1,7 @@
 //! The parts of the daemon, put together.
 
 use std::path::PathBuf;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use engine::shim::Client;
 use fs_base::lock::Lock;
@@ -39,8 +39,17 @@ pub struct App {
     /// What is thrown away and not gone yet.
     pub trash: Trash,
     /// Held for reading while layers are added that nothing refers to yet, for writing while such layers are removed.
-    pub collecting: RwLock<()>,
+    collecting: RwLock<()>,
     _lock: Lock,
+}
+
+/// Layers are being added. Afterwards the memory that this took, which grows with their trees, is given back.
+pub struct Adding<'a>(#[expect(dead_code, reason = "held, not looked at")] RwLockReadGuard<'a, ()>);
+
+impl Drop for Adding<'_> {
+    fn drop(&mut self) {
+        fs_base::sys::memory::give_back_heap();
+    }
 }
 
 impl App {
@@ -76,6 +85,11 @@ impl App {
             }
         }
         self.store.sweep()
+    }
+
+    /// Keeps layers that nothing refers to yet from being removed, until it is dropped.
+    pub fn adding(&self) -> Adding<'_> {
+        Adding(self.collecting.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Removes the layers that no image refers to, and gives back their space. If layers are being loaded, that is

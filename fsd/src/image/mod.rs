@@ -21,7 +21,7 @@ pub use remove::{Removed, prune, remove};
 /// Loads an archive and records its images.
 pub fn load(app: &App, input: &mut (dyn Read + Send)) -> Result<Vec<Loaded>> {
     let images = {
-        let _adding = app.collecting.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _adding = app.adding();
         let images = load::load(&app.store, input, app.config.limits, &|built| app.db.add_layer(&row_of(built)))?;
         for image in &images {
             app.db.add_image(&image.id, &image.config, &image.layers, None, &image.tags)?;
@@ -49,7 +49,7 @@ pub fn row_of(built: &Built) -> LayerRow {
 /// Makes an image of one layer out of a root filesystem's tar.
 pub fn import(app: &App, input: &mut (dyn Read + Send), name: &str, message: &str) -> Result<Digest> {
     let reference = if name.is_empty() { None } else { Some(name.parse::<Reference>()?) };
-    let _adding = app.collecting.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _adding = app.adding();
     let options = layerfs::ingest::IngestOptions { limits: app.config.limits, ..Default::default() };
     let built = app.store.ingest(input, &options)?;
     app.db.add_layer(&row_of(&built))?;

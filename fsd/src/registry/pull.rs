@@ -33,7 +33,7 @@ pub struct Request {
 /// Pulls an image. `tell` is given each line of progress in Docker's shape; the first one comes when the registry
 /// has answered for the manifest.
 pub fn pull(app: &App, request: &Request, tell: &(dyn Fn(Value) + Sync)) -> Result<()> {
-    let _adding = app.collecting.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _adding = app.adding();
     let reference = &request.reference;
     let wanted = reference.digest.map_or_else(|| reference.tag_or_latest().to_owned(), |digest| digest.to_string());
     let (repository, top) = resolve(app, request, &wanted)?;

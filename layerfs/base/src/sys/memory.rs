@@ -13,6 +13,16 @@ pub fn give_back_code() {
     }
 }
 
+/// Gives freed memory back that the allocator keeps for later. For a process that has done something large and may not
+/// do the like for long. Only glibc's allocator keeps it and can be asked.
+pub fn give_back_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: any thread may call it at any time; nothing that is in use is touched.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Start and length of the mapping, if it is one of a file's code. Source: proc_pid_maps(5).
 fn code_of(line: &str) -> Option<(usize, usize)> {
     let mut fields = line.split_ascii_whitespace();
