@@ -136,6 +136,21 @@ impl Daemon {
             .unwrap()
     }
 
+    /// The docker CLI on its socket, with something to read.
+    pub fn docker_with(&self, arguments: &[&str], input: &str) -> Output {
+        use std::io::Write;
+        let mut child = Command::new("timeout")
+            .args(["60", "docker", "-H", &format!("unix://{}", self.socket().display())])
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    }
+
     /// `ctl` on its socket.
     pub fn ctl(&self, arguments: &[&str]) -> Output {
         Command::new("timeout")
@@ -167,6 +182,15 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // Containers outlive their daemon.
+        for container in std::fs::read_dir(self.dir().join("run/containers")).into_iter().flatten().flatten() {
+            let shim = engine::shim::Client::new(&container.path());
+            let _ = shim.kill(rustix::process::Signal::KILL.as_raw());
+            let end = Instant::now() + Duration::from_secs(5);
+            while shim.state().is_ok() && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
         // A failed test must not leave a mount in the way of its folder's removal.
         for mount in fs_base::sys::mount::mount_table().unwrap_or_default() {
             if mount.target.starts_with(self.dir.path()) {

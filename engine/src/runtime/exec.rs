@@ -39,20 +39,22 @@ pub struct Exec<'a> {
 pub fn exec(request: Exec<'_>) -> Result<(pid::Process, Option<OwnedFd>)> {
     let joiner = request.cgroup.joiner()?;
     let (ours, theirs) = Channel::pair()?;
+    // Its own, because the process that stays may speak before the one that made it.
+    let (number, tell_number) = Channel::pair()?;
     let options = ForkOptions { into_cgroup: request.cgroup.unified_dir(), ..ForkOptions::default() };
     let between = match fork(&options)? {
         Forked::Child => {
-            drop(ours);
-            let result = joiner.join_self().and_then(|()| enter(request, &theirs));
+            drop((ours, number));
+            let result = joiner.join_self().and_then(|()| enter(request, theirs, &tell_number));
             if let Err(error) = result {
-                theirs.send_failure(&error);
+                tell_number.send_failure(&error);
             }
             exit_now(0)
         }
         Forked::Parent(child) => child,
     };
-    drop(theirs);
-    let process = ours.wait_for_pid().and_then(pid::Process::open);
+    drop((theirs, tell_number));
+    let process = number.wait_for_pid().and_then(pid::Process::open);
     reap(between.pidfd.as_fd())?;
     let process = process?;
     let started = ours.wait_for_ready().and_then(|ready| {
@@ -70,7 +72,7 @@ pub fn exec(request: Exec<'_>) -> Result<(pid::Process, Option<OwnedFd>)> {
 }
 
 /// In the process in between: joins the container, and makes the process that stays, whose parent is the caller.
-fn enter(request: Exec<'_>, channel: &Channel) -> Result<()> {
+fn enter(request: Exec<'_>, channel: Channel, tell_number: &Channel) -> Result<()> {
     let mut warnings = Vec::new();
     set_oom_score(request.process, &mut warnings)?;
     // Nobody in the container may look into a process that is half in it. (CVE-2019-5736, CVE-2019-14271)
@@ -80,10 +82,13 @@ fn enter(request: Exec<'_>, channel: &Channel) -> Result<()> {
         |error| if error.class() == Class::NotFound { Error::conflict("the container is not running") } else { error },
     )?;
     match fork(&ForkOptions { sibling: true, ..ForkOptions::default() }) {
-        Ok(Forked::Parent(child)) => channel.send_pid(child.pid),
+        Ok(Forked::Parent(child)) => {
+            drop(channel);
+            tell_number.send_pid(child.pid)
+        }
         Ok(Forked::Child) => {
             let error = match set_up(request.stdio) {
-                Ok(console) => become_program(request.process, request.filter, &mut warnings, console, channel),
+                Ok(console) => become_program(request.process, request.filter, &mut warnings, console, &channel),
                 Err(error) => error,
             };
             channel.send_failure(&error);

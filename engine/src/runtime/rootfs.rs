@@ -88,7 +88,7 @@ impl<'a> Rootfs<'a> {
             let made = match (source, mount.typ().as_deref()) {
                 (Some(source), _) => self.bind(source, target, &options),
                 (None, Some("cgroup" | "cgroup2")) => self.cgroups(target, &options, hierarchies),
-                (None, Some(typ)) => self.new_fs(typ, target, &options),
+                (None, Some(typ)) => self.new_fs(typ, target, mount.source().as_deref(), &options),
                 (None, None) => Err(Error::invalid("it has no type")),
             };
             made.map_err(|error| error.context(format!("error mounting {} to rootfs", target.display())))?;
@@ -106,7 +106,7 @@ impl<'a> Rootfs<'a> {
         source.mount.attach_at(place.as_fd(), Path::new(""))
     }
 
-    fn new_fs(&mut self, typ: &str, target: &Path, options: &Options) -> Result<()> {
+    fn new_fs(&mut self, typ: &str, target: &Path, source: Option<&Path>, options: &Options) -> Result<()> {
         if !matches!(typ, "proc" | "sysfs" | "tmpfs" | "devpts" | "mqueue") {
             return Err(Error::unsupported(format!("file system type {typ:?} is not supported by the built-in runtime")));
         }
@@ -119,6 +119,7 @@ impl<'a> Rootfs<'a> {
             refuse_proc(&place, target)?;
         }
         let context = FsContext::open(typ)?;
+        context.string("source", source.unwrap_or(Path::new(typ)))?;
         for (key, value) in &options.data {
             match value {
                 Some(value) => context.string(key, value.as_str())?,

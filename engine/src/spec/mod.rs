@@ -44,7 +44,9 @@ const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", 
 pub fn build(container: &Container, root: &Root) -> Result<Spec> {
     let mut spec = Spec::default();
     spec.set_version("1.2.0".to_owned());
-    spec.set_root(Some(oci_spec::runtime::Root::default()));
+    let mut tree = oci_spec::runtime::Root::default();
+    tree.set_readonly(Some(container.read_only_root));
+    spec.set_root(Some(tree));
     spec.set_hostname((container.uts == Namespace::Private).then(|| container.hostname.clone()));
     let domainname =
         (container.uts == Namespace::Private && !container.domainname.is_empty()).then(|| container.domainname.clone());
