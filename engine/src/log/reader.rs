@@ -14,6 +14,9 @@ use serde::Deserialize;
 
 use super::{Stream, rotated};
 
+/// No line is longer: 16 KiB of output, every byte escaped, and some more. What is longer is garbage.
+const LINE_MAX: u64 = 1 << 20;
+
 /// What a reader wants.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Query {
@@ -60,26 +63,15 @@ pub struct Reader {
     file: Option<BufReader<File>>,
     later: Vec<BufReader<File>>,
     line: Vec<u8>,
+    /// Whether the start of the line was thrown away, as no line is so long.
+    is_garbage: bool,
     watch: Option<std::os::fd::OwnedFd>,
 }
 
 impl Reader {
     /// Opens the log at `path`, which need not be there yet.
     pub fn open(path: &Path, query: Query) -> Result<Reader> {
-        let mut files = Vec::new();
-        // Newest first, so that a rotation meanwhile shows a file twice rather than not at all.
-        for number in 0.. {
-            let name = if number == 0 { path.to_owned() } else { rotated(path, number) };
-            match File::open(&name) {
-                Ok(file) => files.push(file),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => break,
-                Err(error) => return Err(error).at("open", &name),
-            }
-        }
-        files.dedup_by(|a, b| match (a.metadata(), b.metadata()) {
-            (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
-            _ => false,
-        });
+        let mut files = open_all(path)?;
         if let Some(mut wanted) = query.tail {
             let mut kept = 0;
             for file in &mut files {
@@ -93,23 +85,32 @@ impl Reader {
         }
         let mut later: Vec<_> = files.into_iter().map(BufReader::new).collect();
         let file = later.pop();
-        Ok(Reader { path: path.to_owned(), query, file, later, line: Vec::new(), watch: None })
+        Ok(Reader { path: path.to_owned(), query, file, later, line: Vec::new(), is_garbage: false, watch: None })
     }
 
     /// The next line. `None`: that is all for now; asked again later it goes on.
     pub fn read(&mut self) -> Result<Option<Record>> {
         loop {
-            if self.file.is_none() && !self.reopen()? {
-                return Ok(None);
-            }
-            let Some(file) = &mut self.file else { return Ok(None) };
-            file.read_until(b'\n', &mut self.line).at("read", &self.path)?;
-            if self.line.last() != Some(&b'\n') {
+            let Some(file) = &mut self.file else {
                 if self.next_file()? {
-                    self.line.clear();
                     continue;
                 }
                 return Ok(None);
+            };
+            let room = LINE_MAX - self.line.len() as u64;
+            file.by_ref().take(room).read_until(b'\n', &mut self.line).at("read", &self.path)?;
+            if self.line.last() != Some(&b'\n') {
+                if self.line.len() as u64 == LINE_MAX {
+                    self.line.clear();
+                    self.is_garbage = true;
+                } else if !self.next_file()? {
+                    return Ok(None);
+                }
+                continue;
+            }
+            if std::mem::take(&mut self.is_garbage) {
+                self.line.clear();
+                continue;
             }
             let record = parse(&self.line);
             self.line.clear();
@@ -122,37 +123,55 @@ impl Reader {
         }
     }
 
-    /// After the end of one file: whether there is a further one.
+    /// After the end of one file: whether there is more, in it or in a further one.
     fn next_file(&mut self) -> Result<bool> {
-        if let Some(next) = self.later.pop() {
-            self.file = Some(next);
-            return Ok(true);
-        }
-        let Some(file) = &self.file else { return Ok(false) };
-        let (ours, now) = (file.get_ref().metadata().at("stat", &self.path)?, std::fs::metadata(&self.path));
-        let rotated_away = now.is_ok_and(|now| (now.dev(), now.ino()) != (ours.dev(), ours.ino()));
-        if rotated_away {
-            // Nothing is added to a file after its rotation: what it has was read, unless it came just now.
-            let mut probe = file.get_ref();
-            let at = probe.stream_position().at("seek", &self.path)?;
-            if at >= ours.len() {
-                self.file = None;
-                return self.reopen();
+        if self.later.is_empty() {
+            let Some(file) = &mut self.file else {
+                self.later = open_all(&self.path)?.into_iter().map(BufReader::new).collect();
+                return Ok(self.move_on());
+            };
+            let ours = identity(file.get_ref());
+            let is_newest = match std::fs::metadata(&self.path) {
+                Ok(newest) => ours == Some((newest.dev(), newest.ino())),
+                Err(_) => true,
+            };
+            let length = file.get_ref().metadata().at("stat", &self.path)?.len();
+            let at = file.stream_position().at("seek", &self.path)?;
+            if at != length {
+                // More has come since, or somebody has cut it: then what it has now is new.
+                if at > length {
+                    file.seek(SeekFrom::Start(0)).at("seek", &self.path)?;
+                    self.line.clear();
+                }
+                return Ok(length > 0);
             }
+            if is_newest {
+                return Ok(false);
+            }
+            // Nothing is added to a file after its rotation. Others may have come and been rotated meanwhile.
+            let mut newer = open_all(&self.path)?;
+            if let Some(known) = newer.iter().position(|other| identity(other) == ours) {
+                newer.truncate(known);
+            }
+            self.later = newer.into_iter().map(BufReader::new).collect();
         }
-        Ok(false)
+        Ok(self.move_on())
     }
 
-    /// Opens the newest file from its start. If several rotations happened since, the oldest that is new to us.
-    fn reopen(&mut self) -> Result<bool> {
-        match File::open(&self.path) {
-            Ok(file) => {
-                self.file = Some(BufReader::new(file));
-                Ok(true)
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error).at("open", &self.path),
+    fn move_on(&mut self) -> bool {
+        let next = self.later.pop();
+        let moved = next.is_some();
+        if moved {
+            self.file = next;
+            self.line.clear();
+            self.is_garbage = false;
         }
+        moved
+    }
+
+    #[cfg(test)]
+    pub(super) fn buffered(&self) -> usize {
+        self.line.capacity()
     }
 
     /// Waits until the log may have grown, or this long.
@@ -174,6 +193,29 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+/// Which file this is, whatever its name.
+fn identity(file: &File) -> Option<(u64, u64)> {
+    file.metadata().ok().map(|found| (found.dev(), found.ino()))
+}
+
+/// The log's files, newest first. A file moves up by one name in a rotation: looked for in this order, it is found
+/// twice at worst, and a name that is free for that moment doesn't hide those after it.
+fn open_all(path: &Path) -> Result<Vec<File>> {
+    let mut files = Vec::new();
+    let mut free = 0;
+    for number in 0.. {
+        let name = if number == 0 { path.to_owned() } else { rotated(path, number) };
+        match File::open(&name) {
+            Ok(file) => files.push(file),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).at("open", &name),
+            Err(_) if free == 1 => break,
+            Err(_) => free += 1,
+        }
+    }
+    files.dedup_by(|a, b| identity(a) == identity(b));
+    Ok(files)
 }
 
 impl Query {
@@ -223,6 +265,9 @@ fn seek_to_tail(file: &mut File, query: &Query, wanted: u64, path: &Path) -> Res
             stop = begin;
         }
         tail.truncate(whole_from);
+        if tail.len() as u64 > LINE_MAX {
+            tail.clear();
+        }
     }
     file.seek(SeekFrom::Start(if wanted == 0 { end } else { place })).at("seek", path)?;
     Ok(found)

@@ -31,6 +31,9 @@ pub struct Writer {
     partial: [Vec<u8>; 2],
     /// What one write takes; kept to spare its allocation.
     out: Vec<u8>,
+    /// How many lines are in it.
+    waiting: u64,
+    lost: u64,
 }
 
 impl Writer {
@@ -47,10 +50,27 @@ impl Writer {
                 size += 1;
             }
         }
-        Ok(Writer { path: path.to_owned(), file, size, options, partial: [Vec::new(), Vec::new()], out: Vec::new() })
+        Ok(Writer {
+            path: path.to_owned(),
+            file,
+            size,
+            options,
+            partial: [Vec::new(), Vec::new()],
+            out: Vec::new(),
+            waiting: 0,
+            lost: 0,
+        })
+    }
+
+    /// How many lines could not be written, as the disk was full, say.
+    pub fn lost(&self) -> u64 {
+        self.lost
     }
 
     /// Logs output as it comes. What does not end in a newline waits for the rest of its line.
+    ///
+    /// After an error the lines of this call are lost or, if only the rotation failed, in the old file; the log goes on
+    /// with the next call.
     pub fn write(&mut self, stream: Stream, bytes: &[u8]) -> Result<()> {
         let time = now();
         let mut rest = bytes;
@@ -65,6 +85,7 @@ impl Writer {
             rest = &rest[end..];
             if whole {
                 encode(&mut self.out, stream, &partial, &time);
+                self.waiting += 1;
                 partial.clear();
             }
         }
@@ -79,6 +100,7 @@ impl Writer {
             let partial = std::mem::take(&mut self.partial[stream as usize]);
             if !partial.is_empty() {
                 encode(&mut self.out, stream, &partial, &time);
+                self.waiting += 1;
             }
         }
         self.put()
@@ -88,37 +110,48 @@ impl Writer {
         if self.out.is_empty() {
             return Ok(());
         }
-        if self.options.max_size.is_some_and(|max| self.size >= max) {
-            self.rotate()?;
-        }
-        let before = self.size;
+        // If that fails, the old file still takes lines.
+        let rotated = if self.options.max_size.is_some_and(|max| self.size >= max) { self.rotate() } else { Ok(()) };
         let written = self.file.write_all(&self.out);
-        let length = self.out.len() as u64;
+        let (length, lines) = (self.out.len() as u64, std::mem::take(&mut self.waiting));
         self.out.clear();
         self.out.shrink_to(4 * LINE_MAX);
         if let Err(error) = written {
-            // Half a line would hide the next one.
-            let _ = self.file.set_len(before);
+            self.lost += lines;
+            self.take_back();
             return Err(error).at("write", &self.path);
         }
-        self.size = before + length;
-        Ok(())
+        self.size += length;
+        rotated
+    }
+
+    /// Takes off what a write left of a line, as it would hide the next one.
+    fn take_back(&mut self) {
+        let now = self.file.metadata().map_or(self.size, |file| file.len());
+        // Shorter than it was: somebody else has cut it, and what there is begins with our write.
+        let keep = if now < self.size { 0 } else { self.size };
+        if now != keep && self.file.set_len(keep).is_err() {
+            // Then the next line begins with the end of this one.
+            self.out.push(b'\n');
+        }
+        self.size = keep;
     }
 
     fn rotate(&mut self) -> Result<()> {
-        let keep = self.options.max_files.max(1);
-        if keep == 1 {
-            self.file.set_len(0).at("truncate", &self.path)?;
-        } else {
-            for number in (1..keep - 1).rev() {
-                let from = rotated(&self.path, number);
-                if from.exists() {
-                    durable::replace(&from, &rotated(&self.path, number + 1))?;
-                }
+        // The new file first: a full disk must not leave the log without one.
+        let mut fresh = self.path.clone().into_os_string();
+        fresh.push(".new");
+        let fresh = PathBuf::from(fresh);
+        let file = open(&fresh)?;
+        file.set_len(0).at("truncate", &fresh)?;
+        for number in (1..self.options.max_files.max(1)).rev() {
+            let from = if number == 1 { self.path.clone() } else { rotated(&self.path, number - 1) };
+            if from.exists() {
+                durable::replace(&from, &rotated(&self.path, number))?;
             }
-            durable::replace(&self.path, &rotated(&self.path, 1))?;
-            self.file = open(&self.path)?;
         }
+        durable::replace(&fresh, &self.path)?;
+        self.file = file;
         self.size = 0;
         Ok(())
     }
@@ -132,15 +165,41 @@ fn now() -> String {
     format!("{:.9}", jiff::Timestamp::now())
 }
 
-/// One line. Bytes that are no UTF-8 become U+FFFD, as in Docker's own logs.
+/// One line, byte for byte as Docker writes it.
 fn encode(out: &mut Vec<u8>, stream: Stream, line: &[u8], time: &str) {
-    let text = String::from_utf8_lossy(line);
-    out.extend(b"{\"log\":");
-    // Writing text to memory can't fail.
-    let _ = serde_json::to_writer(&mut *out, &text);
+    out.reserve(line.len() + 128);
+    out.extend(b"{\"log\":\"");
+    for chunk in line.utf8_chunks() {
+        escape(out, chunk.valid().as_bytes());
+        chunk.invalid().iter().for_each(|_| out.extend(b"\\ufffd"));
+    }
     let name = match stream {
         Stream::Stdout => "stdout",
         Stream::Stderr => "stderr",
     };
-    out.extend(format!(",\"stream\":\"{name}\",\"time\":\"{time}\"}}\n").as_bytes());
+    for part in ["\",\"stream\":\"", name, "\",\"time\":\"", time, "\"}\n"] {
+        out.extend(part.as_bytes());
+    }
+}
+
+/// A JSON string's inside as Go's encoder has it: also safe in HTML and in JavaScript.
+fn escape(out: &mut Vec<u8>, text: &[u8]) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let mut plain = 0;
+    for (at, byte) in text.iter().enumerate() {
+        let escaped: &[u8] = match byte {
+            b'"' => b"\\\"",
+            b'\\' => b"\\\\",
+            b'\n' => b"\\n",
+            b'\r' => b"\\r",
+            0..0x20 | b'<' | b'>' | b'&' => &[b'\\', b'u', b'0', b'0', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]],
+            0xe2 if text[at..].starts_with(b"\xe2\x80\xa8") => b"\\u2028",
+            0xe2 if text[at..].starts_with(b"\xe2\x80\xa9") => b"\\u2029",
+            _ => continue,
+        };
+        out.extend(&text[plain..at]);
+        out.extend(escaped);
+        plain = at + if *byte == 0xe2 { 3 } else { 1 };
+    }
+    out.extend(&text[plain..]);
 }
