@@ -10,9 +10,16 @@ use crate::container::{ContainerRow, State};
 const COLUMNS: &str = "id, name, image, image_name, created, spec, state";
 
 impl Db {
-    /// Records a new container. Its name must be free.
+    /// Records a new container. Its name must be free, and its image there.
     pub fn add_container(&self, row: &ContainerRow) -> Result<()> {
         let taken = self.write(|t| {
+            // Removed since it was found. Clients that are told so pull it again.
+            let image = t
+                .prepare_cached("SELECT EXISTS (SELECT 1 FROM image WHERE id = ?)")?
+                .query_row([row.image.to_string()], |found| found.get::<_, bool>(0))?;
+            if !image {
+                return Ok(Err(Error::not_found(format!("No such image: {}", row.image_name))));
+            }
             let holder: Option<String> = t
                 .prepare_cached("SELECT id FROM container WHERE name = ?")?
                 .query_row([&row.name], |found| found.get(0))
@@ -30,8 +37,8 @@ impl Db {
                     ],
                 )?;
             }
-            Ok(holder)
-        })?;
+            Ok(Ok(holder))
+        })??;
         taken.map_or(Ok(()), |holder| Err(name_taken(&row.name, &holder)))
     }
 
@@ -128,4 +135,112 @@ fn container_row(row: &Row<'_>) -> rusqlite::Result<ContainerRow> {
         definition: json(row, 5)?,
         state: json(row, 6)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use fs_base::{Class, Digest};
+    use serde_json::json;
+
+    use super::*;
+    use crate::container::{Definition, Status};
+
+    fn image(db: &Db, digit: char) -> Digest {
+        let id: Digest = format!("sha256:{}", digit.to_string().repeat(64)).parse().unwrap();
+        db.add_image(&id, b"{}", &[], None, &[]).unwrap();
+        id
+    }
+
+    fn row(id: &str, name: &str, image: Digest) -> ContainerRow {
+        let definition = Definition { config: json!({"Cmd": ["true"]}), host_config: json!({}), mounts: Vec::new() };
+        let id = format!("{id:0<64}").parse().unwrap();
+        ContainerRow {
+            id,
+            name: name.to_owned(),
+            image,
+            image_name: "i".to_owned(),
+            created: 7,
+            definition,
+            state: State::created(),
+        }
+    }
+
+    fn with_db(test: impl FnOnce(&Db)) {
+        let root = tempfile::tempdir().unwrap();
+        test(&Db::open(&root.path().join("meta.db")).unwrap());
+    }
+
+    #[test]
+    fn a_container_is_found_by_id_then_name_then_the_start_of_its_id() {
+        with_db(|db| {
+            let image = image(db, '1');
+            for (id, name) in [("ab1", "web"), ("ab2", "ab1"), ("cd", "db")] {
+                db.add_container(&row(id, name, image)).unwrap();
+            }
+            let found = |text: &str| db.find_container(text).map(|row| row.name);
+            for (text, name) in [("web", "web"), ("/web", "web"), ("ab1", "ab1"), ("ab10", "web"), ("c", "db")] {
+                assert_eq!(found(text).unwrap(), name, "{text}");
+            }
+            assert_eq!(found(&format!("{:0<64}", "ab1")).unwrap(), "web");
+            let ambiguous = found("ab").unwrap_err();
+            assert_eq!(
+                (ambiguous.class(), ambiguous.to_string().as_str()),
+                (Class::Invalid, "multiple IDs found with provided prefix: ab")
+            );
+            for text in ["", "/", "e", "*", "AB", "we"] {
+                let missing = found(text).unwrap_err();
+                assert_eq!((missing.class(), missing.to_string()), (Class::NotFound, format!("No such container: {text}")));
+            }
+        });
+    }
+
+    #[test]
+    fn a_name_belongs_to_one_container() {
+        with_db(|db| {
+            let image = image(db, '1');
+            let first = row("aa", "web", image);
+            db.add_container(&first).unwrap();
+            let second = row("bb", "db", image);
+            db.add_container(&second).unwrap();
+            let text = format!(
+                "Conflict. The container name \"/web\" is already in use by container \"{}\". You have to remove (or rename) \
+                 that container to be able to reuse that name.",
+                first.id
+            );
+            assert_eq!(db.add_container(&row("cc", "web", image)).unwrap_err().to_string(), text);
+            assert_eq!(db.rename_container(&second.id, "web").unwrap_err().to_string(), text);
+            assert!(db.remove_container(&first.id).unwrap());
+            assert!(!db.remove_container(&first.id).unwrap());
+            db.rename_container(&second.id, "web").unwrap();
+            assert_eq!(db.find_container("web").unwrap().id, second.id);
+        });
+    }
+
+    #[test]
+    fn a_container_needs_its_image_and_keeps_it() {
+        with_db(|db| {
+            let gone: Digest = format!("sha256:{}", "2".repeat(64)).parse().unwrap();
+            let missing = db.add_container(&row("aa", "web", gone)).unwrap_err();
+            assert_eq!((missing.class(), missing.to_string().as_str()), (Class::NotFound, "No such image: i"));
+            let image = image(db, '1');
+            let row = row("aa", "web", image);
+            db.add_container(&row).unwrap();
+            assert_eq!(db.remove_image(&image).unwrap_err().class(), Class::Conflict);
+            db.remove_container(&row.id).unwrap();
+            assert!(db.remove_image(&image).unwrap());
+        });
+    }
+
+    #[test]
+    fn what_is_recorded_of_a_container_is_read_again() {
+        with_db(|db| {
+            let row = row("aa", "web", image(db, '1'));
+            db.add_container(&row).unwrap();
+            let exited = row.state.running(4, 10).exited(137, true, 20);
+            db.set_container_state(&row.id, &exited).unwrap();
+            let read = db.container(&row.id).unwrap().unwrap();
+            assert_eq!((read.created, read.definition.config), (7, json!({"Cmd": ["true"]})));
+            assert_eq!((read.state.status, read.state.pid, &read.state), (Status::Exited, 0, &exited));
+        });
+    }
 }

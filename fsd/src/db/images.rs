@@ -90,6 +90,16 @@ impl Db {
         self.write(|t| Ok(t.prepare_cached("DELETE FROM tag WHERE repository = ? AND tag = ?")?.execute([repository, tag])? == 1))
     }
 
+    /// Forgets under which digest a registry's repository knows an image; whether it was known.
+    pub fn forget_digest(&self, repository: &str, digest: &Digest) -> Result<bool> {
+        self.write(|t| {
+            let gone = t
+                .prepare_cached("DELETE FROM repo_digest WHERE repository = ? AND digest = ?")?
+                .execute([repository, &digest.to_string()])?;
+            Ok(gone > 0)
+        })
+    }
+
     /// Removes an image with all its names. Fails with a conflict while a container refers to it.
     pub fn remove_image(&self, id: &Digest) -> Result<bool> {
         self.write(|t| Ok(t.prepare_cached("DELETE FROM image WHERE id = ?")?.execute([id.to_string()])? == 1))

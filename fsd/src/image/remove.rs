@@ -1,6 +1,6 @@
 //! Taking images away, without taking them from a container.
 
-use fs_base::{Error, Result};
+use fs_base::{Class, Error, Result};
 
 use super::{find, shown_digests, shown_tags};
 use crate::app::App;
@@ -23,6 +23,10 @@ pub enum Removed {
 /// stays, without a name, because the container's tree stands on its layers.
 pub fn remove(app: &App, name: &str, force: bool) -> Result<Vec<Removed>> {
     let image = find(app, name)?;
+    let by_digest = name.parse::<Reference>().ok().filter(|reference| reference.digest.is_some());
+    if let Some(reference) = by_digest.filter(|_| !image.tags.is_empty()) {
+        return forget_digest(app, &image, &reference);
+    }
     let by_name = match name.parse::<Reference>() {
         Ok(reference) => image
             .tags
@@ -41,15 +45,32 @@ pub fn remove(app: &App, name: &str, force: bool) -> Result<Vec<Removed>> {
             image.id.short()
         )));
     }
-    let users: Vec<ContainerRow> = app.db.containers()?.into_iter().filter(|row| row.image == image.id).collect();
-    if !users.is_empty() {
-        refuse_used(&image, by_name.as_ref(), &users, force)?;
-        return untag(app, &image, &image.tags);
+    let mut users = users_of(app, &image)?;
+    if users.is_empty() {
+        match delete(app, &image) {
+            // A container was made from it since the look above.
+            Err(error) if error.class() == Class::Conflict => users = users_of(app, &image)?,
+            done => return done,
+        }
+        if users.is_empty() {
+            return delete(app, &image);
+        }
     }
-    refuse_mounted(app, &image)?;
+    refuse_used(&image, by_name.as_ref(), &users, force)?;
+    untag(app, &image, &image.tags)
+}
+
+fn users_of(app: &App, image: &ImageRow) -> Result<Vec<ContainerRow>> {
+    Ok(app.db.containers()?.into_iter().filter(|row| row.image == image.id).collect())
+}
+
+/// Removes an image with all its names and the layers that only it had. A conflict if a container needs it or it is
+/// mounted; then nothing has changed.
+fn delete(app: &App, image: &ImageRow) -> Result<Vec<Removed>> {
+    refuse_mounted(app, image)?;
     app.db.remove_image(&image.id)?;
-    let mut removed: Vec<Removed> = shown_tags(&image).into_iter().map(Removed::Untagged).collect();
-    removed.extend(shown_digests(&image).into_iter().map(Removed::Untagged));
+    let mut removed: Vec<Removed> = shown_tags(image).into_iter().map(Removed::Untagged).collect();
+    removed.extend(shown_digests(image).into_iter().map(Removed::Untagged));
     removed.push(Removed::Deleted(image.id.to_string()));
     app.collect()?;
     for layer in image.layers.iter().rev() {
@@ -57,7 +78,16 @@ pub fn remove(app: &App, name: &str, force: bool) -> Result<Vec<Removed>> {
             removed.push(Removed::Deleted(layer.to_string()));
         }
     }
-    tell(app, &image, &removed);
+    tell(app, image, &removed);
+    Ok(removed)
+}
+
+/// An image that has tags loses nothing but this one digest: none of the tags was named.
+fn forget_digest(app: &App, image: &ImageRow, reference: &Reference) -> Result<Vec<Removed>> {
+    let Some(digest) = &reference.digest else { return Ok(Vec::new()) };
+    app.db.forget_digest(&reference.repository, digest)?;
+    let removed = vec![Removed::Untagged(format!("{}@{digest}", familiar(&reference.repository)))];
+    tell(app, image, &removed);
     Ok(removed)
 }
 
@@ -127,10 +157,17 @@ pub fn prune(app: &App, all: bool) -> Result<(Vec<Removed>, u64)> {
     let mut removed = Vec::new();
     for image in app.db.images()? {
         let in_use = mounted.contains(&image.id.to_string()) || !app.db.containers_of_image(&image.id)?.is_empty();
-        if !in_use && (all || image.tags.is_empty()) {
-            removed.extend(remove(app, &image.id.to_string(), true)?);
+        if in_use || !(all || image.tags.is_empty()) {
+            continue;
+        }
+        match delete(app, &image) {
+            Ok(gone) => removed.extend(gone),
+            // Taken into use since the look above: it keeps its names too.
+            Err(error) if error.class() == Class::Conflict => {}
+            Err(error) => return Err(error),
         }
     }
     let after: u64 = app.db.layers()?.iter().map(|row| row.data_size + row.index_size).sum();
-    Ok((removed, before.saturating_sub(after)))
+    let freed = before.saturating_sub(after);
+    Ok((removed, freed))
 }
