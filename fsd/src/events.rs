@@ -102,6 +102,28 @@ impl Events {
         });
     }
 
+    /// All unneeded objects of a kind were removed, which gave back so many bytes.
+    pub fn pruned(&self, kind: &'static str, bytes: u64) {
+        self.object(kind, "prune", "", &[("reclaimed", &bytes.to_string())]);
+    }
+
+    /// A container's volumes came into use (`mount`), or are no longer in use by it (`unmount`).
+    pub fn volumes(&self, action: &str, row: &ContainerRow) {
+        for mount in row.definition.mounts.iter().filter_map(volumes::MountPoint::shown) {
+            let (Some(name), Some(driver)) = (&mount.name, &mount.driver) else { continue };
+            let (destination, writable) = (mount.destination.to_string_lossy(), mount.writable.to_string());
+            let mut attributes = vec![("container", row.id.as_str()), ("driver", driver)];
+            if action == "mount" {
+                attributes.extend([
+                    ("destination", &*destination),
+                    ("propagation", mount.propagation),
+                    ("read/write", &writable),
+                ]);
+            }
+            self.object("volume", action, name.as_str(), &attributes);
+        }
+    }
+
     /// What was kept, and what comes, without a gap between them.
     pub fn listen(&self) -> (Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>) {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);

@@ -93,8 +93,12 @@ struct RemoveQuery {
 async fn remove(State(app): State<Arc<App>>, Path(name): Path<String>, Query(query): Query<RemoveQuery>) -> Answer {
     let force = flag(query.force.as_deref());
     blocking(move || {
+        let volume = app.volumes.get(&name).ok();
         app.volumes.remove(&name, force)?;
-        app.events.object("volume", "destroy", &name, &[("driver", "local")]);
+        // With `force` there may have been none.
+        if let Some(volume) = volume {
+            app.events.object("volume", "destroy", &name, &[("driver", &volume.driver)]);
+        }
         Ok(())
     })
     .await?;
@@ -106,6 +110,16 @@ async fn prune(State(app): State<Arc<App>>, Extension(version): Extension<Versio
     if version < PRUNE_SPARES_NAMED {
         filter = filter.including_named();
     }
-    let pruned = blocking(move || app.volumes.prune(&filter)).await?;
+    let pruned = blocking(move || {
+        let before = app.volumes.list(&ListFilter::default())?;
+        let pruned = app.volumes.prune(&filter)?;
+        for name in &pruned.deleted {
+            let driver = before.iter().find(|(volume, _)| volume.name == *name).map_or("", |(volume, _)| &volume.driver);
+            app.events.object("volume", "destroy", name.as_str(), &[("driver", driver)]);
+        }
+        app.events.pruned("volume", pruned.reclaimed);
+        Ok(pruned)
+    })
+    .await?;
     Ok(Json(json!({"VolumesDeleted": pruned.deleted, "SpaceReclaimed": pruned.reclaimed})).into_response())
 }

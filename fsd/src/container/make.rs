@@ -78,7 +78,8 @@ fn finish(app: &App, row: &mut ContainerRow, name: Option<String>, image: &Image
 }
 
 fn undo(app: &App, row: &ContainerRow) {
-    let anonymous = app.volumes.detach(&row.id, &row.definition.mounts, true).map(drop);
+    let anonymous = app.volumes.detach(&row.id, &row.definition.mounts, true);
+    let anonymous = anonymous.map(|names| super::remove::destroyed(app, row, &names));
     let discarded = app.trash.discard(&app.container_dir(&row.id)).map(drop);
     for result in [anonymous, discarded, app.trash.sweep()] {
         if let Err(error) = result {

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use fs_base::{ContainerId, Error, Result};
+use fs_base::{ContainerId, Error, Result, VolumeName};
+use volumes::MountPoint;
 
 use super::{ContainerRow, names, size, stop};
 use crate::app::App;
@@ -35,7 +36,7 @@ pub fn remove(app: &Arc<App>, row: &ContainerRow, options: Options) -> Result<()
     // From here on it is gone; what can't be cleaned now is cleaned at the next start.
     let volumes = app.volumes.detach(&row.id, &row.definition.mounts, options.volumes);
     let discarded = app.trash.discard(&app.container_dir(&row.id)).map(drop);
-    for result in [volumes.map(|names| destroyed(app, &names)), discarded] {
+    for result in [volumes.map(|names| destroyed(app, &row, &names)), discarded] {
         if let Err(error) = result {
             tracing::warn!(container = %row.id, %error, "something of a removed container is left");
         }
@@ -53,9 +54,14 @@ pub fn remove(app: &Arc<App>, row: &ContainerRow, options: Options) -> Result<()
     Ok(())
 }
 
-fn destroyed(app: &App, names: &[fs_base::VolumeName]) {
-    for name in names {
-        app.events.object("volume", "destroy", name.as_str(), &[("driver", "local")]);
+/// Tells of a container's volumes that went with it.
+pub(super) fn destroyed(app: &App, row: &ContainerRow, names: &[VolumeName]) {
+    for mount in row.definition.mounts.iter().filter_map(MountPoint::shown) {
+        if let (Some(name), Some(driver)) = (&mount.name, &mount.driver)
+            && names.contains(name)
+        {
+            app.events.object("volume", "destroy", name.as_str(), &[("driver", driver)]);
+        }
     }
 }
 
@@ -77,6 +83,7 @@ pub fn prune(app: &Arc<App>, wanted: &dyn Fn(&ContainerRow) -> bool) -> Result<(
             Err(error) => return Err(error),
         }
     }
+    app.events.pruned("container", bytes);
     Ok((removed, bytes))
 }
 

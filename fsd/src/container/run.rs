@@ -42,6 +42,7 @@ pub fn start(app: &Arc<App>, id: &ContainerId) -> Result<bool> {
     };
     let running = row.state.running(pid, crate::db::now());
     let recorded = app.db.set_container_state(id, &running);
+    app.events.volumes("mount", &row);
     app.events.container("start", &row, &[]);
     drop(alone);
     watch(app, id, waiting, Some(shim));
@@ -187,6 +188,7 @@ pub fn ended(app: &Arc<App>, id: &ContainerId, exit: Option<Exit>) -> Result<()>
         state.error = error.to_string();
     }
     app.events.container("die", &row, &[("exitCode", state.exit_code.to_string())]);
+    app.events.volumes("unmount", &row);
     live.ended(state.exit_code);
     drop(alone);
     if row.definition.auto_remove() {

@@ -169,5 +169,6 @@ pub fn prune(app: &App, all: bool) -> Result<(Vec<Removed>, u64)> {
     }
     let after: u64 = app.db.layers()?.iter().map(|row| row.data_size + row.index_size).sum();
     let freed = before.saturating_sub(after);
+    app.events.pruned("image", freed);
     Ok((removed, freed))
 }

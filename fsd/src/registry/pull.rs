@@ -55,6 +55,7 @@ pub fn pull(app: &App, request: &Request, tell: &(dyn Fn(Value) + Sync)) -> Resu
     let had = tags.first().map(|(r, t)| app.db.image_by_tag(r, t)).transpose()?.flatten();
     let pulled = PulledAs { repository: reference.repository.clone(), digest: top.digest, manifest: top.bytes };
     app.db.add_image(&config_digest, &config, &diff_ids, Some(&pulled), &tags)?;
+    app.events.object("image", "pull", &reference.to_string(), &[("name", familiar(&reference.repository))]);
     tell(json!({"status": format!("Digest: {}", pulled.digest)}));
     let up_to_date = !new && (tags.is_empty() || had == Some(config_digest));
     let outcome = if up_to_date { "Image is up to date for" } else { "Downloaded newer image for" };
