@@ -50,6 +50,13 @@ fn the_docker_cli_pulls_from_a_real_registry() {
     ok(&daemon.docker(&["rmi", &name]));
     assert!(ok(&daemon.docker(&["pull", &by_digest])).contains("Downloaded newer image"));
     assert_eq!(id_of(&daemon, &by_digest), Some(digest(&config(&layers))));
+    ok(&daemon.docker(&["pull", &name]));
+    assert_eq!(ok(&daemon.docker(&["rmi", &by_digest])), format!("Untagged: {by_digest}\n"));
+    assert_eq!(id_of(&daemon, &name), Some(digest(&config(&layers))), "the tag was not named, and stays");
+    assert_eq!(id_of(&daemon, &by_digest), None);
+    let pulled =
+        ok(&daemon.docker(&["events", "--since", "1h", "--until", "0s", "--filter", "event=pull", "--format", "{{.ID}}"]));
+    assert_eq!(pulled.lines().collect::<Vec<_>>(), [&name, &name, &by_digest, &name]);
     let missing = fails(&daemon.docker(&["pull", &format!("{}/team/app:2", registry.address)]));
     assert!(missing.contains("not found") && missing.contains("manifest unknown"), "{missing}");
 }
