@@ -10,6 +10,7 @@
 //! Source: Linux Documentation, admin-guide/cgroup-v1 and cgroup-v2.rst.
 
 mod control;
+mod device;
 mod hierarchy;
 mod kill;
 mod stats;

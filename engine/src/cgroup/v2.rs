@@ -1,13 +1,14 @@
 //! Limits in the words of cgroup v2. Source: the kernel's `Documentation/admin-guide/cgroup-v2.rst`; the conversions
 //! from the spec's words, which are v1's, are those that runc documents.
 
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use fs_base::{Error, Result};
-use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources};
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxMemory, LinuxResources};
 
 use super::control::{self, Setting, warn};
-use super::{Cgroup, warnings as w};
+use super::{Cgroup, device, warnings as w};
 
 /// What the kernel takes for a period where there is none, in microseconds.
 const PERIOD: u64 = 100_000;
@@ -52,10 +53,19 @@ pub(super) fn apply(cgroup: &Cgroup, resources: &LinuxResources, warnings: &mut 
             warn(warnings, setting.discarded);
         }
     }
-    if cgroup.is_pure_v2() && resources.devices().iter().flatten().any(|rule| !rule.allow()) {
-        warn(warnings, w::DEVICES);
+    if let (true, Some(rules), Some(fd)) = (cgroup.is_pure_v2(), resources.devices(), cgroup.unified_dir()) {
+        limit_devices(fd, rules)?;
     }
     apply_unified(dir.filter(|_| cgroup.is_pure_v2()), resources)
+}
+
+/// Rules that are given again are held beside those in force: what both allow is allowed.
+pub(super) fn limit_devices(cgroup: BorrowedFd<'_>, rules: &[LinuxDeviceCgroup]) -> Result<()> {
+    // Rules that forbid nothing need no program: a privileged container runs where the kernel takes none.
+    if rules.iter().all(LinuxDeviceCgroup::allow) {
+        return Ok(());
+    }
+    fs_base::sys::bpf::limit_devices(cgroup, &device::compile(rules)?)
 }
 
 /// The spec's own v2 files, as they are.

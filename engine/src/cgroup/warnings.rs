@@ -27,4 +27,3 @@ pub(super) const IO_READ_BPS: &str = discarded!("BPS Block I/O read limit", "Blo
 pub(super) const IO_WRITE_BPS: &str = discarded!("BPS Block I/O write limit", "Block I/O BPS write limit");
 pub(super) const IO_READ_IOPS: &str = discarded!("IOPS Block I/O read limit", "Block I/O IOPS read limit");
 pub(super) const IO_WRITE_IOPS: &str = discarded!("IOPS Block I/O write limit", "Block I/O IOPS write limit");
-pub(super) const DEVICES: &str = "Devices are not limited on a host with cgroup v2 alone. Device rules discarded.";

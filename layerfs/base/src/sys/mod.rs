@@ -1,5 +1,6 @@
 //! System calls made safe, grouped by what they are for.
 
+pub mod bpf;
 pub mod copy;
 pub mod loop_device;
 pub mod map;
