@@ -29,6 +29,8 @@ struct Arguments {
 
 /// Containers side by side whose shims are looked at.
 const SHIMS: usize = 5;
+/// How long they are let alone before: what is asked for is their memory while they wait.
+const IDLE: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// Runs a command line, and says how long it took.
 type Cli<'a> = Box<dyn Fn(&[&str]) -> Result<f64> + 'a>;
@@ -146,6 +148,7 @@ fn shims(report: &mut Report, what: &str, daemon: &Daemon, image: &str, most: Op
     for name in &names {
         daemon.cli("docker", &["run", "-d", "--name", name, "--network", "none", image, "sleep", "1000"])?;
     }
+    std::thread::sleep(IDLE);
     let mut seen: Vec<Memory> = daemon.shims()?;
     for name in &names {
         daemon.cli("docker", &["rm", "-f", name])?;
