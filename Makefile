@@ -58,6 +58,7 @@ lint: ## formatting, clippy and documentation, warnings denied
 install: ## put programs and units in place (PREFIX, DESTDIR)
 	cargo build --release --workspace --bins
 	install -D -m 755 target/release/fsd $(DESTDIR)$(PREFIX)/sbin/fsd
+	install -D -m 755 target/release/fsd-shim $(DESTDIR)$(PREFIX)/sbin/fsd-shim
 	install -D -m 755 target/release/ctl $(DESTDIR)$(PREFIX)/bin/ctl
 	target/release/ctl man $(SHARE)/man/man1
 	target/release/fsd man $(SHARE)/man/man8
@@ -71,7 +72,7 @@ install: ## put programs and units in place (PREFIX, DESTDIR)
 	install -D -m 644 packaging/fsd.sysusers $(DESTDIR)/usr/lib/sysusers.d/fsd.conf
 
 uninstall: ## take away what install put in place
-	rm -f $(DESTDIR)$(PREFIX)/sbin/fsd $(DESTDIR)$(PREFIX)/bin/ctl $(DESTDIR)/usr/lib/sysusers.d/fsd.conf
+	rm -f $(DESTDIR)$(PREFIX)/sbin/fsd $(DESTDIR)$(PREFIX)/sbin/fsd-shim $(DESTDIR)$(PREFIX)/bin/ctl $(DESTDIR)/usr/lib/sysusers.d/fsd.conf
 	rm -f $(SHARE)/man/man1/ctl.1 $(SHARE)/man/man1/ctl-*.1 $(SHARE)/man/man8/fsd.8 $(SHARE)/man/man8/fsd-*.8
 	rm -f $(BASH_COMPLETION) $(ZSH_COMPLETION) $(FISH_COMPLETION)
 	rm -f $(DESTDIR)/usr/lib/systemd/system/fsd.service $(DESTDIR)/usr/lib/systemd/system/fsd.socket
