@@ -451,8 +451,10 @@ fn events_tell_a_life() {
         "volume create",
         "container create",
         "container attach",
+        "volume mount",
         "container start",
         "container die",
+        "volume unmount",
         "container destroy",
     ];
     let mut rest = events.iter();

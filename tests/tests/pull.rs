@@ -54,6 +54,8 @@ fn the_docker_cli_pulls_from_a_real_registry() {
     assert_eq!(ok(&daemon.docker(&["rmi", &by_digest])), format!("Untagged: {by_digest}\n"));
     assert_eq!(id_of(&daemon, &name), Some(digest(&config(&layers))), "the tag was not named, and stays");
     assert_eq!(id_of(&daemon, &by_digest), None);
+    // `--until` counts whole seconds.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
     let pulled =
         ok(&daemon.docker(&["events", "--since", "1h", "--until", "0s", "--filter", "event=pull", "--format", "{{.ID}}"]));
     assert_eq!(pulled.lines().collect::<Vec<_>>(), [&name, &name, &by_digest, &name]);
