@@ -10,6 +10,7 @@ BASH_COMPLETION := $(SHARE)/bash-completion/completions/ctl
 ZSH_COMPLETION := $(SHARE)/zsh/site-functions/_ctl
 FISH_COMPLETION := $(SHARE)/fish/vendor_completions.d/ctl.fish
 IMAGES := target/images
+HOST = $(shell rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)
 PACKAGES := curl=curl cc=gcc tar=tar /etc/ssl/certs/ca-certificates.crt=ca-certificates mmdebstrap=mmdebstrap /usr/share/doc/busybox-static=busybox-static
 TEST_PACKAGES := $(PACKAGES) docker=docker.io setfattr=attr setpriv=util-linux docker-registry=docker-registry skopeo=skopeo mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs
 
@@ -26,9 +27,12 @@ test: ## packages, build, all tests
 	@scripts/packages $(TEST_PACKAGES)
 	@scripts/make-images $(IMAGES)
 	cargo build --workspace --bins
-	@# Output of tests that pass is shown, so that what was skipped is seen, and told once more at the end.
-	@mkdir -p target; set -o pipefail; status=0; \
-	FSD_TEST_IMAGES=$(abspath $(IMAGES)/debian-rootfs.tar) cargo test --workspace --no-fail-fast -- --show-output 2>&1 | tee target/test.log || status=$$?; \
+	@# Output of tests that pass is shown, so that what was skipped is seen, and told once more at the end. It goes through
+	@# a file: a pipe would stay open for as long as a process that a failed test left behind.
+	@mkdir -p target; export CARGO_TARGET_$(HOST)_RUNNER="$(abspath scripts/run-test)"; \
+	FSD_TEST_IMAGES=$(abspath $(IMAGES)/debian-rootfs.tar) cargo test --workspace --no-fail-fast -- --show-output \
+		> target/test.log 2>&1 < /dev/null & \
+	tail -n +1 -s 0.2 -F --pid=$$! target/test.log 2> /dev/null; status=0; wait $$! || status=$$?; \
 	scripts/skipped target/test.log; exit $$status
 
 bench: ## measure beside docker.io, podman and skopeo, on the image that scripts/make-bench-image makes; JSON beside it
