@@ -2,7 +2,7 @@
 //!
 //! What a container is and how it is are in the database ([`ContainerRow`]). What only this process knows is in
 //! [`Containers`]: who waits, who attached before the start, which layers are held mounted. The processes belong to
-//! the container's shim, which outlives this process; [`recover`] finds it again.
+//! the container's shim, which outlives this process; [`recover()`] finds it again.
 //!
 //! ```text
 //! create ──► created ──start──► running ──ended──► exited ──start──► running …
