@@ -49,6 +49,8 @@ fn main() -> ExitCode {
 
 fn run(config: Config) -> Result<()> {
     log_to_journal_or_stderr(&config);
+    #[cfg(debug_assertions)]
+    fail_on_purpose()?;
     // Only the first provider counts, and there is no other in this process.
     let _ = rustls::crypto::ring::default_provider().install_default();
     serve::refuse_live(&config.socket)?;
@@ -62,6 +64,16 @@ fn run(config: Config) -> Result<()> {
         .build()
         .map_err(|error| Error::io("start", "the runtime", error))?;
     runtime.block_on(serve::serve(app, listener))
+}
+
+/// A test names the durable step that is to fail. See `fs_base::durable::fault`; no release listens.
+#[cfg(debug_assertions)]
+fn fail_on_purpose() -> Result<()> {
+    use fs_base::durable::fault;
+    if let Ok(plan) = std::env::var("FSD_FAULT") {
+        fault::arm(plan.parse()?, |step| eprintln!("{step}"));
+    }
+    Ok(())
 }
 
 /// The journal, if this process was started with its standard error there; else standard error.

@@ -9,10 +9,10 @@ pub mod layers;
 pub mod mounts;
 pub mod volumes;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use fs_base::{Class, Error, Result};
+use fs_base::{Class, Error, Result, durable};
 use rusqlite::{Connection, Transaction};
 use rusqlite_migration::{M, Migrations};
 
@@ -23,6 +23,7 @@ const MIGRATIONS: Migrations<'static> = Migrations::from_slice(STEPS);
 #[derive(Clone, Debug)]
 pub struct Db {
     connection: Arc<Mutex<Connection>>,
+    path: Arc<PathBuf>,
 }
 
 impl Db {
@@ -42,7 +43,7 @@ impl Db {
             Error::corrupt(format!("{}: {error}", path.display()))
                 .with_hint("the store may have been written by a newer version: use that version, or another --root")
         })?;
-        Ok(Db { connection: Arc::new(Mutex::new(connection)) })
+        Ok(Db { connection: Arc::new(Mutex::new(connection)), path: Arc::new(path.to_owned()) })
     }
 
     /// Runs `work` in one transaction: all of it is durable when this returns, or nothing happened.
@@ -50,7 +51,10 @@ impl Db {
         let mut connection = self.lock();
         let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(failure)?;
         let value = work(&transaction).map_err(failure)?;
+        durable::step("commit", &self.path)?;
         transaction.commit().map_err(failure)?;
+        // Where a test lets a sync fail that SQLite has made: the bytes may be there all the same.
+        durable::synced_by_others(&self.path)?;
         Ok(value)
     }
 
@@ -66,7 +70,10 @@ impl Db {
 }
 
 fn failure(error: rusqlite::Error) -> Error {
-    use rusqlite::ErrorCode;
+    use rusqlite::{ErrorCode, ffi};
+    if let Some(ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC) = error.sqlite_error().map(|error| error.extended_code) {
+        durable::poison();
+    }
     let class = match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => Class::Unavailable,
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Class::Corrupt,

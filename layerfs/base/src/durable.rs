@@ -3,6 +3,12 @@
 //! The order is always: write, sync the file, put it in its place by one atomic step, sync the directory. After
 //! the first sync that fails, nothing can be said of what is on the disk: the process-wide latch [`is_poisoned`]
 //! closes, and every later durable step is refused until a restart (the lesson of "fsyncgate", 2018).
+//!
+//! Every step goes through [`step`], which is where tests let it fail (`fault`, in debug builds only). What others do
+//! that is durable, such as the database, tells of it by [`step`] and [`poison`].
+
+#[cfg(debug_assertions)]
+pub mod fault;
 
 use std::fs::File;
 use std::io::Write;
@@ -21,6 +27,11 @@ pub fn is_poisoned() -> bool {
     POISONED.load(Ordering::Acquire)
 }
 
+/// Closes the latch: a sync that was not made here (the database's) has failed.
+pub fn poison() {
+    POISONED.store(true, Ordering::Release);
+}
+
 fn refuse_if_poisoned() -> Result<()> {
     if is_poisoned() {
         return Err(Error::unavailable("the store refuses writes: an earlier sync to disk failed")
@@ -29,17 +40,38 @@ fn refuse_if_poisoned() -> Result<()> {
     Ok(())
 }
 
-fn synced<T>(result: rustix::io::Result<T>, path: &Path) -> Result<T> {
+/// A durable step is about to be taken, here or by the caller: says whether it may be.
+pub fn step(operation: &str, path: &Path) -> Result<()> {
+    refuse_if_poisoned()?;
+    strike(operation, path).at(operation, path)
+}
+
+#[cfg(debug_assertions)]
+use fault::strike;
+
+#[cfg(not(debug_assertions))]
+#[expect(clippy::unnecessary_wraps, reason = "stands in for what can fail")]
+fn strike(_operation: &str, _path: &Path) -> rustix::io::Result<()> {
+    Ok(())
+}
+
+fn sync(path: &Path, call: impl FnOnce() -> rustix::io::Result<()>) -> Result<()> {
+    refuse_if_poisoned()?;
+    let result = strike("sync", path).and_then(|()| call());
     if result.is_err() {
-        POISONED.store(true, Ordering::Release);
+        poison();
     }
     result.at("sync", path)
 }
 
+/// What was written to `path` has just been synced by others: where a test can let that fail.
+pub fn synced_by_others(path: &Path) -> Result<()> {
+    sync(path, || Ok(()))
+}
+
 /// Makes a file's bytes and size durable.
 pub fn sync_file(file: &File, path: &Path) -> Result<()> {
-    refuse_if_poisoned()?;
-    synced(rustix::fs::fsync(file), path)
+    sync(path, || rustix::fs::fsync(file))
 }
 
 /// Asks the kernel to start writing a file's dirty pages, and does not wait: a later [`sync_file`] finds less to do.
@@ -52,16 +84,14 @@ pub fn start_writeback(file: &File) {
 
 /// Makes the entries of a directory durable.
 pub fn sync_dir(path: &Path) -> Result<()> {
-    refuse_if_poisoned()?;
     let dir = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).at("open", path)?;
-    synced(rustix::fs::fsync(dir), path)
+    sync(path, || rustix::fs::fsync(dir))
 }
 
 /// Syncs the whole file system that holds `dir`: cheaper than one sync per file where a tree was written.
 pub fn sync_file_system(dir: &Path) -> Result<()> {
-    refuse_if_poisoned()?;
     let fd = rustix::fs::open(dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).at("open", dir)?;
-    synced(rustix::fs::syncfs(fd), dir)
+    sync(dir, || rustix::fs::syncfs(fd))
 }
 
 /// Writes a whole small file so that a reader sees the old bytes or the new, never a mix, also after a power cut.
@@ -74,6 +104,7 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
         let mut file = File::options().write(true).create_new(true).mode(mode).open(&temporary).at("create", &temporary)?;
         file.write_all(bytes).at("write", &temporary)?;
         sync_file(&file, &temporary)?;
+        step("rename to", path)?;
         rustix::fs::rename(&temporary, path).at("rename to", path)
     })();
     if result.is_err() {
@@ -99,9 +130,33 @@ pub fn publish(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Like [`publish`], but for what takes the place of something: that lies at `from` afterwards. At any moment, and
+/// after a power cut, either is there and whole. [`crate::Class::Unsupported`] where the file system can't do it.
+pub fn exchange(from: &Path, to: &Path) -> Result<()> {
+    if from.is_dir() {
+        sync_dir(from)?;
+    }
+    step("exchange with", to)?;
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE) {
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+            return Err(Error::unsupported(format!("{}: this file system can't exchange names", to.display())));
+        }
+        other => other.at("exchange with", to)?,
+    }
+    sync_dir(parent(to))?;
+    sync_dir(parent(from))
+}
+
+/// Publishes a finished file over whatever has the name. The file must have been synced.
+pub fn publish_over(from: &Path, to: &Path) -> Result<()> {
+    step("rename to", to)?;
+    rustix::fs::rename(from, to).at("rename to", to)?;
+    sync_dir(parent(to))
+}
+
 /// Moves to a name that must not exist. Not durable by itself: for trash and the like.
 pub fn rename_new(from: &Path, to: &Path) -> Result<()> {
-    refuse_if_poisoned()?;
+    step("rename to", to)?;
     match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         // Some file systems have no RENAME_NOREPLACE; our callers hold a lock on the store, so a look suffices there.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if !to.exists() => {
@@ -119,7 +174,7 @@ pub fn replace(from: &Path, to: &Path) -> Result<()> {
 /// Gives an unnamed (`O_TMPFILE`) file its name.
 pub fn link_unnamed(file: &File, to: &Path) -> Result<()> {
     use std::os::fd::AsRawFd;
-    refuse_if_poisoned()?;
+    step("link", to)?;
     let source = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
     rustix::fs::linkat(CWD, source, CWD, to, AtFlags::SYMLINK_FOLLOW).at("link", to)?;
     sync_dir(parent(to))
@@ -150,6 +205,18 @@ mod tests {
         write(&a, b"2", 0o600).unwrap();
         assert_eq!(publish(&a, &b).unwrap_err().class(), crate::Class::Conflict);
         assert_eq!(std::fs::read(&b).unwrap(), b"1");
+    }
+
+    #[test]
+    fn exchange_keeps_both() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        std::fs::create_dir(&a).unwrap();
+        std::fs::create_dir(&b).unwrap();
+        std::fs::write(a.join("new"), "").unwrap();
+        exchange(&a, &b).unwrap();
+        assert!(b.join("new").exists() && !a.join("new").exists() && a.is_dir());
+        assert_eq!(exchange(&a, &dir.path().join("none")).unwrap_err().class(), crate::Class::NotFound);
     }
 
     #[test]

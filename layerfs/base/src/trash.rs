@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{IoContext, Result, durable, id};
+use crate::{Class, IoContext, Result, durable, id};
 
 /// A folder on the same file system as what is thrown into it.
 #[derive(Debug, Clone)]
@@ -23,7 +23,7 @@ impl Trash {
         let to = self.dir.join(id::random_hex::<16>()?);
         match durable::rename_new(path, &to) {
             Ok(()) => Ok(Some(to)),
-            Err(error) if error.class() == crate::Class::NotFound && !path.exists() => Ok(None),
+            Err(error) if error.class() == Class::NotFound && !path.exists() => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -33,19 +33,21 @@ impl Trash {
         let mut first = Ok(());
         for entry in std::fs::read_dir(&self.dir).at("read directory", &self.dir)? {
             let path = entry.at("read directory", &self.dir)?.path();
-            let removed = match path.symlink_metadata() {
-                Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(&path),
-                Ok(_) => std::fs::remove_file(&path),
-                Err(error) => Err(error),
-            };
-            match removed {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound && first.is_ok() => {
-                    first = Err(error).at("remove", &path);
-                }
+            match remove(&path) {
+                Err(error) if error.class() != Class::NotFound && first.is_ok() => first = Err(error),
                 _ => {}
             }
         }
         first
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    durable::step("remove", path)?;
+    if path.symlink_metadata().at("stat", path)?.is_dir() {
+        std::fs::remove_dir_all(path).at("remove", path)
+    } else {
+        std::fs::remove_file(path).at("remove", path)
     }
 }
 

@@ -110,7 +110,8 @@ impl Store {
             self.publish(&staging, &built.id)?;
             Ok(built)
         });
-        if staging.exists() {
+        // A replaced layer's unpacked tree may be mounted.
+        if staging.exists() && !staging.join("fs").exists() {
             // What can't be thrown away now is removed at the next start.
             let _ = std::fs::remove_dir_all(&staging);
         }
@@ -124,13 +125,16 @@ impl Store {
             other => return other,
         }
         if same_bytes(&staging.join("data"), &dir.join("data")).unwrap_or(false) {
-            return Ok(());
+            // Whoever moved it there may not have come to syncing its name yet, or have failed to.
+            return durable::sync_dir(&self.root.join("layers"));
         }
         tracing::warn!(layer = %id, "the stored layer is damaged; replacing it");
-        self.remove(id)?;
-        match durable::publish(staging, &dir) {
-            // Somebody else has just done the same.
-            Err(error) if error.class() == Class::Conflict => Ok(()),
+        self.forget(id);
+        match durable::exchange(staging, &dir) {
+            Err(error) if error.class() == Class::Unsupported => {
+                self.remove(id)?;
+                durable::publish(staging, &dir)
+            }
             other => other,
         }
     }
@@ -182,9 +186,18 @@ impl Store {
     /// An index is derived from the data: a bad one is replaced.
     fn rebuild(&self, layer: &LayerId, data: &File, index_path: &Path) -> Result<()> {
         let fresh = self.tmp().join(id::random_hex::<16>()?);
-        rebuild_index(layer, data, &fresh, Limits::of_stored())?;
-        self.trash.discard(index_path)?;
-        durable::publish(&fresh, index_path)
+        let built = rebuild_index(layer, data, &fresh, Limits::of_stored());
+        let placed = built.and_then(|_| durable::publish_over(&fresh, index_path));
+        if placed.is_err() {
+            // What can't be thrown away now is removed at the next start.
+            let _ = std::fs::remove_file(&fresh);
+        }
+        placed
+    }
+
+    /// The next who opens the layer finds what is on the disk by then.
+    fn forget(&self, id: &LayerId) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
     /// Whether the layer is there.
@@ -194,7 +207,7 @@ impl Store {
 
     /// Takes a layer out of the store: one rename, whatever its size. Its space is given back by [`Store::sweep`].
     pub fn remove(&self, id: &LayerId) -> Result<()> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.forget(id);
         self.trash.discard(&self.dir(id)).map(drop)
     }
 
