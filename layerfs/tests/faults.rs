@@ -36,7 +36,7 @@ fn old() -> Vec<u8> {
 }
 
 fn new() -> Vec<u8> {
-    tar_of("new", &[b'n'; 70_000])
+    tar_of("new", &vec![b'n'; 70_000])
 }
 
 fn ingest(store: &Store, tar: &[u8]) -> Result<LayerId> {
@@ -162,7 +162,11 @@ fn every_step(scenario: &str, allowed: &dyn Fn(&Path) -> Vec<State>) {
                 assert!(output.status.success(), "{scenario} {fault}@{at}: {said}{}", String::from_utf8_lossy(&output.stdout));
             }
             let found = reopen(root.path());
-            assert!(allowed.contains(&found), "{scenario} {fault}@{at} left neither the old nor the new: {:?}\n{said}", found.keys());
+            assert!(
+                allowed.contains(&found),
+                "{scenario} {fault}@{at} left neither the old nor the new: {:?}\n{said}",
+                found.keys()
+            );
             if !was_hit {
                 break;
             }

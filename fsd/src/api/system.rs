@@ -66,11 +66,19 @@ async fn info(State(app): State<Arc<App>>) -> Result<Response, Failure> {
             "KernelVersion": kernel(), "OperatingSystem": "linux", "OSType": "linux", "Architecture": std::env::consts::ARCH,
             "NCPU": std::thread::available_parallelism().map_or(1, usize::from), "MemTotal": total,
             "Plugins": {"Volume": ["local"], "Network": ["none", "host"], "Log": ["json-file", "none"]}, "Swarm": {"LocalNodeState": "inactive"},
-            "SecurityOptions": ["name=seccomp,profile=builtin"], "Warnings": null, "RegistryConfig": null,
+            "SecurityOptions": ["name=seccomp,profile=builtin"], "Warnings": warnings(), "RegistryConfig": null,
         }))
     })
     .await?;
     Ok(Json(answer).into_response())
+}
+
+/// What whoever looks after this host should know; `null` if there is nothing, as Docker has it.
+fn warnings() -> Value {
+    if fs_base::durable::is_poisoned() {
+        return json!(["WARNING: the store refuses writes: a sync to disk failed. Check the disk, then restart the daemon"]);
+    }
+    Value::Null
 }
 
 /// `?type=` may come several times, which is more than a typed query can say.
