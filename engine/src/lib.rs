@@ -11,6 +11,7 @@ pub mod cgroup;
 pub mod config;
 mod failure;
 pub mod log;
+pub mod network;
 pub mod runtime;
 pub mod seccomp;
 pub mod shim;
