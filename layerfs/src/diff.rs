@@ -46,7 +46,7 @@ pub struct Change {
 
 /// What is to be done to `from` to make it `to`.
 pub fn of_trees(from: &Tree, to: &Tree) -> Result<Vec<Change>> {
-    let mut differ = Differ { from, to, changes: Vec::new() };
+    let mut differ = Differ { from, to, changes: Vec::new(), todo: Vec::new() };
     match (from.root()?, to.root()?) {
         (Some(a), Some(b)) => differ.both(b"", &a, &b)?,
         (Some(a), None) => {
@@ -57,7 +57,7 @@ pub fn of_trees(from: &Tree, to: &Tree) -> Result<Vec<Change>> {
         (None, Some(b)) => differ.below(b"", &b)?,
         (None, None) => {}
     }
-    Ok(differ.changes)
+    differ.run()
 }
 
 /// What a container changed: `upper` is the directory that overlayfs wrote over `lower`. Only what lies in `upper`
@@ -70,9 +70,31 @@ struct Differ<'a> {
     from: &'a Tree,
     to: &'a Tree,
     changes: Vec<Change>,
+    /// What is still to be done, the next at the end. Not the call stack: how deep a tree is, others have decided.
+    todo: Vec<Step>,
+}
+
+enum Step {
+    /// To compare what the two trees have under a path.
+    Pair(Vec<u8>, Option<Entry>, Option<Entry>),
+    /// All below a directory of both trees is done, whose change has this number.
+    Close(usize),
 }
 
 impl Differ<'_> {
+    fn run(mut self) -> Result<Vec<Change>> {
+        while let Some(step) = self.todo.pop() {
+            match step {
+                Step::Pair(path, Some(a), Some(b)) => self.both(&path, &a, &b)?,
+                Step::Pair(path, Some(a), None) => self.deleted(&path, &a)?,
+                Step::Pair(path, None, Some(b)) => self.added(&path, &b)?,
+                Step::Pair(_, None, None) => {}
+                Step::Close(own) => self.close(own),
+            }
+        }
+        Ok(self.changes)
+    }
+
     fn both(&mut self, path: &[u8], a: &Entry, b: &Entry) -> Result<()> {
         if self.from.is_same_place(a, self.to, b) {
             return Ok(());
@@ -92,26 +114,31 @@ impl Differ<'_> {
     }
 
     fn directories(&mut self, path: &[u8], a: &Entry, b: &Entry, metadata: bool) -> Result<()> {
-        let own = self.changes.len();
+        self.todo.push(Step::Close(self.changes.len()));
         self.changes.push(Change { path: shown(path), kind: ChangeKind::Modified, size: 0, content: false, metadata });
+        let first = self.todo.len();
         if let Some(names) = a.touched_names(b)? {
             for name in names {
-                let (left, right) = (self.from.child(a, &name)?, self.to.child(b, &name)?);
-                self.pair(&join(path, &name), left.as_ref(), right.as_ref())?;
+                self.todo.push(Step::Pair(join(path, &name), self.from.child(a, &name)?, self.to.child(b, &name)?));
             }
         } else {
             self.all_names(path, a, b)?;
         }
-        let only_parent = self.changes.len() > own + 1 && !path.is_empty();
-        if !metadata && !only_parent {
-            self.changes.remove(own);
-        }
+        self.todo[first..].reverse();
         Ok(())
     }
 
+    /// A directory that is the same itself stays in the list for what changed in it; the root does not.
+    fn close(&mut self, own: usize) {
+        let is_parent = self.changes.len() > own + 1 && self.changes[own].path != b"/";
+        if !self.changes[own].metadata && !is_parent {
+            self.changes.remove(own);
+        }
+    }
+
     fn all_names(&mut self, path: &[u8], a: &Entry, b: &Entry) -> Result<()> {
-        let (left, right) = (self.from.read_dir(a)?, self.to.read_dir(b)?);
-        let (mut left, mut right) = (left.iter().peekable(), right.iter().peekable());
+        let mut left = self.from.read_dir(a)?.into_iter().peekable();
+        let mut right = self.to.read_dir(b)?.into_iter().peekable();
         loop {
             let order = match (left.peek(), right.peek()) {
                 (None, None) => return Ok(()),
@@ -121,17 +148,9 @@ impl Differ<'_> {
             };
             let one = if order == Ordering::Greater { None } else { left.next() };
             let other = if order == Ordering::Less { None } else { right.next() };
-            let Some((name, _)) = one.or(other) else { return Ok(()) };
-            self.pair(&join(path, name), one.map(|(_, e)| e), other.map(|(_, e)| e))?;
-        }
-    }
-
-    fn pair(&mut self, path: &[u8], a: Option<&Entry>, b: Option<&Entry>) -> Result<()> {
-        match (a, b) {
-            (Some(a), Some(b)) => self.both(path, a, b),
-            (Some(a), None) => self.deleted(path, a),
-            (None, Some(b)) => self.added(path, b),
-            (None, None) => Ok(()),
+            let Some((name, _)) = one.as_ref().or(other.as_ref()) else { return Ok(()) };
+            let path = join(path, name);
+            self.todo.push(Step::Pair(path, one.map(|(_, entry)| entry), other.map(|(_, entry)| entry)));
         }
     }
 
@@ -149,8 +168,8 @@ impl Differ<'_> {
 
     fn below(&mut self, path: &[u8], entry: &Entry) -> Result<()> {
         if entry.is_dir() {
-            for (name, child) in self.to.read_dir(entry)? {
-                self.added(&join(path, &name), &child)?;
+            for (name, child) in self.to.read_dir(entry)?.into_iter().rev() {
+                self.todo.push(Step::Pair(join(path, &name), None, Some(child)));
             }
         }
         Ok(())

@@ -4,7 +4,7 @@ use fs_base::{Error, Result};
 use fsd_api::{ChangeKind, DiffEntry, EntryKind, TreeEntry};
 use layerfs::diff;
 use layerfs::erofs::FileKind;
-use layerfs::tree::{Content, Entry, Tree};
+use layerfs::tree::{Content, Entry, Tree, Walk};
 
 use crate::app::App;
 
@@ -24,23 +24,17 @@ pub fn list(app: &App, name: &str, path: &str, recursive: bool) -> Result<Vec<Tr
     let entry = tree.lookup(path.as_bytes(), true)?.ok_or_else(|| missing(name, path))?;
     let mut entries = Vec::new();
     let base = path.trim_end_matches('/').as_bytes();
-    if entry.is_dir() {
-        add(&tree, base, &entry, recursive, &mut entries)?;
-    } else {
-        entries.push(shown(&tree, base, &entry)?);
+    if !entry.is_dir() {
+        return Ok(vec![shown(&tree, base, &entry)?]);
     }
-    Ok(entries)
-}
-
-fn add(tree: &Tree, base: &[u8], directory: &Entry, recursive: bool, to: &mut Vec<TreeEntry>) -> Result<()> {
-    for (name, child) in tree.read_dir(directory)? {
-        let path = [base, b"/", &name].concat();
-        to.push(shown(tree, &path, &child)?);
-        if recursive && child.is_dir() {
-            add(tree, &path, &child, recursive, to)?;
+    tree.walk(&entry, &mut |path, child| {
+        if path.is_empty() {
+            return Ok(Walk::Continue);
         }
-    }
-    Ok(())
+        entries.push(shown(&tree, &[base, b"/", path].concat(), child)?);
+        Ok(if recursive { Walk::Continue } else { Walk::Skip })
+    })?;
+    Ok(entries)
 }
 
 fn shown(tree: &Tree, path: &[u8], entry: &Entry) -> Result<TreeEntry> {
