@@ -266,7 +266,7 @@ fn check_finds_damage_and_says_what_helps() {
 /// The index of `layer` as the format's version 1 wrote it: another name in the superblock, and a checksum that is right.
 fn as_version_1(index: &Path) {
     let mut bytes = std::fs::read(index).unwrap();
-    assert_eq!(&bytes[1088..1099], b"fsd-index-2");
+    assert_eq!(&bytes[1088..1099], b"fsd-index-3");
     bytes[1098] = b'1';
     bytes[1028..1032].fill(0);
     let block = 1usize << bytes[1036];

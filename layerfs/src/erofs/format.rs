@@ -59,7 +59,7 @@ pub const CHUNK_BITS_MAX: u32 = 31;
 pub const NAME_MAX: usize = 255;
 
 /// Our format's version, kept in the volume name: an index with another one is built again.
-pub const VOLUME_NAME: [u8; 16] = *b"fsd-index-2\0\0\0\0\0";
+pub const VOLUME_NAME: [u8; 16] = *b"fsd-index-3\0\0\0\0\0";
 
 /// The type that a mode's bits say. Only for modes that were made here from a [`FileKind`].
 pub fn kind_of_mode(mode: u16) -> FileKind {

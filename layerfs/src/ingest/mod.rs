@@ -4,6 +4,7 @@
 //! they hand on are shared buffers, used again and a few at a time, so that memory does not follow the layer's
 //! size: it is that of the tree ([`crate::erofs::Image`]), the buffers, and the window of the decompressor.
 
+mod estargz;
 mod source;
 mod stages;
 mod stream;
@@ -105,10 +106,7 @@ fn verify(options: &IngestOptions<'_>, id: LayerId, blob: Digest, blob_size: u64
 pub fn rebuild_index(id: &LayerId, data: &File, to: &Path, limits: Limits) -> Result<u64> {
     let size = data.metadata().at("stat", "layer data")?.len();
     let mut reader = Reader::seekable(std::io::BufReader::with_capacity(1 << 13, data), limits);
-    let mut tree = TreeBuilder::new(limits);
-    while let Some(entry) = reader.next_entry()? {
-        tree.add(&entry)?;
-    }
+    let tree = TreeBuilder::read(&mut reader, limits)?;
     if reader.position() > size {
         return Err(Error::corrupt("the layer's data ends in the middle of a file: it is truncated"));
     }

@@ -87,10 +87,7 @@ pub(super) fn run(input: &mut (dyn Read + Send), data: &File, path: &Path, optio
 /// Reads the tar to its end, and what is behind that too: it belongs to the diffID.
 fn parse(stream: Stream<'_, Tee<'_>>, limits: Limits) -> Result<(TreeBuilder, u64)> {
     let mut reader = Reader::buffered(stream, limits);
-    let mut tree = TreeBuilder::new(limits);
-    while let Some(entry) = reader.next_entry()? {
-        tree.add(&entry)?;
-    }
+    let tree = TreeBuilder::read(&mut reader, limits)?;
     let tee = reader.get_mut().drain().map_err(crate::tar::stream_error)?;
     Ok((tree, tee.written))
 }

@@ -7,11 +7,13 @@
 //! is refused; dockerd, in its chroot, would put it into the root.
 
 use std::collections::VecDeque;
+use std::io::BufRead;
 
 use fs_base::{Error, Result};
 
+use super::estargz::{self, Role};
 use crate::erofs::{Body, FileKind, Image, Meta, NodeId, Segment, xattr_is_supported};
-use crate::tar::{Entry, EntryKind, Limits, limit};
+use crate::tar::{Entry, EntryKind, Limits, Reader, acl, limit};
 
 /// The kernel's bound on symlinks in one resolution (`MAXSYMLINKS`).
 const MOST_LINKS: u32 = 40;
@@ -38,8 +40,22 @@ pub(super) struct TreeBuilder {
 }
 
 impl TreeBuilder {
-    pub fn new(limits: Limits) -> TreeBuilder {
-        TreeBuilder { image: Image::new(IMPLIED), limits, entries: 0, last: None }
+    /// Reads all entries of a layer.
+    pub fn read<R: BufRead>(reader: &mut Reader<R>, limits: Limits) -> Result<TreeBuilder> {
+        let mut tree = TreeBuilder { image: Image::new(IMPLIED), limits, entries: 0, last: None };
+        let mut table = None;
+        while let Some(entry) = reader.next_entry()? {
+            tree.count()?;
+            if let Some(file) = table.take() {
+                tree.add(&file)?;
+            }
+            match estargz::role(&entry, reader)? {
+                Role::Content => tree.add(&entry)?,
+                Role::Landmark => {}
+                Role::Toc => table = Some(entry),
+            }
+        }
+        Ok(tree)
     }
 
     /// Entries taken so far.
@@ -52,12 +68,15 @@ impl TreeBuilder {
         &self.image
     }
 
-    /// Takes one entry.
-    pub fn add(&mut self, entry: &Entry) -> Result<()> {
+    fn count(&mut self) -> Result<()> {
         self.entries += 1;
         if self.image.weight() > self.limits.index {
             return Err(limit("index_bytes", format_args!("its tree takes more than {} bytes", self.limits.index)));
         }
+        Ok(())
+    }
+
+    fn add(&mut self, entry: &Entry) -> Result<()> {
         self.place(entry).map_err(|e| e.context(format!("layer entry {:?}", String::from_utf8_lossy(&entry.path))))
     }
 
@@ -182,6 +201,10 @@ impl TreeBuilder {
         let mut pending: VecDeque<Vec<u8>> = path.iter().map(|name| name.to_vec()).collect();
         let mut links = 0;
         while let Some(name) = pending.pop_front() {
+            // Each link leads to a path that is short enough, but one into the next leads as deep as it likes.
+            if stack.len() > self.limits.depth {
+                return Err(too_deep(self.limits.depth));
+            }
             let here = *stack.last().unwrap_or(&root);
             if name == b".." {
                 // Above the root is the root.
@@ -288,15 +311,35 @@ fn check_name(name: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The attributes that a layer may bring. Those of overlayfs itself would let an image forge whiteouts and
-/// redirects; namespaces that the kernel doesn't have can't be stored.
+/// The attributes that a layer may bring. Those of overlayfs itself would let an image forge whiteouts and redirects;
+/// namespaces that the kernel doesn't have can't be stored; and what the kernel does not keep on a file of this kind is
+/// left out as it is by all that unpack.
 fn kept_xattrs(entry: &Entry, limits: Limits) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let total: usize = entry.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
     if total > limits.attributes {
         let what = format_args!("more than {} bytes of extended attributes on one file", limits.attributes);
         return Err(limit("attributes", what));
     }
-    let is_kept =
-        |name: &[u8]| xattr_is_supported(name) && !name.starts_with(b"trusted.overlay.") && !name.starts_with(b"user.overlay.");
-    Ok(entry.xattrs.iter().filter(|(name, _)| is_kept(name)).cloned().collect())
+    let is_forged = |name: &[u8]| name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.");
+    let mut kept = Vec::with_capacity(entry.xattrs.len());
+    for (name, value) in &entry.xattrs {
+        if xattr_is_supported(name) && !is_forged(name) && is_kept(&entry.kind, name, value)? {
+            kept.push((name.clone(), value.clone()));
+        }
+    }
+    Ok(kept)
+}
+
+/// Whether the kernel keeps this attribute on a file of this kind. Source: xattr(7), "Extended user attributes"; Linux
+/// `fs/posix_acl.c`, `set_posix_acl` and `posix_acl_update_mode`.
+fn is_kept(kind: &EntryKind, name: &[u8], value: &[u8]) -> Result<bool> {
+    let is_dir = *kind == EntryKind::Dir;
+    if name == acl::ACCESS || name == acl::DEFAULT {
+        if !acl::is_valid(value) {
+            return Err(Error::invalid(format!("its attribute {} is not an ACL", String::from_utf8_lossy(name))));
+        }
+        let is_access = name == acl::ACCESS;
+        return Ok(is_dir && !is_access || is_access && !acl::is_mode(value) && !matches!(kind, EntryKind::Symlink(_)));
+    }
+    Ok(!name.starts_with(b"user.") || is_dir || matches!(kind, EntryKind::File(_)))
 }

@@ -8,6 +8,7 @@
 //! applied; the user and group names are ignored. One block of zeros ends the archive, as for GNU tar.
 //! Source: POSIX.1-2017 pax(1), "ustar Interchange Format"; GNU tar manual, "Basic Tar Format" and "Sparse Formats".
 
+pub(crate) mod acl;
 mod header;
 mod pax;
 mod reader;

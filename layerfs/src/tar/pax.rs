@@ -1,6 +1,10 @@
 //! PAX extended headers: records `LENGTH KEY=VALUE\n`.
 
+use std::collections::BTreeMap;
+
 use fs_base::{Error, Result};
+
+use super::acl;
 
 /// What the records of one header change. Later records win over earlier ones.
 #[derive(Debug, Default, Clone)]
@@ -12,7 +16,9 @@ pub struct Pax {
     pub gid: Option<u32>,
     pub mtime: Option<(i64, u32)>,
     /// Full attribute names and values.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// POSIX ACLs as text, by the attribute that holds them.
+    acls: BTreeMap<&'static [u8], Vec<u8>>,
     pub sparse_name: Option<Vec<u8>>,
     pub sparse_size: Option<u64>,
     pub sparse_major: Option<u64>,
@@ -55,15 +61,27 @@ impl Pax {
             b"GNU.sparse.map" => {
                 self.sparse_map = set.map_or(Ok(Vec::new()), |v| v.split(|&b| b == b',').map(integer).collect())?;
             }
+            b"SCHILY.acl.access" => drop(self.acls.insert(acl::ACCESS, value.to_vec())),
+            b"SCHILY.acl.default" => drop(self.acls.insert(acl::DEFAULT, value.to_vec())),
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                    let name = attribute_name(name);
-                    self.xattrs.retain(|(n, _)| *n != name);
-                    self.xattrs.push((name, value.to_vec()));
+                    self.xattrs.insert(attribute_name(name), value.to_vec());
                 }
             }
         }
         Ok(())
+    }
+
+    /// The attributes, sorted by name. An ACL in text counts where the attribute itself is not given.
+    pub fn attributes(&mut self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        for (name, text) in std::mem::take(&mut self.acls) {
+            if !self.xattrs.contains_key(name)
+                && let Some(value) = acl::encode(&text)
+            {
+                self.xattrs.insert(name.to_vec(), value);
+            }
+        }
+        std::mem::take(&mut self.xattrs).into_iter().collect()
     }
 }
 
@@ -128,14 +146,14 @@ mod tests {
     fn attribute_names_are_unescaped() {
         let mut pax = Pax::default();
         pax.read(b"34 SCHILY.xattr.user.a%3Db%25%x=1\n").unwrap();
-        assert_eq!(pax.xattrs, [(b"user.a=b%%x".to_vec(), b"1".to_vec())]);
+        assert_eq!(pax.attributes(), [(b"user.a=b%%x".to_vec(), b"1".to_vec())]);
     }
 
     #[test]
     fn values_may_hold_newlines_and_equal_signs() {
         let mut pax = Pax::default();
         pax.read(b"31 SCHILY.xattr.user.k=a=b\nc\0d\n").unwrap();
-        assert_eq!(pax.xattrs, [(b"user.k".to_vec(), b"a=b\nc\0d".to_vec())]);
+        assert_eq!(pax.attributes(), [(b"user.k".to_vec(), b"a=b\nc\0d".to_vec())]);
         assert!(Pax::default().read(b"999 path=a\n").is_err());
         assert!(Pax::default().read(b"3 a").is_err());
     }

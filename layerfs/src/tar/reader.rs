@@ -113,6 +113,8 @@ impl<R: Read> Reader<R> {
         self.pending = 0;
         let mut pax = Pax::default();
         let (mut long_name, mut long_link) = (None, None);
+        // One entry may have many extended headers; what they say adds up.
+        let mut extended = 0usize;
         loop {
             let mut block = [0u8; BLOCK];
             if !self.read_block(&mut block)? {
@@ -125,7 +127,8 @@ impl<R: Read> Reader<R> {
                 b'L' => long_name = Some(self.text(&header)?),
                 b'K' => long_link = Some(self.text(&header)?),
                 b'x' | b'X' => {
-                    let bytes = self.small_data(&header, self.limits.attributes, "attributes")?;
+                    let bytes = self.small_data(&header, self.limits.attributes.saturating_sub(extended), "attributes")?;
+                    extended += bytes.len().max(1);
                     pax.read(&bytes)?;
                 }
                 // For all entries that follow: not applied, as Go's readers of layers don't.
@@ -188,7 +191,7 @@ impl<R: Read> Reader<R> {
             size: 0,
             mtime,
             mtime_nanos,
-            xattrs: std::mem::take(&mut pax.xattrs),
+            xattrs: pax.attributes(),
             path,
         };
         entry.kind = match header.type_flag() {
