@@ -265,11 +265,25 @@ fn damaged(error: io::Error) -> Error {
 }
 
 /// gzip members one after the other; bytes behind the last that are no member are ignored, as gzip(1) does.
-struct GzipMembers<R: BufRead>(Option<flate2::bufread::GzDecoder<R>>);
+struct GzipMembers<R: BufRead>(Option<flate2::bufread::GzDecoder<Begun<R>>>);
+
+/// A member whose first byte has been taken to see what it is.
+type Begun<R> = io::Chain<&'static [u8], R>;
 
 impl<R: BufRead> GzipMembers<R> {
+    /// `input` begins with a member.
     fn new(input: R) -> GzipMembers<R> {
-        GzipMembers(Some(flate2::bufread::GzDecoder::new(input)))
+        GzipMembers(Some(flate2::bufread::GzDecoder::new((&b""[..]).chain(input))))
+    }
+
+    /// The member that follows, if what follows is one. Its two first bytes may lie in two buffers.
+    fn next(mut input: R) -> io::Result<GzipMembers<R>> {
+        if input.fill_buf()?.first() != Some(&0x1f) {
+            return Ok(GzipMembers(None));
+        }
+        input.consume(1);
+        let is_member = input.fill_buf()?.first() == Some(&0x8b);
+        Ok(GzipMembers(is_member.then(|| flate2::bufread::GzDecoder::new((&[0x1f][..]).chain(input)))))
     }
 }
 
@@ -280,11 +294,8 @@ impl<R: BufRead> Read for GzipMembers<R> {
             if got > 0 || buffer.is_empty() {
                 return Ok(got);
             }
-            // One byte suffices to tell: the second may lie in the next buffer.
-            if decoder.get_mut().fill_buf()?.first() == Some(&0x1f) {
-                self.0 = self.0.take().map(|decoder| flate2::bufread::GzDecoder::new(decoder.into_inner()));
-            } else {
-                self.0 = None;
+            if let Some(done) = self.0.take() {
+                *self = GzipMembers::next(done.into_inner().into_inner().1)?;
             }
         }
         Ok(0)

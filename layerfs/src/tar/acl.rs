@@ -102,6 +102,19 @@ pub fn is_valid(value: &[u8]) -> bool {
     seen & base == base && (!is_named || seen & MASK != 0)
 }
 
+/// The mode of a file that has this ACL: the kernel shows the owner's, the mask's (the group's if there is none) and the
+/// others' permissions in it, whatever it was. Source: Linux `fs/posix_acl.c`, `posix_acl_equiv_mode`.
+pub fn mode(value: &[u8], mode: u32) -> u32 {
+    let permissions = |wanted: u16| {
+        let entry = value.get(4..)?.chunks_exact(8).find(|entry| u16::from_le_bytes([entry[0], entry[1]]) == wanted)?;
+        Some(u32::from(entry[2]))
+    };
+    match (permissions(USER_OBJ), permissions(MASK).or(permissions(GROUP_OBJ)), permissions(OTHER)) {
+        (Some(user), Some(group), Some(other)) if is_valid(value) => mode & !0o777 | user << 6 | group << 3 | other,
+        _ => mode,
+    }
+}
+
 /// Whether a valid ACL says no more than a mode does, so that the kernel keeps the mode alone.
 pub fn is_mode(value: &[u8]) -> bool {
     value.len() == 4 + 3 * 8
@@ -143,6 +156,8 @@ mod tests {
         ] {
             assert_eq!(encode(text.as_bytes()), None, "{text}");
         }
+        assert_eq!(mode(&encode(b"user::rwx,group::---,user:5:rwx,mask::r-x,other::--x").unwrap(), 0o4777), 0o4751);
+        assert_eq!(mode(b"none", 0o640), 0o640);
         assert!(!is_valid(b"\x02\0\0") && !is_valid(&[2, 0, 0, 0, 1]) && !is_valid(&[3, 0, 0, 0]));
     }
 }

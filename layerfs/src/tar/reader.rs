@@ -6,7 +6,7 @@ use fs_base::{Error, Result};
 
 use super::header::{BLOCK, Header, sparse_entries};
 use super::pax::{Pax, integer};
-use super::{Limits, limit, sparse};
+use super::{Limits, acl, limit, sparse};
 
 /// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,15 +183,17 @@ impl<R: Read> Reader<R> {
             Some(time) => time,
             None => (header.mtime()?, 0),
         };
+        let xattrs = pax.attributes();
+        let acl = xattrs.iter().find(|(name, _)| name == acl::ACCESS);
         let mut entry = Entry {
             kind: EntryKind::Dir,
-            mode: header.mode()?,
+            mode: acl.map_or(header.mode(), |(_, acl)| header.mode().map(|mode| acl::mode(acl, mode)))?,
             uid: pax.uid.map_or_else(|| header.uid(), Ok)?,
             gid: pax.gid.map_or_else(|| header.gid(), Ok)?,
             size: 0,
             mtime,
             mtime_nanos,
-            xattrs: pax.attributes(),
+            xattrs,
             path,
         };
         entry.kind = match header.type_flag() {
