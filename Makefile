@@ -1,7 +1,7 @@
 # Everything a person does with this tree. `make help` lists it.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench images install uninstall clean fuzz
+.PHONY: help demo test vm lint bench images install uninstall clean fuzz
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -13,6 +13,8 @@ IMAGES := target/images
 HOST = $(shell rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)
 PACKAGES := curl=curl cc=gcc tar=tar /etc/ssl/certs/ca-certificates.crt=ca-certificates mmdebstrap=mmdebstrap /usr/share/doc/busybox-static=busybox-static
 TEST_PACKAGES := $(PACKAGES) docker=docker.io setfattr=attr setpriv=util-linux docker-registry=docker-registry skopeo=skopeo mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs bsdtar=libarchive-tools umoci=umoci zstd=zstd setfacl=acl fsck.erofs=erofs-utils
+
+VM_PACKAGES := qemu-system-x86_64=qemu-system-x86 cpio=cpio mke2fs=e2fsprogs dpkg-deb=dpkg docker=docker.io
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,6 +36,12 @@ test: ## packages, build, all tests
 		> target/test.log 2>&1 < /dev/null & \
 	tail -n +1 -s 0.2 -F --pid=$$! target/test.log 2> /dev/null; status=0; wait $$! || status=$$?; \
 	scripts/skipped target/test.log; exit $$status
+
+vm: ## boot Linux 6.1 in a virtual machine, with cgroup v2 and with v1, and run containers there on every driver
+	@scripts/packages $(PACKAGES) $(VM_PACKAGES)
+	cargo build --release --workspace --bins
+	@scripts/make-images $(IMAGES)
+	@scripts/vm-test target/vm $(IMAGES)/busybox.tar
 
 bench: ## measure beside docker.io, podman and skopeo, on the image that scripts/make-bench-image makes; JSON beside it
 	@scripts/packages $(TEST_PACKAGES) dockerd=docker.io podman=podman runc=runc pip=python3-pip npm=npm

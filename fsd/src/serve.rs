@@ -78,7 +78,11 @@ fn give_to_group(path: &Path, group: Option<&str>) -> Result<()> {
 /// From /etc/group: the daemon is a static name for its host, no directory service is asked.
 fn group_id(name: &str) -> Result<Option<u32>> {
     let path = "/etc/group";
-    let text = std::fs::read_to_string(path).at("read", path)?;
+    let text = match std::fs::read_to_string(path) {
+        // A host as small as an initrd has no groups.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        other => other.at("read", path)?,
+    };
     Ok(text.lines().find_map(|line| {
         let mut fields = line.split(':');
         (fields.next() == Some(name)).then(|| fields.nth(1).and_then(|id| id.parse().ok())).flatten()
