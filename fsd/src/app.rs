@@ -62,7 +62,7 @@ impl App {
         let db = Db::open(&config.root.join("meta.db"))?;
         let store = Arc::new(Store::open(&config.root)?);
         store.clear_tmp()?;
-        let mounter = Mounter::new(Arc::clone(&store), config.driver.as_deref())?;
+        let mounter = Mounter::new(Arc::clone(&store), config.storage.choice())?;
         let volumes = Volumes::open(&config.root, Arc::new(db.clone()))?;
         let trash = Trash::open(config.root.join("trash"))?;
         let (containers, events) = (Containers::default(), Events::default());

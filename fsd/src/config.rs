@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use fs_base::{Error, IoContext, Result};
+use layerfs::driver::Choice;
 use layerfs::tar::Limits;
 
 use crate::registry::Settings;
@@ -64,9 +65,12 @@ pub struct Options {
     /// Group that may use the socket, besides root [default: fsd, if there is such a group]
     #[arg(long, global = true, env = "FSD_GROUP", value_name = "NAME")]
     pub group: Option<String>,
-    /// Mount driver: erofs, erofs-loop or overlay [default: the first that works here]
-    #[arg(long, global = true, env = "FSD_DRIVER", value_name = "NAME")]
-    pub driver: Option<String>,
+    /// Storage driver: erofs, erofs-loop or overlay [default: the first that works here]
+    #[arg(long, global = true, env = "FSD_STORAGE_DRIVER", value_name = "NAME")]
+    pub storage_driver: Option<String>,
+    /// Option of the storage driver: stacking=descriptors, paths or options [default: the first that works here]
+    #[arg(long = "storage-opt", global = true, value_name = "KEY=VALUE")]
+    pub storage_opts: Vec<String>,
     /// Program that looks after a container [default: fsd-shim, beside this program]
     #[arg(long, global = true, env = "FSD_SHIM", value_name = "FILE")]
     pub shim: Option<PathBuf>,
@@ -83,7 +87,10 @@ struct File {
     run: Option<PathBuf>,
     host: Option<String>,
     group: Option<String>,
-    driver: Option<String>,
+    #[serde(rename = "storage-driver")]
+    storage_driver: Option<String>,
+    #[serde(rename = "storage-opts", default)]
+    storage_opts: Vec<String>,
     shim: Option<PathBuf>,
     log: Option<String>,
     #[serde(default)]
@@ -122,6 +129,36 @@ struct FileLimits {
     seconds: Option<u64>,
 }
 
+/// What is asked for in place of the best driver that works here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Storage {
+    /// The driver.
+    driver: Option<String>,
+    /// The way of stacking layers.
+    stacking: Option<String>,
+}
+
+impl Storage {
+    fn of(driver: Option<String>, options: &[String]) -> Result<Storage> {
+        let mut storage = Storage { driver, stacking: None };
+        for option in options {
+            match option.split_once('=') {
+                Some(("stacking", way)) => storage.stacking = Some(way.to_owned()),
+                _ => {
+                    return Err(Error::invalid(format!("unknown storage option {option:?}"))
+                        .with_hint("there is one: stacking=descriptors, stacking=paths or stacking=options"));
+                }
+            }
+        }
+        Ok(storage)
+    }
+
+    /// In layerfs's words.
+    pub fn choice(&self) -> Choice<'_> {
+        Choice { driver: self.driver.as_deref(), stacking: self.stacking.as_deref() }
+    }
+}
+
 /// The settings in force.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -133,8 +170,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// Whose members may use the socket. `None`: the default group, if it exists.
     pub group: Option<String>,
-    /// The mount driver, if it is not to be chosen.
-    pub driver: Option<String>,
+    /// What serves layers, as far as it is not to be chosen.
+    pub storage: Storage,
     /// What looks after a container.
     pub shim: PathBuf,
     /// The log level.
@@ -163,7 +200,10 @@ impl Config {
             run,
             socket,
             group: options.group.clone().or(file.group),
-            driver: options.driver.clone().or(file.driver),
+            storage: Storage::of(
+                options.storage_driver.clone().or(file.storage_driver),
+                if options.storage_opts.is_empty() { &file.storage_opts } else { &options.storage_opts },
+            )?,
             shim: options.shim.clone().or(file.shim).map_or_else(beside_us, |path| absolute(&path, "shim"))?,
             log: log.parse().map_err(|_| {
                 Error::invalid(format!("invalid log level {log:?}")).with_hint("use error, warn, info, debug or trace")

@@ -12,12 +12,10 @@ use common::{Listing, assert_same, list_dir, list_tree, may_mount, place_of, sh}
 use fs_base::sys::mount::mount_table;
 use fs_base::{Class, LayerId};
 use layerfs::diff::{ChangeKind, of_upper};
-use layerfs::driver::Mounter;
+use layerfs::driver::{Choice, Mounter, Verdict, names};
 use layerfs::ingest::IngestOptions;
 use layerfs::store::Store;
 use layerfs::tree::Tree;
-
-const DRIVERS: [&str; 3] = ["erofs", "erofs-loop", "overlay"];
 
 /// Numbers that look random and are the same in every run.
 struct Random(u64);
@@ -153,23 +151,29 @@ fn changes_of(lower: &Tree, upper: &Path) -> Vec<(char, String)> {
     of_upper(lower, upper).unwrap().into_iter().map(|c| (kind(c.kind), String::from_utf8(c.path).unwrap())).collect()
 }
 
-/// The mounter, or a loud word that this driver can't be tested here.
-fn mounter(store: &Arc<Store>, driver: &str) -> Option<Mounter> {
-    match Mounter::new(Arc::clone(store), Some(driver)) {
+/// This driver, and the best way of stacking.
+fn named(driver: &str) -> Choice<'_> {
+    Choice { driver: Some(driver), stacking: None }
+}
+
+/// The mounter, or a loud word that this can't be tested here.
+fn mounter(store: &Arc<Store>, choice: Choice<'_>) -> Option<Mounter> {
+    match Mounter::new(Arc::clone(store), choice) {
         Ok(mounter) => Some(mounter),
         Err(error) if error.class() == Class::Unsupported => {
-            println!("SKIPPED: driver {driver}: {error}");
+            println!("SKIPPED: {choice:?}: {error}");
             None
         }
-        Err(error) => panic!("{driver}: {error}"),
+        Err(error) => panic!("{choice:?}: {error}"),
     }
 }
 
 /// What every driver must do, on the file system that holds `dir`.
-fn conformance(dir: &Path, driver: &str, seed: u64) {
+fn conformance(dir: &Path, choice: Choice<'_>, seed: u64) {
     let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     let store = Arc::new(Store::open(&dir.join("store")).unwrap());
-    let Some(mounter) = mounter(&store, driver) else { return };
+    let Some(mounter) = mounter(&store, choice) else { return };
+    let driver = mounter.driver_name().unwrap();
     let ids = random_chain(&mut random, dir, &store, 4);
     for length in 1..=ids.len() {
         let mount = mounter.image(&ids[..length]).unwrap_or_else(|e| panic!("{driver}: {e} {:?}", e.hint()));
@@ -177,7 +181,8 @@ fn conformance(dir: &Path, driver: &str, seed: u64) {
         assert_same(&tree, &list_dir(&place_of(&mount)), &format!("{driver}, seed {seed}, {length} layers"));
         assert!(std::fs::write(place_of(&mount).join("x"), "x").is_err(), "{driver}: an image is read-only");
     }
-    let (upper, work) = (dir.join("upper"), dir.join("work"));
+    let (upper, work) = (dir.join("store/containers/upper"), dir.join("store/containers/work"));
+    std::fs::create_dir(dir.join("store/containers")).unwrap();
     let lower = Tree::new(layers(&store, &ids));
     let before = list_tree(&lower);
     for round in 0..3 {
@@ -200,8 +205,26 @@ fn conformance(dir: &Path, driver: &str, seed: u64) {
 #[test]
 fn every_driver_shows_what_the_tree_in_user_space_shows() {
     if may_mount() {
-        for (driver, seed) in DRIVERS.iter().flat_map(|driver| (1..=3).map(move |seed| (driver, seed))) {
-            conformance(tempfile::tempdir().unwrap().path(), driver, seed);
+        for (driver, seed) in names().into_iter().flat_map(|driver| (1..=3).map(move |seed| (driver, seed))) {
+            conformance(tempfile::tempdir().unwrap().path(), named(driver), seed);
+        }
+    }
+}
+
+/// The writable side lies in the store, as a container's does, so that no way of stacking may hide it.
+#[test]
+fn every_driver_is_stacked_in_every_way() {
+    if may_mount() {
+        let ways = ["descriptors", "paths", "options"].map(Some);
+        for (driver, stacking) in names().into_iter().flat_map(|driver| ways.map(|way| (driver, way))) {
+            let dir = tempfile::tempdir().unwrap();
+            let choice = Choice { driver: Some(driver), stacking };
+            conformance(dir.path(), choice, 31);
+            let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
+            let Some(mounter) = mounter(&store, choice) else { continue };
+            let taken = |name: &str| mounter.probed().iter().any(|p| p.name == name && p.verdict == Verdict::Taken);
+            assert!(taken(driver) && taken(stacking.unwrap()), "{:?}", mounter.probed());
+            assert!(mounter.probed().iter().all(|p| (p.verdict == Verdict::Taken) == p.why().is_none()));
         }
     }
 }
@@ -213,14 +236,15 @@ fn a_store_on_tmpfs_falls_back_and_says_why() {
     }
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
     let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
-    let mounter = Mounter::new(Arc::clone(&store), None).unwrap();
-    assert!(mounter.probed()[0].probe.why().is_some_and(|why| !why.is_empty()), "file-backed EROFS is refused on tmpfs");
+    let mounter = Mounter::new(Arc::clone(&store), Choice::default()).unwrap();
+    assert!(matches!(mounter.probed()[0].verdict, Verdict::Failed(_)), "file-backed EROFS is refused on tmpfs");
+    assert!(mounter.probed()[0].why().is_some_and(|why| !why.is_empty()));
     assert_ne!(mounter.driver_name(), Some("erofs"));
     drop(mounter);
     for driver in ["erofs-loop", "overlay"] {
         let place = dir.path().join(driver);
         std::fs::create_dir(&place).unwrap();
-        conformance(&place, driver, 9);
+        conformance(&place, named(driver), 9);
     }
     let loops = |what: &str| sh(dir.path(), &format!("losetup -a | grep -c {} || true # {what}", dir.path().display()));
     assert_eq!(loops("after").trim(), "0", "loop devices free themselves");
@@ -259,10 +283,10 @@ fn every_driver_works_on_a_store_on_xfs_and_on_btrfs() {
     }
     for kind in ["xfs", "btrfs"] {
         let Some(image) = Image::of(kind) else { continue };
-        for (driver, seed) in DRIVERS.iter().zip(21..) {
+        for (driver, seed) in names().into_iter().zip(21..) {
             let place = image.0.path().join("mnt").join(driver);
             std::fs::create_dir(&place).unwrap();
-            conformance(&place, driver, seed);
+            conformance(&place, named(driver), seed);
         }
         let root = image.0.path().to_owned();
         drop(image);
@@ -287,10 +311,10 @@ fn chains_of_no_layers_one_and_very_many() {
     if !may_mount() {
         return;
     }
-    for driver in DRIVERS {
+    for driver in names() {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
-        let Some(mounter) = mounter(&store, driver) else { continue };
+        let Some(mounter) = mounter(&store, named(driver)) else { continue };
         let many: Vec<_> = (0..140).map(|n| one_file_layer(&store, &format!("f{n}"), &n.to_string())).collect();
         for count in [0, 1, 2, 140] {
             let ids = &many[..count];
@@ -315,7 +339,7 @@ fn a_new_writable_layer_has_the_roots_owner_and_mode() {
     sh(dir.path(), "mkdir r; chmod 1751 r; chown 12:34 r; setfattr -n user.a -v b r; tar --xattrs -C r -cf r.tar .");
     let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
     let id = store.ingest(&mut std::fs::File::open(dir.path().join("r.tar")).unwrap(), &IngestOptions::default()).unwrap().id;
-    let mounter = Mounter::new(Arc::clone(&store), None).unwrap();
+    let mounter = Mounter::new(Arc::clone(&store), Choice::default()).unwrap();
     let (upper, work) = (dir.path().join("upper"), dir.path().join("work"));
     let mount = mounter.container(&[id], &upper, &work).unwrap();
     let stat = std::fs::metadata(place_of(&mount)).unwrap();
@@ -335,7 +359,7 @@ fn images_on_the_host_have_no_devices_and_no_set_user_id() {
     let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
     let id = store.ingest(&mut std::fs::File::open(dir.path().join("r.tar")).unwrap(), &IngestOptions::default()).unwrap().id;
     let other = one_file_layer(&store, "x", "x");
-    let mounter = Mounter::new(Arc::clone(&store), None).unwrap();
+    let mounter = Mounter::new(Arc::clone(&store), Choice::default()).unwrap();
     for ids in [&[id][..], &[id, other]] {
         let image = mounter.image(ids).unwrap();
         assert!(std::fs::File::open(place_of(&image).join("null")).is_err(), "{} layers", ids.len());
@@ -352,10 +376,10 @@ fn containers_start_side_by_side() {
     if !may_mount() {
         return;
     }
-    for driver in DRIVERS {
+    for driver in names() {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
-        let Some(mounter) = mounter(&store, driver) else { continue };
+        let Some(mounter) = mounter(&store, named(driver)) else { continue };
         let ids = random_chain(&mut Random(77), dir.path(), &store, 3);
         std::thread::scope(|scope| {
             let mounter = &mounter;
@@ -382,7 +406,7 @@ fn a_removed_layer_is_served_to_who_has_it_mounted() {
     }
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
-    let Some(mounter) = mounter(&store, "erofs") else { return };
+    let Some(mounter) = mounter(&store, named("erofs")) else { return };
     let ids = [one_file_layer(&store, "a", "A"), one_file_layer(&store, "b", "B")];
     let mount = mounter.image(&ids).unwrap();
     for id in &ids {
@@ -399,9 +423,11 @@ fn a_removed_layer_is_served_to_who_has_it_mounted() {
 fn an_unknown_driver_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Store::open(dir.path()).unwrap());
-    let error = Mounter::new(store, Some("zfs")).unwrap_err();
+    let error = Mounter::new(Arc::clone(&store), named("zfs")).unwrap_err();
     assert!(error.to_string().contains("\"zfs\""), "{error}");
     assert!(error.hint().unwrap().contains("erofs"));
+    let error = Mounter::new(store, Choice { driver: None, stacking: Some("glue") }).unwrap_err();
+    assert!(error.to_string().contains("\"glue\"") && error.hint().unwrap().contains("descriptors"), "{error}");
 }
 
 /// Runs the test of this name again as an ordinary user; `true` if this is that run.
@@ -445,9 +471,9 @@ fn an_ordinary_user_can_do_everything_but_mount() {
     let ids = ["1.tar", "2.tar"].map(|name| {
         store.ingest(&mut std::fs::File::open(dir.path().join(name)).unwrap(), &IngestOptions::default()).unwrap().id
     });
-    let mounter = Mounter::new(Arc::clone(&store), None).unwrap();
+    let mounter = Mounter::new(Arc::clone(&store), Choice::default()).unwrap();
     assert_eq!(mounter.driver_name(), None);
-    assert!(mounter.probed().iter().all(|p| p.probe.why().is_some_and(|why| !why.is_empty())));
+    assert!(mounter.probed().iter().all(|p| p.why().is_some_and(|why| !why.is_empty())));
     for error in [
         mounter.image(&ids).unwrap_err(),
         mounter.container(&ids, &dir.path().join("upper"), &dir.path().join("work")).unwrap_err(),

@@ -72,7 +72,8 @@ fn settings_are_checked_by_name() {
     assert!(fails(&check("log = 'loud'\n")).contains("\"loud\""));
     assert!(fails(&fsd(&["--config", "/nonexistent.toml"])).contains("/nonexistent.toml"));
     let root = dir.path().join("root");
-    let error = fails(&fsd(&["--driver", "zfs", "--root", root.to_str().unwrap(), "--run", dir.path().to_str().unwrap()]));
+    let error =
+        fails(&fsd(&["--storage-driver", "zfs", "--root", root.to_str().unwrap(), "--run", dir.path().to_str().unwrap()]));
     assert!(error.contains("\"zfs\"") && error.contains("erofs"), "{error}");
 }
 

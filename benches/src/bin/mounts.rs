@@ -10,7 +10,7 @@ use benches::measure::{Samples, time};
 use benches::report::Report;
 use clap::Parser;
 use fs_base::LayerId;
-use layerfs::driver::Mounter;
+use layerfs::driver::{Choice, Mounter};
 use layerfs::ingest::IngestOptions;
 use layerfs::store::Store;
 
@@ -46,13 +46,11 @@ fn main() -> Result<()> {
     let drivers = if let Some(name) = arguments.driver {
         vec![name]
     } else {
-        let mounter = Mounter::new(Arc::clone(&store), None)?;
-        // Beside the drivers, the writable layer is probed.
-        mounter.probed().iter().map(|probed| probed.driver.to_owned()).filter(|name| name != "writable").collect()
+        layerfs::driver::names().into_iter().map(str::to_owned).collect()
     };
     let mut report = Report::new("mounts", &arguments.layer.display().to_string());
     for driver in drivers {
-        match Mounter::new(Arc::clone(&store), Some(&driver)) {
+        match Mounter::new(Arc::clone(&store), named(&driver)) {
             Ok(_) => {
                 for count in [1, LAYERS] {
                     measure(&mut report, &store, &driver, &chain[..count], dir.path(), arguments.rounds)?;
@@ -62,6 +60,11 @@ fn main() -> Result<()> {
         }
     }
     report.finish(arguments.json.as_deref())
+}
+
+/// This driver, and the best way of stacking.
+fn named(driver: &str) -> Choice<'_> {
+    Choice { driver: Some(driver), stacking: None }
 }
 
 fn small_layer(number: usize) -> Result<Vec<u8>> {
@@ -77,7 +80,7 @@ fn small_layer(number: usize) -> Result<Vec<u8>> {
 
 fn measure(report: &mut Report, store: &Arc<Store>, driver: &str, chain: &[LayerId], dir: &Path, rounds: usize) -> Result<()> {
     let [mut cold, mut warm, mut shared, mut container] = std::array::from_fn(|_| Samples::default());
-    let fresh = || Mounter::new(Arc::clone(store), Some(driver));
+    let fresh = || Mounter::new(Arc::clone(store), named(driver));
     for round in 0..rounds {
         let mounter = fresh()?;
         forget_pages(store, chain)?;

@@ -121,7 +121,8 @@ impl Info {
         page.line(0, "Server:");
         server(&mut page, &info);
         if let Some(own) = own {
-            host(&mut page, &own);
+            let shown = list(&info, "DriverStatus").iter().filter_map(|pair| pair[0].as_str()).collect::<Vec<_>>();
+            host(&mut page, &own, &shown);
         }
         out::bytes(page.text.as_bytes());
         for warning in list(&info, "Warnings") {
@@ -221,18 +222,22 @@ fn security(page: &mut Page, options: &[Value]) {
     }
 }
 
-fn host(page: &mut Page, own: &OwnInfo) {
+/// What only we tell; `shown` are the names of probes that the page has already.
+fn host(page: &mut Page, own: &OwnInfo, shown: &[&str]) {
     page.line(1, "Store:");
     page.field(2, "Root", &own.root);
     page.field(2, "Run", &own.run);
-    page.field(2, "Mount Driver", &own.driver);
     page.field(2, "Daemon Process", &own.pid.to_string());
-    page.line(1, "This host:");
-    for probe in &own.probes {
+    let more: Vec<_> = own.probes.iter().filter(|probe| !shown.contains(&probe.name.as_str())).collect();
+    if !more.is_empty() {
+        page.line(1, "This host:");
+    }
+    for probe in more {
         let answer = match probe.answer {
-            ProbeAnswer::Supported => "yes",
-            ProbeAnswer::Unsupported => "no",
+            ProbeAnswer::Supported => "in use",
+            ProbeAnswer::Unsupported => "does not work here",
             ProbeAnswer::Unknown => "unknown",
+            ProbeAnswer::Passed => "not tried",
         };
         let why = if probe.why.is_empty() { String::new() } else { format!(" ({})", probe.why) };
         page.field(2, &probe.name, &format!("{answer}{why}"));

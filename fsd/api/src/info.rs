@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 pub struct Info {
     /// The daemon's version.
     pub version: String,
-    /// The mount driver of this store.
+    /// The storage driver in use; `none` if none works here.
     pub driver: String,
     /// The store's root.
     pub root: String,
@@ -22,11 +22,11 @@ pub struct Info {
 /// One thing that a host may or may not be able to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeInfo {
-    /// What was tried.
+    /// What was or could be tried: `driver NAME` or `stacking NAME`.
     pub name: String,
     /// What came of it.
     pub answer: ProbeAnswer,
-    /// Why not, or what went wrong; empty if supported.
+    /// Why it is not in use; empty if it is.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub why: String,
 }
@@ -35,10 +35,12 @@ pub struct ProbeInfo {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProbeAnswer {
-    /// It works here.
+    /// It works here, and is in use.
     Supported,
     /// It doesn't work here.
     Unsupported,
     /// The probe itself failed.
     Unknown,
+    /// It was not tried: another is in use.
+    Passed,
 }

@@ -19,6 +19,8 @@ use tokio::sync::mpsc;
 
 use super::error::Failure;
 use super::{archive, blocking};
+use layerfs::driver::Verdict;
+
 use crate::app::App;
 use crate::db::mounts::MountRow;
 use crate::image::tree;
@@ -136,12 +138,13 @@ async fn run_check(State(app): State<Arc<App>>, Query(query): Query<CheckQuery>)
 
 async fn info(State(app): State<Arc<App>>) -> Answer {
     let probes = app.mounter.probed().iter().map(|probed| {
-        let (answer, why) = match &probed.probe {
-            Probe::Supported => (ProbeAnswer::Supported, String::new()),
-            Probe::Unsupported(why) => (ProbeAnswer::Unsupported, why.clone()),
-            Probe::Unknown(why) => (ProbeAnswer::Unknown, why.clone()),
+        let answer = match &probed.verdict {
+            Verdict::Taken => ProbeAnswer::Supported,
+            Verdict::Passed(_) => ProbeAnswer::Passed,
+            Verdict::Failed(Probe::Unknown(_)) => ProbeAnswer::Unknown,
+            Verdict::Failed(_) => ProbeAnswer::Unsupported,
         };
-        ProbeInfo { name: format!("driver {}", probed.driver), answer, why }
+        ProbeInfo { name: probed.to_string(), answer, why: probed.why().unwrap_or_default().to_owned() }
     });
     Ok(Json(Info {
         version: env!("CARGO_PKG_VERSION").to_owned(),

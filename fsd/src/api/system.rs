@@ -6,7 +6,9 @@ use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use fs_base::Probe;
 use http::header;
+use layerfs::driver::{Probed, Verdict};
 use serde_json::{Value, json};
 
 use super::error::Failure;
@@ -25,6 +27,17 @@ pub fn routes() -> Router<Arc<App>> {
 
 async fn ping() -> Response {
     ([(header::CACHE_CONTROL, "no-cache, no-store, must-revalidate"), (header::PRAGMA, "no-cache")], "OK").into_response()
+}
+
+/// Whether and why something that layers could be served with is in use, for people.
+fn shown_verdict(probed: &Probed) -> String {
+    let why = probed.why().unwrap_or_default();
+    match &probed.verdict {
+        Verdict::Taken => "in use".to_owned(),
+        Verdict::Passed(_) => format!("not tried: {why}"),
+        Verdict::Failed(Probe::Unknown(_)) => format!("unknown: {why}"),
+        Verdict::Failed(_) => format!("does not work here: {why}"),
+    }
 }
 
 fn kernel() -> String {
@@ -54,7 +67,7 @@ async fn info(State(app): State<Arc<App>>) -> Result<Response, Failure> {
             .mounter
             .probed()
             .iter()
-            .map(|p| [format!("Driver {}", p.driver), p.probe.why().unwrap_or("supported").to_owned()])
+            .map(|probed| [probed.to_string(), shown_verdict(probed)])
             .collect();
         let containers = app.db.containers()?;
         let running = containers.iter().filter(|row| row.state.is_running()).count();

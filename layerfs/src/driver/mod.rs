@@ -28,8 +28,9 @@ use fs_base::{Probe, Result};
 use crate::store::{Layer, Store};
 
 pub use layers::Lease;
-pub use mounter::Mounter;
-pub use probe::Probed;
+pub use mounter::{Choice, Mounter};
+pub use probe::{Part, Probed, Verdict};
+pub use registry::names;
 
 /// Serves layers to the kernel.
 pub trait Driver: Send + Sync + std::fmt::Debug {

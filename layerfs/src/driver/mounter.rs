@@ -4,14 +4,23 @@ use std::path::Path;
 use std::sync::Arc;
 
 use fs_base::sys::mount::Mount;
-use fs_base::{Error, IoContext, LayerId, Result};
+use fs_base::{Error, IoContext, LayerId, Probe, Result};
 
 use super::layers::{LayerMount, Layers, Lease};
-use super::probe::{self, Probed};
-use super::stack::{Lower, Stacker, Writable};
+use super::probe::{self, Part, Probed};
+use super::stack::{Lower, Method, Stacker, Writable};
 use super::{Driver, registry};
 use crate::store::Store;
 use crate::tree::Tree;
+
+/// What the configuration asks for in place of the best that works.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Choice<'a> {
+    /// A driver by its name.
+    pub driver: Option<&'a str>,
+    /// A way of stacking by its name.
+    pub stacking: Option<&'a str>,
+}
 
 /// Mounts chains of layers. Everything it returns is detached: in no mount table, and gone with its last holder.
 #[derive(Debug)]
@@ -25,36 +34,17 @@ pub struct Mounter {
 }
 
 impl Mounter {
-    /// Probes the drivers in the store and takes the first that works, or the one that `forced` names. A host on
-    /// which none works still has a mounter: it refuses to mount and says why.
-    pub fn new(store: Arc<Store>, forced: Option<&str>) -> Result<Mounter> {
-        let (mut driver, mut probed, mut known) = (None, Vec::new(), Vec::new());
-        for candidate in registry::all() {
-            known.push(candidate.name());
-            if forced.is_some_and(|name| name != candidate.name()) {
-                continue;
-            }
-            let probe = candidate.probe(&store);
-            let taken = driver.is_none() && probe.is_supported();
-            probed.push(Probed { driver: candidate.name(), probe });
-            if taken {
-                driver = Some(candidate);
-            }
-        }
-        match forced {
-            Some(name) if probed.is_empty() => {
-                return Err(Error::invalid(format!("unknown mount driver {name:?}"))
-                    .with_hint(format!("the drivers are: {}", known.join(", "))));
-            }
-            Some(name) if driver.is_none() => {
-                let why = probed[0].probe.why().unwrap_or_default();
-                return Err(Error::unsupported(format!("mount driver {name:?} does not work here: {why}"))
-                    .with_hint("leave the driver out to have the best one chosen"));
-            }
-            _ => {}
-        }
-        let (stacker, probe) = probe::stacker(&store);
-        probed.push(Probed { driver: "writable", probe });
+    /// Takes the first driver and the first way of stacking that work in the store, or those that `choice` names. A
+    /// host on which none works still has a mounter: it refuses to mount and says why.
+    pub fn new(store: Arc<Store>, choice: Choice<'_>) -> Result<Mounter> {
+        let drivers = registry::all().into_iter().map(|driver| (driver.name(), driver));
+        let (driver, mut probed) = probe::choose(Part::Driver, drivers, choice.driver, |driver| match driver.probe(&store) {
+            Probe::Supported => Ok(driver),
+            failed => Err(failed),
+        })?;
+        let methods = Method::ALL.map(|method| (method.name(), method));
+        let (stacker, ways) = probe::choose(Part::Stacking, methods, choice.stacking, |method| probe::stacker(&store, method))?;
+        probed.extend(ways);
         Ok(Mounter { store, driver, probed, layers: Layers::default(), stacker })
     }
 
@@ -77,10 +67,7 @@ impl Mounter {
     }
 
     fn refusal(&self) -> Error {
-        let why: Vec<_> = self.probed.iter().filter_map(|p| p.probe.why().map(|why| format!("{}: {why}", p.driver))).collect();
-        Error::unsupported(format!("this host can't mount images ({})", why.join("; "))).with_hint(
-            "run the daemon as root with CAP_SYS_ADMIN; without it, images can still be listed, read, compared and copied from",
-        )
+        probe::refusal(&self.probed)
     }
 
     /// The tree of an image, to look at: read-only, without devices and set-user-id.
@@ -170,7 +157,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(dir.path()).unwrap());
         let id = store.ingest(&mut &[0u8; 1024][..], &IngestOptions::default()).unwrap().id;
-        let mounter = Mounter::new(Arc::clone(&store), None).unwrap();
+        let mounter = Mounter::new(Arc::clone(&store), Choice::default()).unwrap();
         assert_eq!(mounter.layers.count(), 0, "probes leave nothing");
         drop(mounter.image(&[id]).unwrap());
         assert_eq!(mounter.layers.count(), 1, "what was used last is kept");

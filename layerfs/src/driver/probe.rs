@@ -10,13 +10,115 @@ use super::stack::{Lower, Method, Stacker, Writable};
 use crate::ingest::{IngestOptions, ingest};
 use crate::store::{Layer, Store};
 
+/// What a probe was for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// What serves a layer.
+    Driver,
+    /// A way of putting an overlay, with a writable layer in the store, over layers.
+    Stacking,
+}
+
+/// What became of one thing that could be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It works, and is in use.
+    Taken,
+    /// It was not tried, for this reason: a better one works, or the configuration names another.
+    Passed(String),
+    /// It was tried and does not work: never [`Probe::Supported`].
+    Failed(Probe),
+}
+
 /// What a probe found.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probed {
-    /// What was tried: a driver by its name, or `writable` for an overlay with a writable layer in the store.
-    pub driver: &'static str,
-    /// The answer.
-    pub probe: Probe,
+    /// What it was for.
+    pub part: Part,
+    /// The name in configuration.
+    pub name: &'static str,
+    /// What came of it.
+    pub verdict: Verdict,
+}
+
+impl std::fmt::Display for Probed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let part = match self.part {
+            Part::Driver => "driver",
+            Part::Stacking => "stacking",
+        };
+        write!(f, "{part} {}", self.name)
+    }
+}
+
+impl Probed {
+    /// Why it is not in use; `None` if it is.
+    pub fn why(&self) -> Option<&str> {
+        match &self.verdict {
+            Verdict::Taken => None,
+            Verdict::Passed(why) => Some(why),
+            Verdict::Failed(probe) => probe.why(),
+        }
+    }
+
+    /// What failed and how, for an error that lists it.
+    fn failure(&self) -> Option<String> {
+        match &self.verdict {
+            Verdict::Failed(probe) => Some(format!("{}: {}", self.name, probe.why().unwrap_or_default())),
+            Verdict::Taken | Verdict::Passed(_) => None,
+        }
+    }
+}
+
+/// Tries candidates in their order until one works. If one is named, that one only.
+pub fn choose<C, T>(
+    part: Part,
+    candidates: impl IntoIterator<Item = (&'static str, C)>,
+    named: Option<&str>,
+    mut attempt: impl FnMut(C) -> std::result::Result<T, Probe>,
+) -> Result<(Option<T>, Vec<Probed>)> {
+    let (mut taken, mut probed, mut best) = (None, Vec::new(), None);
+    for (name, candidate) in candidates {
+        let verdict = if let Some(named) = named.filter(|named| *named != name) {
+            Verdict::Passed(format!("the configuration names {named}"))
+        } else if let Some(best) = best {
+            Verdict::Passed(format!("{best} works, and is tried before it"))
+        } else {
+            match attempt(candidate) {
+                Ok(works) => {
+                    (taken, best) = (Some(works), Some(name));
+                    Verdict::Taken
+                }
+                Err(probe) => Verdict::Failed(probe),
+            }
+        };
+        probed.push(Probed { part, name, verdict });
+    }
+    let what = match part {
+        Part::Driver => "storage driver",
+        Part::Stacking => "way of stacking layers",
+    };
+    match named {
+        Some(named) if probed.iter().all(|probed| probed.name != named) => {
+            let known: Vec<_> = probed.iter().map(|probed| probed.name).collect();
+            Err(Error::invalid(format!("unknown {what} {named:?}")).with_hint(format!("there are: {}", known.join(", "))))
+        }
+        Some(named) if taken.is_none() => {
+            let why = probed.iter().find(|probed| probed.name == named).and_then(Probed::why).unwrap_or_default();
+            Err(Error::unsupported(format!("{what} {named:?} does not work here: {why}"))
+                .with_hint("leave it out to have the best one chosen"))
+        }
+        _ => Ok((taken, probed)),
+    }
+}
+
+/// The error of a host on which one of the parts works in no way.
+pub fn refusal(probed: &[Probed]) -> Error {
+    let works = |part| probed.iter().any(|probed| probed.part == part && probed.verdict == Verdict::Taken);
+    let why: Vec<_> = probed.iter().filter(|probed| !works(probed.part)).filter_map(Probed::failure).collect();
+    Error::unsupported(format!("this host can't mount images ({})", why.join("; "))).with_hint(
+        "run the daemon as root with CAP_SYS_ADMIN; without it, images can still be listed, read, compared and copied from",
+    )
 }
 
 /// A folder in the store's `tmp/` that goes away again.
@@ -47,17 +149,10 @@ pub fn layer(store: &Store, mount: impl FnOnce(&Arc<Layer>) -> Result<Mount>) ->
     })())
 }
 
-/// Finds the way of stacking that works: mounts an overlay whose writable layer is in the store, and writes through it.
-pub fn stacker(store: &Store) -> (Option<Stacker>, Probe) {
-    let mut best = None;
-    for method in Method::ALL {
-        match Stacker::new(method, &store.tmp()).and_then(|stacker| writable(store, &stacker).map(|()| stacker)) {
-            Ok(stacker) => return (Some(stacker), Probe::Supported),
-            // The best way's reason says the most, unless this kernel has only not heard of it.
-            Err(error) => drop(best.get_or_insert(error)),
-        }
-    }
-    (None, best.map_or(Probe::Unknown("nothing was tried".to_owned()), |error| answer(Err(error))))
+/// Stacks by this method: mounts an overlay whose writable layer is in the store, and writes through it.
+pub fn stacker(store: &Store, method: Method) -> std::result::Result<Stacker, Probe> {
+    let made = Stacker::new(method, &store.unseen()).and_then(|stacker| writable(store, &stacker).map(|()| stacker));
+    made.map_err(|error| answer(Err(error)))
 }
 
 fn writable(store: &Store, stacker: &Stacker) -> Result<()> {

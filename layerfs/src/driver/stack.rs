@@ -39,6 +39,15 @@ pub enum Method {
 impl Method {
     /// All of them.
     pub const ALL: [Method; 3] = [Method::Descriptors, Method::Appended, Method::Options];
+
+    /// Its name in configuration and `info`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Descriptors => "descriptors",
+            Method::Appended => "paths",
+            Method::Options => "options",
+        }
+    }
 }
 
 /// A read-only tree that an overlay can be put on.
@@ -77,7 +86,7 @@ pub struct Stacker {
 }
 
 impl Stacker {
-    /// Stacks by this method. `scratch` is a directory of ours that is never looked into.
+    /// Stacks by this method. `scratch` is a directory that no writable side lies in: the namespace hides it.
     pub fn new(method: Method, scratch: &Path) -> Result<Stacker> {
         let namespace = if method == Method::Descriptors { None } else { Some(Namespace::start(scratch)?) };
         Ok(Stacker { method, namespace })

@@ -97,6 +97,11 @@ impl Store {
         self.root.join("tmp")
     }
 
+    /// A directory of ours in which nothing is ever opened by its path.
+    pub(crate) fn unseen(&self) -> PathBuf {
+        self.root.join("trash")
+    }
+
     fn dir(&self, id: &LayerId) -> PathBuf {
         self.root.join("layers").join(id.hex())
     }
