@@ -14,6 +14,7 @@ mod device;
 mod hierarchy;
 mod kill;
 mod stats;
+mod update;
 mod v1;
 mod v2;
 mod warnings;
@@ -28,6 +29,7 @@ use oci_spec::runtime::LinuxResources;
 
 use hierarchy::Hierarchy;
 pub use stats::{BlockIo, Cpu, Memory, Pids, Stats};
+pub use update::{Updated, warnings};
 
 /// In which cgroup containers have theirs.
 pub const DEFAULT_PARENT: &str = "/fsd";

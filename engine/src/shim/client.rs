@@ -194,6 +194,11 @@ impl Client {
         self.ask(&Request::Kill { signal }).map(drop)
     }
 
+    /// Tells the shim that its container's cgroup is in more hierarchies than it was.
+    pub fn regroup(&self) -> Result<()> {
+        self.ask(&Request::Regroup).map(drop)
+    }
+
     /// The container's streams; see [`proto`] for what goes over them.
     pub fn attach(&self, stdin: bool, stdout: bool, stderr: bool) -> Result<UnixStream> {
         Ok(self.ask(&Request::Attach { stdin, stdout, stderr })?.1)

@@ -71,6 +71,8 @@ pub enum Request {
         /// Its name.
         id: String,
     },
+    /// Its cgroup is in more hierarchies than it was: look at it again.
+    Regroup,
     /// Set the size of a terminal.
     Resize {
         /// A further process's, or the container's if `None`.

@@ -312,10 +312,16 @@ fn listen(dir: &Path) -> Result<UnixListener> {
 }
 
 fn make_cgroup(spec: &Spec) -> Result<(Cgroup, Vec<String>)> {
+    let (parent, name) = cgroup_name(spec)?;
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
+    let created = Cgroup::create(parent, name, &resources)?;
+    Ok((created.cgroup, created.warnings))
+}
+
+/// The parent and the name of the container's cgroup.
+fn cgroup_name(spec: &Spec) -> Result<(Option<&str>, &str)> {
     let linux = spec.linux().as_ref().ok_or_else(|| Error::invalid("the spec has no linux section"))?;
     let path = linux.cgroups_path().as_ref().ok_or_else(|| Error::invalid("the spec has no cgroupsPath"))?;
     let parent = path.parent().and_then(Path::to_str);
-    let name = path.file_name().and_then(std::ffi::OsStr::to_str).unwrap_or_default();
-    let created = Cgroup::create(parent, name, &linux.resources().clone().unwrap_or_default())?;
-    Ok((created.cgroup, created.warnings))
+    Ok((parent, path.file_name().and_then(std::ffi::OsStr::to_str).unwrap_or_default()))
 }

@@ -72,6 +72,7 @@ impl Shim {
             Request::State => Ok(Reply::State(State { status: self.status, pid: self.main.process().pid() })),
             Request::Kill { signal } => self.kill(signal),
             Request::Resize { exec, rows, cols } => self.resize(exec.as_deref(), rows, cols),
+            Request::Regroup => self.regroup(),
             Request::Root => return self.send_root(&socket),
             Request::Wait => {
                 let Some((exit, _)) = self.exit else {
@@ -114,6 +115,12 @@ impl Shim {
             return Err(Error::not_found("the container has ended"));
         }
         self.main.process().signal(signal)?;
+        Ok(Reply::Done)
+    }
+
+    fn regroup(&mut self) -> Result<Reply> {
+        let (parent, name) = super::cgroup_name(&self.spec)?;
+        self.cgroup = crate::cgroup::Cgroup::open(parent, name)?;
         Ok(Reply::Done)
     }
 
