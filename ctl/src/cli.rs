@@ -16,8 +16,10 @@ use crate::cmd::manual::{Completions, Man};
 use crate::cmd::ps::Ps;
 use crate::cmd::pull::{Export, Import, Load, Pull, Save};
 use crate::cmd::run::Run;
+use crate::cmd::stats::Stats;
 use crate::cmd::streams::{Attach, Diff, Exec, Logs, Start};
 use crate::cmd::system::{Check, Events, Prune, PruneContainers};
+use crate::cmd::update::Update;
 use crate::cmd::volume::Volume;
 
 /// Images, containers and volumes of a storage daemon
@@ -82,6 +84,7 @@ pub enum Verb {
     Run(Box<Run>),
     Save(Save),
     Start(Start),
+    Stats(Stats),
     Stop(Stop),
     #[command(subcommand)]
     System(SystemVerb),
@@ -90,6 +93,7 @@ pub enum Verb {
     Umount(Umount),
     /// Unpause all processes within one or more containers
     Unpause(Containers),
+    Update(Update),
     Version(Version),
     #[command(subcommand)]
     Volume(Volume),
@@ -126,10 +130,12 @@ pub enum ContainerVerb {
     Rm(Rm),
     Run(Run),
     Start(Start),
+    Stats(Stats),
     Stop(Stop),
     Top(Top),
     /// Unpause all processes within one or more containers
     Unpause(Containers),
+    Update(Update),
     /// Block until one or more containers stop, then print their exit codes
     Wait(Containers),
 }
@@ -213,11 +219,13 @@ impl Verb {
             Verb::Run(args) => args.run(client).await,
             Verb::Save(args) => args.run(client).await,
             Verb::Start(args) => args.run(client).await,
+            Verb::Stats(args) => args.run(client).await,
             Verb::Stop(args) => args.run(client).await,
             Verb::System(verb) => verb.run(client).await,
             Verb::Tag(args) => args.run(client).await,
             Verb::Top(args) => args.run(client).await,
             Verb::Unpause(args) => args.post(client, "unpause").await,
+            Verb::Update(args) => args.run(client).await,
             Verb::Version(args) => args.run(client).await,
             Verb::Volume(verb) => verb.run(client).await,
             Verb::Wait(args) => args.wait(client).await,
@@ -251,9 +259,11 @@ impl ContainerVerb {
             ContainerVerb::Rm(args) => args.run(client).await,
             ContainerVerb::Run(args) => args.run(client).await,
             ContainerVerb::Start(args) => args.run(client).await,
+            ContainerVerb::Stats(args) => args.run(client).await,
             ContainerVerb::Stop(args) => args.run(client).await,
             ContainerVerb::Top(args) => args.run(client).await,
             ContainerVerb::Unpause(args) => args.post(client, "unpause").await,
+            ContainerVerb::Update(args) => args.run(client).await,
             ContainerVerb::Wait(args) => args.wait(client).await,
         }
     }

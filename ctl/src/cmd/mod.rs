@@ -13,6 +13,8 @@ pub mod manual;
 pub mod ps;
 pub mod pull;
 pub mod run;
+pub mod stats;
 pub mod streams;
 pub mod system;
+pub mod update;
 pub mod volume;

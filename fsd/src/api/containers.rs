@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::error::Failure;
 use super::images::{any_filters, filters};
-use super::{blocking, copy, events, flag, lifecycle, streams};
+use super::{blocking, copy, events, flag, lifecycle, resources, streams};
 use crate::app::App;
 use crate::container::filter::ListQuery;
 use crate::container::{self, ContainerRow, exec, make, show, size};
@@ -34,6 +34,11 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/containers/{name}/stop", post(lifecycle::stop))
         .route("/containers/{name}/restart", post(lifecycle::restart))
         .route("/containers/{name}/kill", post(lifecycle::kill))
+        .route("/containers/{name}/pause", post(resources::pause))
+        .route("/containers/{name}/unpause", post(resources::unpause))
+        .route("/containers/{name}/update", post(resources::update))
+        .route("/containers/{name}/top", get(resources::top))
+        .route("/containers/{name}/stats", get(resources::stats))
         .route("/containers/{name}/wait", post(lifecycle::wait))
         .route("/containers/{name}/resize", post(lifecycle::resize))
         .route("/containers/{name}/attach", post(streams::attach))

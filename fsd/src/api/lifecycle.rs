@@ -50,13 +50,7 @@ pub async fn stop(State(app): State<Arc<App>>, Path(name): Path<String>, Query(q
 
 pub async fn restart(State(app): State<Arc<App>>, Path(name): Path<String>, Query(query): Query<StopQuery>) -> Answer {
     let row = app.db.find_container(&name)?;
-    stop::stop(&app, &row, query.t, query.signal.as_deref()).await?;
-    blocking(move || {
-        container::start(&app, &row.id)?;
-        app.events.container("restart", &row, &[]);
-        Ok(())
-    })
-    .await?;
+    stop::restart(&app, &row, query.t, query.signal.as_deref()).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -82,7 +76,7 @@ pub async fn wait(State(app): State<Arc<App>>, Path(name): Path<String>, Query(q
     let row = app.db.find_container(&name)?;
     let mut ends = app.containers.of(&row.id).ends();
     let before = ends.borrow_and_update().count;
-    let running = app.db.container(&row.id)?.is_some_and(|row| row.state.is_running());
+    let running = app.db.container(&row.id)?.is_some_and(|row| row.state.is_up());
     let at_once = match query.condition.as_str() {
         "" | "not-running" if !running => Some(row.state.exit_code),
         "" | "not-running" | "next-exit" | "removed" => None,

@@ -10,6 +10,7 @@ mod hijack;
 mod images;
 mod lifecycle;
 mod own;
+mod resources;
 mod streams;
 mod system;
 mod upload;

@@ -47,6 +47,9 @@ pub async fn attach(
         return Err(Error::unsupported("attach with logs=1 is not supported: read them with /logs first").into());
     }
     let row = app.db.find_container(&name)?;
+    if row.state.paused {
+        return Err(Error::conflict(format!("container {name} is paused, unpause the container before attach")).into());
+    }
     let streams = [flag(query.stdin.as_deref()), flag(query.stdout.as_deref()), flag(query.stderr.as_deref())];
     let hijack = Hijack::new(request, !row.definition.config_flag("Tty"));
     hijack.refuse_input(streams[0])?;
@@ -124,7 +127,7 @@ fn send_logs(
 ) {
     loop {
         // Asked before reading: what it writes until it ends is in the log by then.
-        let more = follow && app.db.container(&row.id).ok().flatten().is_some_and(|row| row.state.is_running());
+        let more = follow && app.db.container(&row.id).ok().flatten().is_some_and(|row| row.state.is_up());
         loop {
             let piece = match reader.read() {
                 Ok(Some(record)) => Ok(encode(&record, shown)),

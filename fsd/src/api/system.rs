@@ -70,11 +70,12 @@ async fn info(State(app): State<Arc<App>>) -> Result<Response, Failure> {
             .map(|probed| [probed.to_string(), shown_verdict(probed)])
             .collect();
         let containers = app.db.containers()?;
-        let running = containers.iter().filter(|row| row.state.is_running()).count();
+        let paused = containers.iter().filter(|row| row.state.paused).count();
+        let running = containers.iter().filter(|row| row.state.is_up()).count() - paused;
         Ok(json!({
             "ID": app.config.root, "Name": rustix::system::uname().nodename().to_string_lossy(), "ServerVersion": env!("CARGO_PKG_VERSION"),
-            "Images": app.db.images()?.len(), "Containers": containers.len(), "ContainersRunning": running, "ContainersPaused": 0,
-            "ContainersStopped": containers.len() - running,
+            "Images": app.db.images()?.len(), "Containers": containers.len(), "ContainersRunning": running, "ContainersPaused": paused,
+            "ContainersStopped": containers.len() - running - paused,
             "Driver": app.mounter.driver_name().unwrap_or("none"), "DriverStatus": status, "DockerRootDir": app.config.root,
             "KernelVersion": kernel(), "OperatingSystem": "linux", "OSType": "linux", "Architecture": std::env::consts::ARCH,
             "NCPU": std::thread::available_parallelism().map_or(1, usize::from), "MemTotal": total,

@@ -71,6 +71,7 @@ impl New {
         let host_config = Value::Object(self.host_config);
         // Whatever can't be read is refused now, not at the start.
         super::to_engine::check(&config, &host_config)?;
+        warnings.extend(super::resources::warnings(&host_config)?);
         Ok(Settled { config, host_config, mounts, volumes, warnings })
     }
 }
@@ -149,6 +150,7 @@ fn default_host_config(host: &mut Map<String, Value>, warnings: &mut Vec<String>
     }
     let log: LogConfig = host.get("LogConfig").map_or(Ok(LogConfig::default()), |value| read(value, "LogConfig"))?;
     host.insert("LogConfig".to_owned(), json!({"Type": "json-file", "Config": log.config.unwrap_or_default()}));
+    super::resources::defaults(host);
     let fill = [
         ("ShmSize", json!(64 << 20)),
         ("IpcMode", json!("private")),

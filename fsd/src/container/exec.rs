@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
+use super::pause;
 use super::to_engine::to_engine;
 use crate::app::App;
 
@@ -103,8 +104,9 @@ pub fn create(app: &App, name: &str, body: &[u8]) -> Result<String> {
     if wanted.cmd.as_ref().is_none_or(Vec::is_empty) {
         return Err(Error::invalid("No exec command specified"));
     }
-    if !row.state.is_running() {
-        return Err(Error::conflict(format!("container {} is not running", row.id)));
+    pause::running(&row)?;
+    if row.state.paused {
+        return Err(Error::conflict(format!("Container {} is paused, unpause the container before exec", row.id)));
     }
     let id = fs_base::id::random_hex::<32>()?;
     let command = wanted.cmd.clone().unwrap_or_default().join(" ");

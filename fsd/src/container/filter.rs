@@ -85,11 +85,11 @@ impl<'a> Check<'a> {
         };
         let labels = &row.definition.config["Labels"];
         let mounts = || row.definition.mounts.iter().filter_map(volumes::MountPoint::shown);
-        (self.stopped_too || row.state.is_running())
+        (self.stopped_too || row.state.is_up())
             && any("id", &|id| row.id.as_str().starts_with(id))
             && (self.names.is_empty()
                 || self.names.iter().any(|name| name.is_match(&row.name) || name.is_match(&format!("/{}", row.name))))
-            && any("status", &|status| row.state.status.as_str() == status)
+            && any("status", &|status| row.state.word() == status)
             && any("exited", &|code| row.state.status == Status::Exited && code.parse() == Ok(row.state.exit_code))
             && all("label", &|label| match label.split_once('=') {
                 Some((key, value)) => labels[key].as_str() == Some(value),

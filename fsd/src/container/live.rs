@@ -8,6 +8,7 @@ use layerfs::driver::Lease;
 use tokio::sync::{oneshot, watch};
 
 use super::exec::Exec;
+use super::restart::Restarts;
 
 /// The containers that somebody had to do with.
 #[derive(Debug, Default)]
@@ -44,6 +45,7 @@ pub struct Live {
     early: Mutex<Option<Vec<Early>>>,
     end: watch::Sender<End>,
     lease: Mutex<Option<Lease>>,
+    restarts: Mutex<Restarts>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -78,6 +80,11 @@ impl Live {
     /// Keeps every other change of this container out.
     pub fn alone(&self) -> MutexGuard<'_, ()> {
         lock(&self.alone)
+    }
+
+    /// What its restart policy has done.
+    pub fn restarts(&self) -> MutexGuard<'_, Restarts> {
+        lock(&self.restarts)
     }
 
     /// Who attached before the start.

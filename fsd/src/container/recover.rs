@@ -18,7 +18,8 @@ pub fn recover(app: &Arc<App>) -> Result<()> {
             tracing::error!(container = %row.id, %error, "a container could not be recovered");
         }
     }
-    remove_orphans(app)
+    remove_orphans(app)?;
+    super::restart::with_daemon(app)
 }
 
 fn recover_one(app: &Arc<App>, row: &ContainerRow) -> Result<()> {

@@ -16,12 +16,6 @@ const HOST: &[(&str, &str, &str)] = &[
     ("Devices", "--device", "single devices can't be given yet; --privileged gives all"),
     ("DeviceRequests", "--gpus", "devices can't be requested"),
     ("DeviceCgroupRules", "--device-cgroup-rule", "device rules can't be given yet"),
-    ("BlkioWeight", "--blkio-weight", "limits on block I/O can't be set yet"),
-    ("BlkioWeightDevice", "--blkio-weight-device", "limits on block I/O can't be set yet"),
-    ("BlkioDeviceReadBps", "--device-read-bps", "limits on block I/O can't be set yet"),
-    ("BlkioDeviceWriteBps", "--device-write-bps", "limits on block I/O can't be set yet"),
-    ("BlkioDeviceReadIOps", "--device-read-iops", "limits on block I/O can't be set yet"),
-    ("BlkioDeviceWriteIOps", "--device-write-iops", "limits on block I/O can't be set yet"),
     ("CpuRealtimePeriod", "--cpu-rt-period", "real-time processor time can't be set"),
     ("CpuRealtimeRuntime", "--cpu-rt-runtime", "real-time processor time can't be set"),
     ("KernelMemory", "--kernel-memory", "Linux has it no more"),
@@ -65,8 +59,6 @@ pub fn host_config(host: &Map<String, Value>) -> Result<()> {
     one_of("--uts", text("UTSMode"), &["", "host"])?;
     one_of("--cgroupns", text("CgroupnsMode"), &["", "private", "host"])?;
     network_mode(text("NetworkMode"))?;
-    let restart = host.get("RestartPolicy").and_then(|policy| policy.get("Name")).and_then(Value::as_str).unwrap_or_default();
-    one_of("--restart", restart, &["", "no"])?;
     if let Some(log) = host.get("LogConfig") {
         let log: LogConfig = read(log, "LogConfig")?;
         one_of("--log-driver", log.r#type.as_deref().unwrap_or_default(), &["", "json-file", "none"])?;

@@ -26,11 +26,12 @@ pub fn remove(app: &Arc<App>, row: &ContainerRow, options: Options) -> Result<()
     let alone = live.alone();
     let gone = || Error::not_found(format!("No such container: {}", row.id));
     let row = app.db.container(&row.id)?.ok_or_else(gone)?;
-    if row.state.is_running() {
-        return Err(Error::conflict(format!(
-            "cannot remove container \"/{}\": container is running: stop the container before removing or force remove",
-            row.name
-        )));
+    if row.state.is_up() {
+        let why = match row.state.word() {
+            "paused" => "paused and must be unpaused first".to_owned(),
+            word => format!("{word}: stop the container before removing or force remove"),
+        };
+        return Err(Error::conflict(format!("cannot remove container \"/{}\": container is {why}", row.name)));
     }
     app.db.remove_container(&row.id)?;
     // From here on it is gone; what can't be cleaned now is cleaned at the next start.
@@ -69,7 +70,7 @@ pub(super) fn destroyed(app: &App, row: &ContainerRow, names: &[VolumeName]) {
 pub fn prune(app: &Arc<App>, wanted: &dyn Fn(&ContainerRow) -> bool) -> Result<(Vec<ContainerId>, u64)> {
     let (mut removed, mut bytes) = (Vec::new(), 0);
     for row in app.db.containers()? {
-        if row.state.is_running() || !wanted(&row) {
+        if row.state.is_up() || !wanted(&row) {
             continue;
         }
         let own = size::own(app, &row.id);

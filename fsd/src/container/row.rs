@@ -94,22 +94,12 @@ pub enum Status {
     Created,
     /// Its first process runs.
     Running,
+    /// Its first process has ended, and it is about to be started again.
+    Restarting,
     /// Its first process has ended.
     Exited,
     /// It could not be wholly removed.
     Dead,
-}
-
-impl Status {
-    /// Its word.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Status::Created => "created",
-            Status::Running => "running",
-            Status::Exited => "exited",
-            Status::Dead => "dead",
-        }
-    }
 }
 
 /// How a container is.
@@ -117,6 +107,9 @@ impl Status {
 pub struct State {
     /// Where it is in its life.
     pub status: Status,
+    /// Whether its processes are stopped where they are.
+    #[serde(default)]
+    pub paused: bool,
     /// Its first process on the host; 0 if it does not run.
     pub pid: i32,
     /// Of its last end.
@@ -129,39 +122,81 @@ pub struct State {
     pub started: i64,
     /// Nanoseconds since the epoch; 0 is never.
     pub finished: i64,
+    /// How often its restart policy has started it since a person did.
+    #[serde(default)]
+    pub restart_count: u32,
+    /// Whether a person ended it last: then some policies leave it alone.
+    #[serde(default)]
+    pub stopped_by_hand: bool,
 }
 
 impl State {
     /// Of a new container.
     pub fn created() -> State {
-        State { status: Status::Created, pid: 0, exit_code: 0, error: String::new(), oom_killed: false, started: 0, finished: 0 }
+        State {
+            status: Status::Created,
+            paused: false,
+            pid: 0,
+            exit_code: 0,
+            error: String::new(),
+            oom_killed: false,
+            started: 0,
+            finished: 0,
+            restart_count: 0,
+            stopped_by_hand: false,
+        }
     }
 
-    /// Whether its first process runs.
+    /// Whether its first process is there, paused or not.
     pub fn is_running(&self) -> bool {
         self.status == Status::Running
+    }
+
+    /// Whether it runs, or will again by itself: what Docker counts as running.
+    pub fn is_up(&self) -> bool {
+        matches!(self.status, Status::Running | Status::Restarting)
+    }
+
+    /// Docker's word for it.
+    pub fn word(&self) -> &'static str {
+        match self.status {
+            Status::Created => "created",
+            Status::Running if self.paused => "paused",
+            Status::Running => "running",
+            Status::Restarting => "restarting",
+            Status::Exited => "exited",
+            Status::Dead => "dead",
+        }
     }
 
     /// After a start.
     pub fn running(&self, pid: i32, now: i64) -> State {
         State {
             status: Status::Running,
+            paused: false,
             pid,
             started: now,
             error: String::new(),
             oom_killed: false,
             exit_code: 0,
+            stopped_by_hand: false,
             ..self.clone()
         }
     }
 
     /// After a start that failed.
     pub fn not_started(&self, code: i32, error: String) -> State {
-        State { pid: 0, exit_code: code, error, ..self.clone() }
+        let status = if self.status == Status::Restarting { Status::Exited } else { self.status };
+        State { status, pid: 0, exit_code: code, error, ..self.clone() }
     }
 
     /// After its end.
     pub fn exited(&self, code: i32, oom_killed: bool, finished: i64) -> State {
-        State { status: Status::Exited, pid: 0, exit_code: code, oom_killed, finished, ..self.clone() }
+        State { status: Status::Exited, paused: false, pid: 0, exit_code: code, oom_killed, finished, ..self.clone() }
+    }
+
+    /// After an end, when it is going to be started again.
+    pub fn restarting(self) -> State {
+        State { status: Status::Restarting, restart_count: self.restart_count + 1, ..self }
     }
 }

@@ -1,7 +1,7 @@
 //! Starting a container, and what happens when it ends.
 
 use std::process::Child;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use engine::shim::{Client, Exit, Launch, LogOptions, Options, launch};
 use fs_base::sys::root::Root;
@@ -9,7 +9,7 @@ use fs_base::{Class, ContainerId, Error, Result};
 
 use super::live::Live;
 use super::to_engine::to_engine;
-use super::{ContainerRow, files};
+use super::{ContainerRow, State, Status, files, restart};
 use crate::app::App;
 
 /// What Docker's clients read off a start that failed: the program is not there.
@@ -18,35 +18,56 @@ const NOT_FOUND: i32 = 127;
 const NOT_EXECUTABLE: i32 = 126;
 /// The exit code of a container whose shim was killed, as if it had been killed itself.
 const KILLED: i32 = 137;
+/// Docker's exit code of a container that ran when the machine went down.
+const LOST: i32 = 255;
 
 /// Starts a container; `false` if it runs already. Must be called on a thread of the runtime's.
 pub fn start(app: &Arc<App>, id: &ContainerId) -> Result<bool> {
     let live = app.containers.of(id);
     let alone = live.alone();
     let row = app.db.container(id)?.ok_or_else(|| Error::not_found(format!("No such container: {id}")))?;
-    if row.state.is_running() {
+    if row.state.paused {
+        return Err(Error::conflict("cannot start a paused container, try unpause instead"));
+    }
+    if row.state.is_up() {
         return Ok(false);
     }
-    let client = app.shim(id);
-    let started = begin(app, &row, &live, &client);
+    restart::reset(&live);
+    let row = ContainerRow { state: State { restart_count: 0, ..row.state.clone() }, ..row };
+    go(app, &row, &live, alone).map(|()| true)
+}
+
+/// Starts a container that waits for that in this round. Must be called on a thread of the runtime's.
+pub fn start_again(app: &Arc<App>, id: &ContainerId, round: u64) -> Result<()> {
+    let live = app.containers.of(id);
+    let alone = live.alone();
+    match app.db.container(id)? {
+        Some(row) if row.state.status == Status::Restarting && restart::is_due(&live, round) => go(app, &row, &live, alone),
+        _ => Ok(()),
+    }
+}
+
+fn go(app: &Arc<App>, row: &ContainerRow, live: &Live, alone: MutexGuard<'_, ()>) -> Result<()> {
+    let (id, client) = (&row.id, app.shim(&row.id));
+    let started = begin(app, row, live, &client);
     let (pid, shim, waiting) = match started {
         Ok(started) => started,
         Err(error) => {
-            let error = failed(app, &row, &live, error);
+            let error = failed(app, row, live, error);
             drop(alone);
             if row.definition.auto_remove() {
-                super::remove(app, &row, super::remove::Options { force: false, volumes: true })?;
+                super::remove(app, row, super::remove::Options { force: false, volumes: true })?;
             }
             return Err(error);
         }
     };
     let running = row.state.running(pid, crate::db::now());
     let recorded = app.db.set_container_state(id, &running);
-    app.events.volumes("mount", &row);
-    app.events.container("start", &row, &[]);
+    app.events.volumes("mount", row);
+    app.events.container("start", row, &[]);
     drop(alone);
     watch(app, id, waiting, Some(shim));
-    recorded.map(|()| true)
+    recorded
 }
 
 type Started = (i32, Child, std::os::unix::net::UnixStream);
@@ -175,23 +196,34 @@ pub fn ended(app: &Arc<App>, id: &ContainerId, exit: Option<Exit>) -> Result<()>
     };
     let mut state = if let Some(exit) = exit {
         row.state.exited(exit.code, exit.oom_killed, exit.finished)
+    } else if !app.run_dir(id).exists() {
+        // Nothing of a run survives the machine's.
+        row.state.exited(LOST, false, crate::db::now())
     } else {
         end_by_cgroup(&row)?;
         let mut state = row.state.exited(KILLED, false, crate::db::now());
         "the container's shim was killed, so the container was ended".clone_into(&mut state.error);
         state
     };
+    let again = restart::after_end(&row, &live, &state);
+    if again.is_some() {
+        state = state.restarting();
+    }
     clean_up(app, &row, &live);
     if let Err(error) = app.db.set_container_state(id, &state) {
         // The disk may be full: it is told all the same, and found again at the next start of the daemon.
         tracing::error!(container = %id, %error, "the end of a container could not be recorded");
         state.error = error.to_string();
     }
-    app.events.container("die", &row, &[("exitCode", state.exit_code.to_string())]);
+    let seconds = (state.finished - state.started).max(0) / 1_000_000_000;
+    let told = [("exitCode", state.exit_code.to_string()), ("execDuration", seconds.to_string())];
+    app.events.container("die", &row, &told);
     app.events.volumes("unmount", &row);
     live.ended(state.exit_code);
     drop(alone);
-    if row.definition.auto_remove() {
+    if let Some(wait) = again {
+        restart::later(app, id, wait);
+    } else if row.definition.auto_remove() && !restart::is_kept(&live) {
         let row = ContainerRow { state, ..row };
         match super::remove(app, &row, super::remove::Options { force: false, volumes: true }) {
             Err(error) if error.class() == Class::NotFound => {}
@@ -202,8 +234,7 @@ pub fn ended(app: &Arc<App>, id: &ContainerId, exit: Option<Exit>) -> Result<()>
 }
 
 fn end_by_cgroup(row: &ContainerRow) -> Result<()> {
-    let parent = Some(row.definition.host_text("CgroupParent")).filter(|parent| !parent.is_empty());
-    let cgroup = engine::cgroup::Cgroup::open(parent, row.id.as_str())?;
+    let cgroup = super::group::of(row)?;
     cgroup.kill_all()?;
     cgroup.delete()
 }

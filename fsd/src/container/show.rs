@@ -35,7 +35,7 @@ pub fn inspect(app: &App, row: &ContainerRow, execs: &[String], size: Option<Siz
     let path = |name: &str| dir.join(name);
     let mut value = json!({
         "Id": row.id, "Created": time(row.created), "Path": command.first(), "Args": command.get(1..).unwrap_or_default(),
-        "State": state(row), "Image": row.image, "Name": format!("/{}", row.name), "RestartCount": 0,
+        "State": state(row), "Image": row.image, "Name": format!("/{}", row.name), "RestartCount": row.state.restart_count,
         "ResolvConfPath": path(files::RESOLV_CONF), "HostnamePath": path(files::HOSTNAME), "HostsPath": path(files::HOSTS),
         "LogPath": super::log_options(&definition.host_config)?.map(|_| path(files::LOG)),
         "Driver": app.mounter.driver_name().unwrap_or("none"), "Platform": "linux", "MountLabel": "", "ProcessLabel": "",
@@ -54,7 +54,8 @@ pub fn inspect(app: &App, row: &ContainerRow, execs: &[String], size: Option<Siz
 fn state(row: &ContainerRow) -> Value {
     let state = &row.state;
     json!({
-        "Status": state.status.as_str(), "Running": state.is_running(), "Paused": false, "Restarting": false,
+        "Status": state.word(), "Running": state.is_up(), "Paused": state.paused,
+        "Restarting": state.status == Status::Restarting,
         "OOMKilled": state.oom_killed, "Dead": state.status == Status::Dead, "Pid": state.pid, "ExitCode": state.exit_code,
         "Error": state.error, "StartedAt": time(state.started), "FinishedAt": time(state.finished),
     })
@@ -98,7 +99,7 @@ pub fn summary(row: &ContainerRow, now: i64, size: Option<Size>) -> Value {
         "Id": row.id, "Names": [format!("/{}", row.name)], "Image": row.image_name, "ImageID": row.image,
         "Command": command(row), "Created": row.created / 1_000_000_000, "Ports": [],
         "Labels": row.definition.config.get("Labels").filter(|labels| labels.is_object()).unwrap_or(&json!({})),
-        "State": row.state.status.as_str(), "Status": status(row, now),
+        "State": row.state.word(), "Status": status(row, now),
         "HostConfig": {"NetworkMode": row.definition.host_text("NetworkMode")},
         "NetworkSettings": {"Networks": networks(row)}, "Mounts": mounts(row),
     });
@@ -123,7 +124,9 @@ pub fn status(row: &ContainerRow, now: i64) -> String {
     match state.status {
         Status::Created => "Created".to_owned(),
         Status::Dead => "Dead".to_owned(),
+        Status::Running if state.paused => format!("Up {} (Paused)", duration(now - state.started)),
         Status::Running => format!("Up {}", duration(now - state.started)),
+        Status::Restarting => format!("Restarting ({}) {} ago", state.exit_code, duration(now - state.finished)),
         Status::Exited => format!("Exited ({}) {} ago", state.exit_code, duration(now - state.finished)),
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use fs_base::{Class, ContainerId, Error, Result};
 
 use super::live::End;
-use super::{ContainerRow, signal};
+use super::{ContainerRow, Status, pause, restart, signal};
 use crate::app::App;
 
 /// How long Docker lets a container take, in seconds.
@@ -21,15 +21,30 @@ pub fn kill(app: &App, name: &str, text: &str) -> Result<()> {
     let row = app.db.find_container(name)?;
     let number = if text.is_empty() { KILL } else { signal::parse(text)? };
     let not_running = || Error::conflict(format!("Cannot kill container: {name}: Container {} is not running", row.id));
-    if !row.state.is_running() {
+    if !row.state.is_up() {
         return Err(not_running());
+    }
+    let stop_signal = row.definition.config_text("StopSignal");
+    // As Docker: any signal may be meant to end a container that has not said which one is.
+    let ends = number == KILL || stop_signal.is_empty() || signal::parse(stop_signal)? == number;
+    if ends && give_up(app, &row.id)? {
+        return Ok(());
     }
     match app.shim(&row.id).kill(number) {
         Err(error) if error.class() == Class::NotFound => Err(not_running()),
         other => other,
     }?;
     app.events.container("kill", &row, &[("signal", number.to_string())]);
-    Ok(())
+    if ends { pause::release(app, &row.id) } else { Ok(()) }
+}
+
+/// Keeps its restart policy from being applied; whether that was all that had to be done to end it.
+fn give_up(app: &App, id: &ContainerId) -> Result<bool> {
+    let live = app.containers.of(id);
+    let _alone = live.alone();
+    let Some(row) = app.db.container(id)? else { return Ok(true) };
+    restart::cancel(app, &live, &row)?;
+    Ok(row.state.status == Status::Restarting)
 }
 
 /// Ends a container: its stop signal, then a while of grace (in seconds, -1 for ever), then SIGKILL. `false` if it did
@@ -38,7 +53,7 @@ pub async fn stop(app: &Arc<App>, row: &ContainerRow, grace: Option<i64>, signal
     let mut ends = app.containers.of(&row.id).ends();
     let before = ends.borrow_and_update().count;
     let row = app.db.container(&row.id)?.ok_or_else(|| Error::not_found(format!("No such container: {}", row.id)))?;
-    if !row.state.is_running() {
+    if !row.state.is_up() {
         return Ok(false);
     }
     let configured = row.definition.config["StopTimeout"].as_i64();
@@ -46,8 +61,16 @@ pub async fn stop(app: &Arc<App>, row: &ContainerRow, grace: Option<i64>, signal
     let text = signal_text.filter(|text| !text.is_empty()).unwrap_or(row.definition.config_text("StopSignal"));
     let first = if text.is_empty() { rustix::process::Signal::TERM.as_raw() } else { signal::parse(text)? };
     let ended = |end: &End| end.count > before || end.removed;
-    send(app, &row, first)?;
-    let gone = async { drop(ends.wait_for(ended).await) };
+    let done = {
+        let (app, row) = (Arc::clone(app), row.clone());
+        let work = move || if give_up(&app, &row.id)? { Ok(true) } else { send(&app, &row, first).map(|()| false) };
+        tokio::task::spawn_blocking(work).await.map_err(|_| Error::internal("stopping the container panicked"))??
+    };
+    let gone = async {
+        if !done {
+            drop(ends.wait_for(ended).await);
+        }
+    };
     let in_time = if grace < 0 {
         gone.await;
         true
@@ -65,19 +88,40 @@ pub async fn stop(app: &Arc<App>, row: &ContainerRow, grace: Option<i64>, signal
     Ok(true)
 }
 
+/// Stops it and starts it again. One that is removed at its end is kept.
+pub async fn restart(app: &Arc<App>, row: &ContainerRow, grace: Option<i64>, signal_text: Option<&str>) -> Result<()> {
+    let kept = restart::keep(&app.containers.of(&row.id));
+    stop(app, row, grace, signal_text).await?;
+    let (app, row) = (Arc::clone(app), row.clone());
+    let started = tokio::task::spawn_blocking(move || {
+        super::start(&app, &row.id)?;
+        app.events.container("restart", &row, &[]);
+        Ok(())
+    });
+    let result = started.await.map_err(|_| Error::internal("starting the container panicked"))?;
+    drop(kept);
+    result
+}
+
+/// A paused container gets it, and goes on to take it.
 fn send(app: &App, row: &ContainerRow, number: i32) -> Result<()> {
     match app.shim(&row.id).kill(number) {
         // It ends just now.
-        Err(error) if error.class() == Class::NotFound => Ok(()),
-        other => other.inspect(|()| app.events.container("kill", row, &[("signal", number.to_string())])),
+        Err(error) if error.class() == Class::NotFound => return Ok(()),
+        other => other?,
     }
+    app.events.container("kill", row, &[("signal", number.to_string())]);
+    pause::release(app, &row.id)
 }
 
 /// Ends a container at once, if it runs, and blocks until that is recorded.
 pub fn kill_and_wait(app: &Arc<App>, id: &ContainerId) -> Result<()> {
     let mut ends = app.containers.of(id).ends();
     let before = ends.borrow_and_update().count;
-    let Some(row) = app.db.container(id)?.filter(|row| row.state.is_running()) else { return Ok(()) };
+    let Some(row) = app.db.container(id)?.filter(|row| row.state.is_up()) else { return Ok(()) };
+    if give_up(app, id)? {
+        return Ok(());
+    }
     send(app, &row, KILL)?;
     let wait = ends.wait_for(|end| end.count > before || end.removed);
     tokio::runtime::Handle::current().block_on(async {

@@ -4,17 +4,11 @@ use std::collections::BTreeMap;
 
 use engine::config::{Container, ManagedFile, Namespace, Network, Seccomp, Ulimit};
 use fs_base::{Error, MountSpec, Result};
-use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::create::read;
 use super::{ContainerRow, Definition};
-
-/// Docker's least memory limit.
-const MEMORY_LEAST: i64 = 6 << 20;
-/// Docker's period for `--cpus`, in microseconds.
-const PERIOD: i64 = 100_000;
 
 /// The fields of `HostConfig` that the engine gets.
 #[derive(Debug, Deserialize)]
@@ -33,18 +27,6 @@ struct Host {
     cgroup_parent: Option<String>,
     oom_score_adj: Option<i32>,
     init: Option<bool>,
-    cpu_shares: Option<u64>,
-    cpu_period: Option<i64>,
-    cpu_quota: Option<i64>,
-    nano_cpus: Option<i64>,
-    cpuset_cpus: Option<String>,
-    cpuset_mems: Option<String>,
-    memory: Option<i64>,
-    memory_swap: Option<i64>,
-    memory_reservation: Option<i64>,
-    memory_swappiness: Option<i64>,
-    oom_kill_disable: Option<bool>,
-    pids_limit: Option<i64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -58,7 +40,8 @@ struct HostUlimit {
 /// Whether the engine could take it.
 pub fn check(config: &Value, host_config: &Value) -> Result<()> {
     let host: Host = read(host_config, "HostConfig")?;
-    resources(&host)?;
+    super::resources::of(host_config)?;
+    super::restart::check(host_config)?;
     security(&host)?;
     engine::capability::effective_set(
         host.cap_add.as_deref().unwrap_or_default(),
@@ -85,7 +68,7 @@ pub fn to_engine(row: &ContainerRow, mounts: Vec<MountSpec>, files: Vec<ManagedF
     let host: Host = read(host_config, "HostConfig")?;
     let (seccomp, no_new_privileges, unmasked) = security(&host)?;
     let mode = |key: &str| if definition.host_text(key) == "host" { Namespace::Host } else { Namespace::Private };
-    let resources = resources(&host)?;
+    let resources = super::resources::of(host_config)?;
     let cleared = |paths: Option<Vec<String>>| if unmasked { Some(Vec::new()) } else { paths };
     Ok(Container {
         id: row.id.clone(),
@@ -147,75 +130,4 @@ fn security(host: &Host) -> Result<(Seccomp, bool, bool)> {
         }
     }
     Ok((seccomp, no_new_privileges, unmasked))
-}
-
-fn resources(host: &Host) -> Result<LinuxResources> {
-    let set = |value: Option<i64>| value.filter(|value| *value != 0);
-    let mut resources = LinuxResources::default();
-    let (limit, swap, reservation) = (set(host.memory), set(host.memory_swap), set(host.memory_reservation));
-    if limit.is_some_and(|limit| (1..MEMORY_LEAST).contains(&limit)) {
-        return Err(Error::invalid("Minimum memory limit allowed is 6MB"));
-    }
-    if swap.is_some_and(|swap| swap > 0) && limit.is_none() {
-        return Err(Error::invalid("You should always set the Memory limit when using Memoryswap limit, see usage"));
-    }
-    if let (Some(limit), Some(swap @ 1..)) = (limit, swap)
-        && swap < limit
-    {
-        return Err(Error::invalid("Minimum memoryswap limit should be larger than memory limit, see usage"));
-    }
-    if let (Some(limit), Some(reservation)) = (limit, reservation)
-        && reservation > limit
-    {
-        return Err(Error::invalid("Minimum memory limit can not be less than memory reservation limit, see usage"));
-    }
-    let disabled = host.oom_kill_disable == Some(true);
-    let swappiness = host.memory_swappiness.filter(|value| *value >= 0).map(|value| value as u64);
-    if limit.is_some() || reservation.is_some() || disabled || swappiness.is_some() {
-        let mut memory = LinuxMemory::default();
-        // As Docker: as much swap again as there is memory, if nothing is said of it.
-        let swap = swap.or(limit.map(|limit| limit.saturating_mul(2)));
-        memory.set_limit(limit).set_swap(swap).set_reservation(reservation).set_swappiness(swappiness);
-        memory.set_disable_oom_killer(disabled.then_some(true));
-        resources.set_memory(Some(memory));
-    }
-    resources.set_cpu(cpu(host)?);
-    if let Some(limit) = host.pids_limit.filter(|limit| *limit != 0) {
-        let mut pids = LinuxPids::default();
-        pids.set_limit(limit);
-        resources.set_pids(Some(pids));
-    }
-    Ok(resources)
-}
-
-fn cpu(host: &Host) -> Result<Option<LinuxCpu>> {
-    let set = |value: Option<i64>| value.filter(|value| *value != 0);
-    let (mut quota, mut period) = (set(host.cpu_quota), set(host.cpu_period));
-    if let Some(nanos) = set(host.nano_cpus) {
-        if quota.is_some() || period.is_some() {
-            return Err(Error::invalid("Conflicting options: Nano CPUs and CPU Period cannot both be set"));
-        }
-        let most = std::thread::available_parallelism().map_or(1, usize::from) as i64;
-        if nanos < 0 || nanos > most * 1_000_000_000 {
-            return Err(Error::invalid(format!(
-                "Range of CPUs is from 0.01 to {most}.00, as there are only {most} CPUs available"
-            )));
-        }
-        (period, quota) = (Some(PERIOD), Some(nanos / 10_000));
-    }
-    if period.is_some_and(|period| !(1_000..=1_000_000).contains(&period)) {
-        return Err(Error::invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)"));
-    }
-    if quota.is_some_and(|quota| (1..1_000).contains(&quota)) {
-        return Err(Error::invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)"));
-    }
-    let text = |value: &Option<String>| value.clone().filter(|text| !text.is_empty());
-    let shares = host.cpu_shares.filter(|shares| *shares != 0);
-    let (cpus, mems) = (text(&host.cpuset_cpus), text(&host.cpuset_mems));
-    if shares.is_none() && quota.is_none() && period.is_none() && cpus.is_none() && mems.is_none() {
-        return Ok(None);
-    }
-    let mut cpu = LinuxCpu::default();
-    cpu.set_shares(shares).set_quota(quota).set_period(period.map(|period| period as u64)).set_cpus(cpus).set_mems(mems);
-    Ok(Some(cpu))
 }

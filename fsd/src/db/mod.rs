@@ -4,6 +4,7 @@
 //! SQLite allows anyway. Each table's statements are a file beside this one; each function is one transaction.
 
 pub mod containers;
+mod definitions;
 pub mod images;
 pub mod layers;
 pub mod mounts;

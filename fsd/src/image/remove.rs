@@ -114,7 +114,7 @@ fn tell(app: &App, image: &ImageRow, removed: &[Removed]) {
 
 fn refuse_used(image: &ImageRow, by_name: Option<&(String, String)>, users: &[ContainerRow], force: bool) -> Result<()> {
     let short = |row: &ContainerRow| row.id.as_str()[..12].to_owned();
-    let running = users.iter().find(|row| row.state.is_running());
+    let running = users.iter().find(|row| row.state.is_up());
     if force && (by_name.is_some() || running.is_none()) {
         return Ok(());
     }

@@ -65,10 +65,8 @@ fn what_is_not_supported_is_refused_by_name() {
     let cases: &[(&str, Change)] = &[
         ("--publish", |b| b["HostConfig"]["PortBindings"] = json!({"80/tcp": [{"HostPort": "80"}]})),
         ("--publish-all", |b| b["HostConfig"]["PublishAllPorts"] = json!(true)),
-        ("--restart always", |b| b["HostConfig"]["RestartPolicy"]["Name"] = json!("always")),
         ("--device", |b| b["HostConfig"]["Devices"] = json!([{"PathOnHost": "/dev/fuse"}])),
         ("--runtime runc", |b| b["HostConfig"]["Runtime"] = json!("runc")),
-        ("--blkio-weight", |b| b["HostConfig"]["BlkioWeight"] = json!(500)),
         ("--pid container:x", |b| b["HostConfig"]["PidMode"] = json!("container:x")),
         ("--log-driver syslog", |b| b["HostConfig"]["LogConfig"]["Type"] = json!("syslog")),
         ("--log-opt tag", |b| b["HostConfig"]["LogConfig"]["Config"] = json!({"tag": "x"})),
@@ -89,6 +87,10 @@ fn what_is_not_supported_is_refused_by_name() {
 fn values_that_make_no_sense_are_refused_in_dockers_words() {
     type Change = fn(&mut Value);
     let cases: &[(&str, Change)] = &[
+        ("can't create 'AutoRemove' container with restart policy", |b| {
+            b["HostConfig"]["RestartPolicy"]["Name"] = json!("always");
+        }),
+        ("Range of blkio weight is from 10 to 1000", |b| b["HostConfig"]["BlkioWeight"] = json!(5)),
         ("Minimum memory limit allowed is 6MB", |b| b["HostConfig"]["Memory"] = json!(1000)),
         ("Range of CPUs is from 0.01", |b| b["HostConfig"]["NanoCpus"] = json!(9_000_000_000_000_u64)),
         ("the working directory 'x' is invalid", |b| b["WorkingDir"] = json!("x")),

@@ -1,0 +1,324 @@
+//! The life of containers: paused, restarted, limited, looked at; by the docker CLI and by `ctl`.
+
+#![allow(clippy::unwrap_used)] // a failed step fails the test
+
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use system_tests::{Daemon, fails, has, images, may_mount, ok};
+
+/// A daemon that has busybox; `None` where containers can't be run.
+fn daemon() -> Option<Daemon> {
+    if !may_mount() || !has("docker") {
+        return None;
+    }
+    let archive = images::made("busybox.tar")?;
+    let daemon = Daemon::start();
+    ok(&daemon.ctl(&["load", "-q", "-i", archive.to_str().unwrap()]));
+    Some(daemon)
+}
+
+fn until(what: &str, done: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A detached container that runs a script.
+fn detached(daemon: &Daemon, name: &str, flags: &[&str], script: &str) {
+    let mut arguments = vec!["run", "-d", "--network", "none", "--name", name];
+    arguments.extend(flags);
+    arguments.extend(["busybox", "sh", "-c", script]);
+    ok(&daemon.docker(&arguments));
+}
+
+/// What `inspect` says about it.
+fn inspect(daemon: &Daemon, name: &str, format: &str) -> String {
+    ok(&daemon.docker(&["inspect", "--type", "container", "-f", format, name])).trim().to_owned()
+}
+
+/// Its line in `ps`.
+fn status(daemon: &Daemon, name: &str) -> String {
+    let filter = format!("name=^{name}$");
+    ok(&daemon.docker(&["ps", "-a", "--filter", &filter, "--format", "{{.Status}}"])).trim().to_owned()
+}
+
+type Cli = fn(&Daemon, &[&str]) -> Output;
+const CLIS: [(&str, Cli); 2] = [("docker", |d, a| d.docker(a)), ("ctl", |d, a| d.ctl(a))];
+
+#[test]
+fn paused_containers_stand_still_and_go_on() {
+    let Some(daemon) = daemon() else { return };
+    detached(&daemon, "c1", &[], "i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done");
+    let lines = || ok(&daemon.docker(&["logs", "c1"])).lines().count();
+    for (name, cli) in CLIS {
+        until("it counts", || lines() > 3);
+        assert_eq!(ok(&cli(&daemon, &["pause", "c1"])), "c1\n", "{name}");
+        assert_eq!(inspect(&daemon, "c1", "{{.State.Status}} {{.State.Running}} {{.State.Paused}}"), "paused true true");
+        let shown = status(&daemon, "c1");
+        assert!(shown.starts_with("Up ") && shown.ends_with(" (Paused)"), "{shown}");
+        std::thread::sleep(Duration::from_millis(100));
+        let before = lines();
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(lines(), before, "it stands still");
+        let again = fails(&cli(&daemon, &["pause", "c1"]));
+        assert!(again.contains("is already paused"), "{again}");
+        let exec = fails(&cli(&daemon, &["exec", "c1", "true"]));
+        assert!(exec.contains("is paused, unpause the container before exec"), "{exec}");
+        let rm = fails(&cli(&daemon, &["rm", "c1"]));
+        assert!(rm.contains("container is paused and must be unpaused first"), "{rm}");
+        let start = fails(&cli(&daemon, &["start", "c1"]));
+        assert!(start.contains("cannot start a paused container, try unpause instead"), "{start}");
+        assert_eq!(ok(&cli(&daemon, &["ps", "-q", "--filter", "status=paused"])).lines().count(), 1);
+        assert_eq!(ok(&cli(&daemon, &["unpause", "c1"])), "c1\n", "{name}");
+        until("it goes on", || lines() > before);
+        let again = fails(&cli(&daemon, &["unpause", "c1"]));
+        assert!(again.contains("is not paused"), "{again}");
+    }
+    for (name, end) in [("stop", &["stop", "-t", "5", "c1"][..]), ("kill", &["kill", "c1"]), ("rm", &["rm", "-f", "c1"])] {
+        ok(&daemon.docker(&["start", "c1"]));
+        ok(&daemon.docker(&["pause", "c1"]));
+        ok(&daemon.docker(end));
+        if name != "rm" {
+            until("a paused one ends too", || inspect(&daemon, "c1", "{{.State.Status}} {{.State.Paused}}") == "exited false");
+        }
+    }
+    let missing = fails(&daemon.docker(&["pause", "c1"]));
+    assert!(missing.contains("No such container: c1"), "{missing}");
+}
+
+#[test]
+fn a_paused_container_outlives_the_daemon() {
+    let Some(mut daemon) = daemon() else { return };
+    detached(&daemon, "c1", &[], "sleep 100");
+    ok(&daemon.docker(&["pause", "c1"]));
+    daemon.kill();
+    daemon.restart();
+    assert_eq!(inspect(&daemon, "c1", "{{.State.Status}}"), "paused");
+    ok(&daemon.docker(&["unpause", "c1"]));
+    assert_eq!(ok(&daemon.docker(&["exec", "c1", "echo", "on"])), "on\n");
+    ok(&daemon.docker(&["rm", "-f", "c1"]));
+}
+
+#[test]
+fn restart_and_rename() {
+    let Some(daemon) = daemon() else { return };
+    for (name, cli) in CLIS {
+        detached(&daemon, "old", &["--stop-signal", "KILL"], "echo up; sleep 100");
+        let pid = inspect(&daemon, "old", "{{.State.Pid}}");
+        assert_eq!(ok(&cli(&daemon, &["restart", "-t", "1", "old"])), "old\n", "{name}");
+        assert_ne!(inspect(&daemon, "old", "{{.State.Pid}}"), pid);
+        assert_eq!(ok(&daemon.docker(&["logs", "old"])), "up\nup\n");
+        ok(&cli(&daemon, &["rename", "old", "new"]));
+        assert_eq!(inspect(&daemon, "new", "{{.Name}}"), "/new");
+        let same = fails(&cli(&daemon, &["rename", "new", "new"]));
+        assert!(same.contains("Renaming a container with the same name as its current name"), "{same}");
+        detached(&daemon, "other", &[], "sleep 100");
+        let taken = fails(&cli(&daemon, &["rename", "new", "other"]));
+        assert!(taken.contains("The container name \"/other\" is already in use by container"), "{taken}");
+        ok(&daemon.docker(&["rm", "-f", "new", "other"]));
+        // A container that ends is started by it, and one that goes at its end stays.
+        detached(&daemon, "goes", &["--rm"], "sleep 100");
+        ok(&cli(&daemon, &["restart", "-t", "0", "goes"]));
+        assert_eq!(inspect(&daemon, "goes", "{{.State.Status}}"), "running", "{name}");
+        ok(&daemon.docker(&["kill", "goes"]));
+        until("it goes", || ok(&daemon.docker(&["ps", "-aq"])).is_empty());
+    }
+}
+
+#[test]
+fn top_shows_a_containers_processes() {
+    let Some(daemon) = daemon() else { return };
+    detached(&daemon, "c1", &[], "sleep 1000 & sleep 1001");
+    for (name, cli) in CLIS {
+        let text = ok(&cli(&daemon, &["top", "c1"]));
+        assert!(text.starts_with("UID"), "{name}: {text}");
+        for process in ["sleep 1000", "sleep 1001"] {
+            assert!(text.contains(process), "{name}: {text}");
+        }
+        assert_eq!(text.lines().count(), 3, "{name}: no others: {text}");
+        let text = ok(&cli(&daemon, &["top", "c1", "-o", "pid,comm"]));
+        let titles: Vec<&str> = text.lines().next().unwrap().split_whitespace().collect();
+        assert_eq!((titles, text.lines().count()), (vec!["PID", "COMMAND"], 3), "{name}: {text}");
+        assert_eq!(ok(&cli(&daemon, &["top", "c1", "aux"])).lines().count(), 3, "{name}");
+        let error = fails(&cli(&daemon, &["top", "c1", "-o", "comm"]));
+        assert!(error.contains("Couldn't find PID field in ps output"), "{name}: {error}");
+    }
+    ok(&daemon.docker(&["kill", "c1"]));
+    until("it has ended", || inspect(&daemon, "c1", "{{.State.Running}}") == "false");
+    let error = fails(&daemon.docker(&["top", "c1"]));
+    assert!(error.contains("is not running"), "{error}");
+}
+
+#[test]
+fn stats_count_what_a_container_uses() {
+    let Some(daemon) = daemon() else { return };
+    detached(&daemon, "busy", &["--memory", "64m", "--cpus", "0.5"], "while :; do :; done");
+    detached(&daemon, "idle", &[], "sleep 100");
+    let format = "{{.Name}} {{.CPUPerc}} {{.MemUsage}} {{.PIDs}}";
+    for (name, cli) in CLIS {
+        let text = ok(&cli(&daemon, &["stats", "--no-stream", "--format", format, "busy", "idle"]));
+        let line = |of: &str| text.lines().find(|line| line.starts_with(of)).unwrap().to_owned();
+        let percent = |of: &str| -> f64 { line(of).split(' ').nth(1).unwrap().trim_end_matches('%').parse().unwrap() };
+        assert!((25.0..75.0).contains(&percent("busy")), "{name}: half a processor: {text}");
+        assert!(percent("idle") < 5.0, "{name}: {text}");
+        assert!(line("busy").contains(" / 64MiB 1"), "{name}: {text}");
+        let all = ok(&cli(&daemon, &["stats", "--no-stream"]));
+        assert_eq!(all.lines().count(), 3, "{name}: {all}");
+        assert!(all.starts_with("CONTAINER ID   NAME"), "{name}: {all}");
+    }
+    // The same figures, whoever computes: the daemon's answer has both samples in it.
+    let (_, answer) = daemon.ask("GET", "/containers/busy/stats?stream=0", None);
+    for key in [
+        "read",
+        "preread",
+        "pids_stats",
+        "blkio_stats",
+        "num_procs",
+        "storage_stats",
+        "cpu_stats",
+        "precpu_stats",
+        "memory_stats",
+    ] {
+        assert!(answer.get(key).is_some(), "{key}: {answer}");
+    }
+    assert_eq!((&answer["name"], &answer["memory_stats"]["limit"]), (&"/busy".into(), &(64u64 << 20).into()));
+    assert!(answer["precpu_stats"]["system_cpu_usage"].as_u64() < answer["cpu_stats"]["system_cpu_usage"].as_u64());
+    let stream = daemon.curl(&["--max-time", "3", "http://d/containers/busy/stats"]);
+    let lines: Vec<Value> =
+        String::from_utf8_lossy(&stream.stdout).lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    assert!((2..=4).contains(&lines.len()), "one a second: {}", lines.len());
+    assert_eq!(lines[0]["read"], lines[1]["preread"]);
+    ok(&daemon.docker(&["rm", "-f", "busy", "idle"]));
+    let missing = fails(&daemon.ctl(&["stats", "--no-stream", "busy"]));
+    assert!(missing.contains("No such container: busy"), "{missing}");
+}
+
+#[test]
+fn limits_change_while_a_container_runs() {
+    let Some(daemon) = daemon() else { return };
+    detached(&daemon, "c1", &["--memory", "64m"], "sleep 1000");
+    let file = |name: &str| {
+        let script = format!("cat /sys/fs/cgroup/*/{name} /sys/fs/cgroup/{name} 2>/dev/null || true");
+        ok(&daemon.docker(&["exec", "c1", "sh", "-c", &script])).trim().to_owned()
+    };
+    assert_eq!(inspect(&daemon, "c1", "{{.HostConfig.MemorySwap}}"), (128u64 << 20).to_string());
+    for (name, cli) in CLIS {
+        let megabytes: u64 = if name == "docker" { 96 } else { 80 };
+        let memory = format!("{megabytes}m");
+        let done = ok(&cli(
+            &daemon,
+            &["update", "--memory", &memory, "--memory-swap", "256m", "--pids-limit", "77", "--cpus", "0.5", "c1"],
+        ));
+        assert_eq!(done, "c1\n", "{name}");
+        assert_eq!(inspect(&daemon, "c1", "{{.HostConfig.Memory}} {{.HostConfig.PidsLimit}}"), format!("{} 77", megabytes << 20));
+        assert_eq!(file("pids.max"), "77", "{name}");
+        if std::path::Path::new("/sys/fs/cgroup/memory").exists() {
+            assert_eq!(file("memory.limit_in_bytes"), (megabytes << 20).to_string(), "{name}");
+            assert_eq!(file("cpu.cfs_quota_us"), "50000", "{name}");
+        }
+        let small = fails(&cli(&daemon, &["update", "--memory", "1m", "c1"]));
+        assert!(small.contains("Minimum memory limit allowed is 6MB"), "{name}: {small}");
+        let nothing = fails(&cli(&daemon, &["update", "c1"]));
+        assert!(nothing.contains("you must provide one or more flags when using this command"), "{name}: {nothing}");
+        let swap = fails(&cli(&daemon, &["update", "--memory", "512m", "c1"]));
+        assert!(swap.contains("Memory limit should be smaller than already set memoryswap limit"), "{name}: {swap}");
+        let conflict = fails(&cli(&daemon, &["update", "--cpu-period", "50000", "c1"]));
+        assert!(conflict.contains("CPU Period cannot be updated as NanoCPUs has already been set"), "{name}: {conflict}");
+    }
+    // A container that may use every processor is in no cpuset of its own until it may not.
+    ok(&daemon.docker(&["update", "--cpuset-cpus", "0", "c1"]));
+    assert_eq!(ok(&daemon.docker(&["exec", "c1", "grep", "Cpus_allowed_list", "/proc/1/status"])), "Cpus_allowed_list:\t0\n");
+    assert_eq!(ok(&daemon.docker(&["exec", "c1", "grep", "Cpus_allowed_list", "/proc/self/status"])), "Cpus_allowed_list:\t0\n");
+    let id = inspect(&daemon, "c1", "{{.Id}}");
+    ok(&daemon.docker(&["restart", "-t", "0", "c1"]));
+    assert_eq!(file("pids.max"), "77", "the limits are kept");
+    ok(&daemon.docker(&["rm", "-f", "c1"]));
+    until("nothing is left of its cgroups", || {
+        !["cpuset", "memory", "pids", "unified"]
+            .iter()
+            .any(|dir| std::path::Path::new("/sys/fs/cgroup").join(dir).join("fsd").join(&id).exists())
+    });
+}
+
+#[test]
+fn a_policy_starts_what_ends() {
+    let Some(daemon) = daemon() else { return };
+    detached(&daemon, "thrice", &["--restart", "on-failure:3"], "echo x; exit 4");
+    until("it gives up", || {
+        inspect(&daemon, "thrice", "{{.State.Status}} {{.RestartCount}} {{.State.ExitCode}}") == "exited 3 4"
+    });
+    assert_eq!(ok(&daemon.docker(&["logs", "thrice"])), "x\nx\nx\nx\n");
+    assert!(status(&daemon, "thrice").starts_with("Exited (4) "));
+    detached(&daemon, "well", &["--restart", "on-failure"], "exit 0");
+    until("success is no failure", || inspect(&daemon, "well", "{{.State.Status}} {{.RestartCount}}") == "exited 0");
+    detached(&daemon, "always", &["--restart", "always"], "exit 5");
+    until("it waits", || status(&daemon, "always").starts_with("Restarting (5) "));
+    until("it has waited for longer", || inspect(&daemon, "always", "{{.RestartCount}}").parse::<u32>().unwrap() >= 3);
+    assert_eq!(inspect(&daemon, "always", "{{.State.Running}}"), "true", "as Docker has it");
+    let rm = fails(&daemon.docker(&["rm", "always"]));
+    assert!(rm.contains("stop the container before removing or force remove"), "{rm}");
+    ok(&daemon.docker(&["stop", "always"]));
+    assert_eq!(inspect(&daemon, "always", "{{.State.Status}}"), "exited");
+    let count = inspect(&daemon, "always", "{{.RestartCount}}");
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(
+        inspect(&daemon, "always", "{{.State.Status}} {{.RestartCount}}"),
+        format!("exited {count}"),
+        "a person stopped it"
+    );
+    ok(&daemon.docker(&["start", "always"]));
+    until("it begins anew", || status(&daemon, "always").starts_with("Restarting (5) "));
+    ok(&daemon.docker(&["rm", "-f", "always"]));
+    for (name, cli) in CLIS {
+        let both = fails(&cli(&daemon, &["run", "--rm", "--restart", "always", "--network", "none", "busybox", "true"]));
+        assert!(both.contains("conflicting options: cannot specify both --restart and --rm"), "{name}: {both}");
+        let count = fails(&cli(&daemon, &["create", "--restart", "always:3", "--network", "none", "busybox", "true"]));
+        assert!(count.contains("maximum retry count can only be used with 'on-failure'"), "{name}: {count}");
+        detached(&daemon, "u1", &[], "sleep 100");
+        ok(&cli(&daemon, &["update", "--restart", "on-failure:2", "u1"]));
+        assert_eq!(inspect(&daemon, "u1", "{{.HostConfig.RestartPolicy.Name}}"), "on-failure");
+        ok(&daemon.docker(&["rm", "-f", "u1"]));
+    }
+}
+
+#[test]
+fn policies_hold_over_the_daemons_end() {
+    let Some(mut daemon) = daemon() else { return };
+    let forever = "sleep 1000";
+    detached(&daemon, "always", &["--restart", "always"], forever);
+    detached(&daemon, "unless", &["--restart", "unless-stopped"], forever);
+    detached(&daemon, "dies", &["--restart", "unless-stopped"], "sleep 0.5; exit 3");
+    detached(&daemon, "no", &[], "true");
+    ok(&daemon.docker(&["create", "--name", "never", "--restart", "always", "--network", "none", "busybox", "true"]));
+    ok(&daemon.docker(&["stop", "-t", "0", "always", "unless"]));
+    daemon.kill();
+    std::thread::sleep(Duration::from_secs(1));
+    daemon.restart();
+    until("always is started with the daemon", || inspect(&daemon, "always", "{{.State.Status}}") == "running");
+    until("what ended meanwhile is started again", || inspect(&daemon, "dies", "{{.RestartCount}}") != "0");
+    for (name, state) in [("unless", "exited"), ("no", "exited"), ("never", "created")] {
+        assert_eq!(inspect(&daemon, name, "{{.State.Status}}"), state, "{name}");
+    }
+    ok(&daemon.docker(&["start", "unless"]));
+    let pid = inspect(&daemon, "always", "{{.State.Pid}}");
+    daemon.kill();
+    daemon.restart();
+    assert_eq!(inspect(&daemon, "always", "{{.State.Pid}}"), pid, "what runs goes on");
+    // As after the machine's end: nothing runs, and its run folder is gone.
+    daemon.kill();
+    for container in std::fs::read_dir(daemon.dir().join("run/containers")).unwrap().flatten() {
+        let shim = engine::shim::Client::new(&container.path());
+        let _ = shim.kill(9);
+        until("it ends", || shim.state().is_err());
+    }
+    std::fs::remove_dir_all(daemon.dir().join("run/containers")).unwrap();
+    daemon.restart();
+    for name in ["always", "unless"] {
+        until("it is started again", || inspect(&daemon, name, "{{.State.Status}}") == "running");
+    }
+    ok(&daemon.docker(&["rm", "-f", "always", "unless", "dies"]));
+}
