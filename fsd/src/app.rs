@@ -1,20 +1,22 @@
 //! The parts of the daemon, put together.
 
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use engine::shim::Client;
 use fs_base::lock::Lock;
 use fs_base::trash::Trash;
-use fs_base::{ContainerId, Error, IoContext, Result, durable};
+use fs_base::{ContainerId, Error, IoContext, LayerId, Result, durable};
 use layerfs::driver::Mounter;
-use layerfs::store::Store;
+use layerfs::store::{Pin, Store};
 use volumes::Volumes;
 
 use crate::config::Config;
 use crate::container::Containers;
 use crate::db::Db;
 use crate::events::Events;
+use crate::image::Turns;
 
 /// The store's format. A newer one is refused, an older one would be upgraded here.
 const FORMAT: &str = "fsd-store 1\n";
@@ -38,17 +40,27 @@ pub struct App {
     pub events: Events,
     /// What is thrown away and not gone yet.
     pub trash: Trash,
-    /// Held for reading while layers are added that nothing refers to yet, for writing while such layers are removed.
-    collecting: RwLock<()>,
+    /// Who brings which layer in.
+    pub turns: Turns,
+    /// Layers that nothing refers to were left because somebody had them pinned.
+    left: AtomicBool,
     _lock: Lock,
 }
 
-/// Layers are being added. Afterwards the memory that this took, which grows with their trees, is given back.
-pub struct Adding<'a>(#[expect(dead_code, reason = "held, not looked at")] RwLockReadGuard<'a, ()>);
+/// See [`App::pin`].
+pub struct Pinned<'a> {
+    app: &'a App,
+    pins: Vec<Pin>,
+}
 
-impl Drop for Adding<'_> {
+impl Drop for Pinned<'_> {
     fn drop(&mut self) {
-        fs_base::sys::memory::give_back_heap();
+        self.pins.clear();
+        if self.app.left.swap(false, Ordering::SeqCst)
+            && let Err(error) = self.app.collect()
+        {
+            tracing::warn!(%error, "layers that no image refers to could not be removed; the next start does it");
+        }
     }
 }
 
@@ -66,8 +78,19 @@ impl App {
         let volumes = Volumes::open(&config.root, Arc::new(db.clone()))?;
         let trash = Trash::open(config.root.join("trash"))?;
         let (containers, events) = (Containers::default(), Events::default());
-        let app =
-            App { config, db, store, mounter, volumes, containers, events, trash, collecting: RwLock::new(()), _lock: lock };
+        let app = App {
+            config,
+            db,
+            store,
+            mounter,
+            volumes,
+            containers,
+            events,
+            trash,
+            turns: Turns::default(),
+            left: AtomicBool::new(false),
+            _lock: lock,
+        };
         app.remove_orphans()?;
         crate::mounts::recover(&app)?;
         crate::volume::recover(&app)?;
@@ -87,23 +110,30 @@ impl App {
         self.store.sweep()
     }
 
-    /// Keeps layers that nothing refers to yet from being removed, until it is dropped.
-    pub fn adding(&self) -> Adding<'_> {
-        Adding(self.collecting.read().unwrap_or_else(PoisonError::into_inner))
+    /// Removes the layers that no image refers to, and gives back their space. Those that are pinned are left to whoever
+    /// lets go of them.
+    pub fn collect(&self) -> Result<()> {
+        self.collect_of(None)
     }
 
-    /// Removes the layers that no image refers to, and gives back their space. If layers are being loaded, that is
-    /// left to a later time. Returns the bytes given back.
-    pub fn collect(&self) -> Result<u64> {
-        let Ok(_alone) = self.collecting.try_write() else { return Ok(0) };
-        let mut freed = 0;
-        for row in self.db.take_unreferenced_layers(&[])? {
-            self.mounter.forget(&row.id);
-            self.store.remove(&row.id)?;
-            freed += row.data_size + row.index_size;
-        }
-        self.store.sweep()?;
-        Ok(freed)
+    /// Like [`App::collect`], of these layers only, which takes no longer in a store that has many others.
+    pub fn collect_of(&self, candidates: Option<&[LayerId]>) -> Result<()> {
+        self.store.collect(|pinned| {
+            let (gone, left) = self.db.take_unreferenced_layers(candidates, pinned)?;
+            if left {
+                self.left.store(true, Ordering::SeqCst);
+            }
+            for id in &gone {
+                self.mounter.forget(id);
+            }
+            Ok(gone)
+        })?;
+        self.store.sweep()
+    }
+
+    /// Keeps an image's layers while they are opened. What has been opened stays readable, so it is not held for long.
+    pub fn pin(&self, layers: &[LayerId]) -> Pinned<'_> {
+        Pinned { app: self, pins: layers.iter().map(|id| self.store.pin(id)).collect() }
     }
 
     /// What a container keeps.

@@ -15,6 +15,8 @@ use crate::image;
 /// Mounts an image read-only at `target`, an empty folder or one to be made; under the run folder if `None`.
 pub fn mount_image(app: &App, name: &str, target: Option<&str>) -> Result<MountRow> {
     let image = image::find(app, name)?;
+    // Until the row is there, which keeps the image.
+    let _pinned = image::pinned(app, &image)?;
     let mount = app.mounter.image(&image.layers).map_err(|e| e.context(format!("mount image {name}")))?;
     let id = id::random_hex::<6>()?;
     let wanted = match target {
@@ -32,7 +34,8 @@ pub fn mount_image(app: &App, name: &str, target: Option<&str>) -> Result<MountR
         mounted: true,
         created: crate::db::now(),
     };
-    let attached = app.db.intend_mount(&row).and_then(|()| mount.attach(&wanted)).and_then(|()| app.db.mark_mounted(&row.id));
+    let intended = app.db.intend_mount(&row).and_then(|kept| if kept { Ok(()) } else { Err(image::no_such(name)) });
+    let attached = intended.and_then(|()| mount.attach(&wanted)).and_then(|()| app.db.mark_mounted(&row.id));
     if let Err(error) = attached {
         // Whatever of it was done is undone; what can't be is found at the next start.
         let _ = unmount(&wanted, true);

@@ -100,9 +100,14 @@ impl Db {
         })
     }
 
-    /// Removes an image with all its names. Fails with a conflict while a container refers to it.
+    /// Removes an image with all its names, unless it is mounted; whether it did. Fails with a conflict while a container
+    /// refers to it.
     pub fn remove_image(&self, id: &Digest) -> Result<bool> {
-        self.write(|t| Ok(t.prepare_cached("DELETE FROM image WHERE id = ?")?.execute([id.to_string()])? == 1))
+        self.write(|t| {
+            t.prepare_cached("DELETE FROM image WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM mount WHERE object = ?1)")?
+                .execute([id.to_string()])
+                .map(|removed| removed == 1)
+        })
     }
 
     /// One image.

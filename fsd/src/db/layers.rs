@@ -58,21 +58,36 @@ impl Db {
         })
     }
 
-    /// Takes the rows of layers that no image refers to, apart from `pinned`, and returns them: their bytes may go.
-    pub fn take_unreferenced_layers(&self, pinned: &[LayerId]) -> Result<Vec<LayerRow>> {
+    /// Takes the rows of layers that no image refers to, of `candidates` or of all, and returns the layers: their bytes
+    /// may go. Those that are pinned stay; the second value says whether there are such.
+    pub fn take_unreferenced_layers(
+        &self,
+        candidates: Option<&[LayerId]>,
+        pinned: &dyn Fn(&LayerId) -> bool,
+    ) -> Result<(Vec<LayerId>, bool)> {
+        const UNREFERENCED: &str = "NOT EXISTS (SELECT 1 FROM image_layer WHERE image_layer.layer = layer.id)";
         self.write(|t| {
-            let mut rows: Vec<LayerRow> = t
-                .prepare_cached(
-                    "SELECT id, data_size, index_size, file_bytes, entries FROM layer
-                     WHERE NOT EXISTS (SELECT 1 FROM image_layer WHERE image_layer.layer = layer.id)",
-                )?
-                .query_map([], layer_row)?
-                .collect::<rusqlite::Result<_>>()?;
-            rows.retain(|row| !pinned.contains(&row.id));
-            for row in &rows {
-                t.prepare_cached("DELETE FROM layer WHERE id = ?")?.execute([row.id.to_string()])?;
+            let mut ids: Vec<LayerId> = Vec::new();
+            match candidates {
+                None => {
+                    let mut all = t.prepare_cached(&format!("SELECT id FROM layer WHERE {UNREFERENCED}"))?;
+                    ids.extend(all.query_map([], |row| super::parsed(row, 0))?.collect::<rusqlite::Result<Vec<LayerId>>>()?);
+                }
+                Some(candidates) => {
+                    let mut one = t.prepare_cached(&format!("SELECT id FROM layer WHERE id = ? AND {UNREFERENCED}"))?;
+                    for id in candidates {
+                        ids.extend(one.query_row([id.to_string()], |row| super::parsed::<LayerId>(row, 0)).optional()?);
+                    }
+                    // A chain may have a layer twice.
+                    ids.sort();
+                    ids.dedup();
+                }
             }
-            Ok(rows)
+            let (left, gone): (Vec<LayerId>, Vec<LayerId>) = ids.into_iter().partition(pinned);
+            for id in &gone {
+                t.prepare_cached("DELETE FROM layer WHERE id = ?")?.execute([id.to_string()])?;
+            }
+            Ok((gone, !left.is_empty()))
         })
     }
 }

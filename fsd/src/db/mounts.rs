@@ -27,24 +27,16 @@ pub struct MountRow {
 }
 
 impl Db {
-    /// Records that a mount will be made.
-    pub fn intend_mount(&self, mount: &MountRow) -> Result<()> {
+    /// Records that a mount will be made, which keeps the image; whether the image is still there.
+    pub fn intend_mount(&self, mount: &MountRow) -> Result<bool> {
         self.write(|t| {
             t.prepare_cached(
                 "INSERT INTO mount (id, kind, object, name, target, made_target, driver, state, created)
-                 VALUES (?, 'image', ?, ?, ?, ?, ?, 'intent', ?)",
+                 SELECT ?1, 'image', ?2, ?3, ?4, ?5, ?6, 'intent', ?7 WHERE EXISTS (SELECT 1 FROM image WHERE id = ?2)",
             )?
-            .execute(params![
-                mount.id,
-                mount.object,
-                mount.name,
-                mount.target,
-                mount.made_target,
-                mount.driver,
-                now()
-            ])
-        })?;
-        Ok(())
+            .execute(params![mount.id, mount.object, mount.name, mount.target, mount.made_target, mount.driver, now()])
+            .map(|added| added == 1)
+        })
     }
 
     /// Records that it was made.

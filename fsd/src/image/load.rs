@@ -9,13 +9,14 @@ use std::io::{self, Read};
 
 use fs_base::{Digest, Error, LayerId, Result};
 use layerfs::ingest::{Built, IngestOptions, Media};
-use layerfs::store::Store;
 use layerfs::tar::{Entry, EntryKind, Limits, Reader};
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
+use super::Adding;
 use super::config::Config;
+use super::once::{self, Candidate};
 use crate::reference::Reference;
 
 /// Manifests and configs are kept in memory up to this size each. Source: the distribution spec asks registries
@@ -59,21 +60,15 @@ struct SavedImage {
     layers: Vec<String>,
 }
 
-/// Reads an archive, compressed or not. `published` is told of each layer as soon as its bytes are durable.
-/// Returns the images it holds for this host's platform.
-pub fn load(
-    store: &Store,
-    input: &mut (dyn Read + Send),
-    limits: Limits,
-    published: &dyn Fn(&Built) -> Result<()>,
-) -> Result<Vec<Loaded>> {
+/// Reads an archive, compressed or not. Returns the images it holds for this host's platform.
+pub fn load(adding: &Adding<'_>, input: &mut (dyn Read + Send), limits: Limits) -> Result<Vec<Loaded>> {
     let mut input = inflated(input)?;
     let mut reader = Reader::new(&mut *input, Limits { entries: 1_000_000, ..limits });
     let mut contents = Contents::default();
     let mut seen = false;
     while let Some(entry) = reader.next_entry().map_err(|e| not_an_archive(e, seen))? {
         seen = true;
-        contents.take(store, &mut reader, &entry, limits, published)?;
+        contents.take(adding, &mut reader, &entry, limits)?;
     }
     contents.images()
 }
@@ -104,14 +99,7 @@ fn not_an_archive(error: Error, seen: bool) -> Error {
 }
 
 impl Contents {
-    fn take<R: Read + Send>(
-        &mut self,
-        store: &Store,
-        reader: &mut Reader<R>,
-        entry: &Entry,
-        limits: Limits,
-        published: &dyn Fn(&Built) -> Result<()>,
-    ) -> Result<()> {
+    fn take<R: Read + Send>(&mut self, adding: &Adding<'_>, reader: &mut Reader<R>, entry: &Entry, limits: Limits) -> Result<()> {
         let name = clean(&String::from_utf8_lossy(&entry.path));
         match &entry.kind {
             EntryKind::HardLink(target) => {
@@ -127,10 +115,10 @@ impl Contents {
                 let mut head = vec![0; entry.size.min(512) as usize];
                 fill(reader, &mut head, &mut left)?;
                 if looks_like_layer(&head) {
-                    let mut stream = io::Cursor::new(head).chain(Member { reader, left: &mut left });
                     let options = IngestOptions { limits, ..IngestOptions::default() };
-                    let built = store.ingest(&mut stream, &options).map_err(|e| e.context(format!("layer {name}")))?;
-                    published(&built)?;
+                    let mut rest = Member { reader, left: &mut left };
+                    let member = Candidate { name: &name, size: entry.size, head, rest: &mut rest };
+                    let built = once::layer(adding, member, &options).map_err(|e| e.context(format!("layer {name}")))?;
                     self.layers.insert(name, built);
                 } else if entry.size <= SMALL && self.small_total + entry.size as usize <= SMALL_TOTAL {
                     let kept = head.len();

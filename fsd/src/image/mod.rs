@@ -1,34 +1,38 @@
 //! Images: found by name, listed, tagged, removed.
 
+mod adding;
 pub mod config;
 pub mod load;
+mod once;
 mod remove;
 pub mod tree;
+mod turns;
 
 use std::io::Read;
 
 use fs_base::{Digest, Error, Result};
 use layerfs::ingest::Built;
 
-use crate::app::App;
+use crate::app::{App, Pinned};
 use crate::db::images::ImageRow;
 use crate::db::layers::LayerRow;
 use crate::reference::{Reference, familiar};
+pub use adding::Adding;
 pub use config::Config;
 pub use load::Loaded;
 pub use remove::{Removed, prune, remove};
+pub use turns::Turns;
 
 /// Loads an archive and records its images.
 pub fn load(app: &App, input: &mut (dyn Read + Send)) -> Result<Vec<Loaded>> {
     let images = {
-        let _adding = app.adding();
-        let images = load::load(&app.store, input, app.config.limits, &|built| app.db.add_layer(&row_of(built)))?;
+        let adding = Adding::new(app);
+        let images = load::load(&adding, input, app.config.limits)?;
         for image in &images {
             app.db.add_image(&image.id, &image.config, &image.layers, None, &image.tags)?;
         }
         images
     };
-    app.collect()?;
     for image in &images {
         app.events.object("image", "load", &image.id.to_string(), &[("name", &image.id.to_string())]);
     }
@@ -49,10 +53,9 @@ pub fn row_of(built: &Built) -> LayerRow {
 /// Makes an image of one layer out of a root filesystem's tar.
 pub fn import(app: &App, input: &mut (dyn Read + Send), name: &str, message: &str) -> Result<Digest> {
     let reference = if name.is_empty() { None } else { Some(name.parse::<Reference>()?) };
-    let _adding = app.adding();
+    let adding = Adding::new(app);
     let options = layerfs::ingest::IngestOptions { limits: app.config.limits, ..Default::default() };
-    let built = app.store.ingest(input, &options)?;
-    app.db.add_layer(&row_of(&built))?;
+    let built = adding.ingest(input, &options)?;
     let created = jiff::Timestamp::now().to_string();
     let config = serde_json::json!({
         "architecture": load::architecture(), "os": "linux", "created": created, "comment": message, "config": {},
@@ -67,7 +70,8 @@ pub fn import(app: &App, input: &mut (dyn Read + Send), name: &str, message: &st
     Ok(id)
 }
 
-fn no_such(name: &str) -> Error {
+/// Docker's words.
+pub fn no_such(name: &str) -> Error {
     Error::not_found(format!("No such image: {name}"))
 }
 
@@ -78,6 +82,12 @@ pub fn find(app: &App, name: &str) -> Result<ImageRow> {
         Err(_) => no_such(name),
     })?;
     app.db.image(&id)?.ok_or_else(|| no_such(name))
+}
+
+/// Keeps the layers of an image that was just found, unless it is gone by now.
+pub fn pinned<'a>(app: &'a App, image: &ImageRow) -> Result<Pinned<'a>> {
+    let pinned = app.pin(&image.layers);
+    app.db.image(&image.id)?.map(|_| pinned).ok_or_else(|| no_such(&image.id.to_string()))
 }
 
 fn find_id(app: &App, name: &str) -> Result<Option<Digest>> {

@@ -68,11 +68,15 @@ fn users_of(app: &App, image: &ImageRow) -> Result<Vec<ContainerRow>> {
 /// mounted; then nothing has changed.
 fn delete(app: &App, image: &ImageRow) -> Result<Vec<Removed>> {
     refuse_mounted(app, image)?;
-    app.db.remove_image(&image.id)?;
+    if !app.db.remove_image(&image.id)? {
+        // Mounted since the look above, or somebody else has removed it.
+        refuse_mounted(app, image)?;
+        return Err(super::no_such(&image.id.to_string()));
+    }
     let mut removed: Vec<Removed> = shown_tags(image).into_iter().map(Removed::Untagged).collect();
     removed.extend(shown_digests(image).into_iter().map(Removed::Untagged));
     removed.push(Removed::Deleted(image.id.to_string()));
-    app.collect()?;
+    app.collect_of(Some(&image.layers))?;
     for layer in image.layers.iter().rev() {
         if app.db.layer(layer)?.is_none() {
             removed.push(Removed::Deleted(layer.to_string()));
@@ -162,8 +166,8 @@ pub fn prune(app: &App, all: bool) -> Result<(Vec<Removed>, u64)> {
         }
         match delete(app, &image) {
             Ok(gone) => removed.extend(gone),
-            // Taken into use since the look above: it keeps its names too.
-            Err(error) if error.class() == Class::Conflict => {}
+            // Taken into use since the look above: it keeps its names too. Or gone.
+            Err(error) if matches!(error.class(), Class::Conflict | Class::NotFound) => {}
             Err(error) => return Err(error),
         }
     }

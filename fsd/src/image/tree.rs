@@ -11,6 +11,7 @@ use crate::app::App;
 /// The tree of an image.
 pub fn of(app: &App, name: &str) -> Result<Tree> {
     let image = super::find(app, name)?;
+    let _pinned = super::pinned(app, &image)?;
     Ok(Tree::new(image.layers.iter().map(|id| app.store.layer(id)).collect::<Result<_>>()?))
 }
 

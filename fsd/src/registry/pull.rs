@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use fs_base::{Class, Digest, Error, LayerId, Result};
 use layerfs::ingest::{IngestOptions, Media};
@@ -14,11 +15,14 @@ use super::client::{Fetched, Repository, bases};
 use crate::app::App;
 use crate::db::images::PulledAs;
 use crate::image::load::architecture;
-use crate::image::{Config, row_of};
+use crate::image::{Adding, Config};
 use crate::reference::{Reference, familiar};
 
 /// Layers fetched at once. Docker's default.
 const AT_ONCE: usize = 3;
+
+/// How long a pull waits for another at the same layer, which ends by itself where its registry hangs.
+const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// What is to be pulled.
 pub struct Request {
@@ -33,7 +37,7 @@ pub struct Request {
 /// Pulls an image. `tell` is given each line of progress in Docker's shape; the first one comes when the registry
 /// has answered for the manifest.
 pub fn pull(app: &App, request: &Request, tell: &(dyn Fn(Value) + Sync)) -> Result<()> {
-    let _adding = app.adding();
+    let adding = Adding::new(app);
     let reference = &request.reference;
     let wanted = reference.digest.map_or_else(|| reference.tag_or_latest().to_owned(), |digest| digest.to_string());
     let (repository, top) = resolve(app, request, &wanted)?;
@@ -50,7 +54,7 @@ pub fn pull(app: &App, request: &Request, tell: &(dyn Fn(Value) + Sync)) -> Resu
         )));
     }
     let new = app.db.image(&config_digest)?.is_none();
-    layers(app, &repository, manifest.layers(), &diff_ids, tell)?;
+    layers(app, &adding, &repository, manifest.layers(), &diff_ids, tell)?;
     let tags = if reference.digest.is_some() { Vec::new() } else { vec![(reference.repository.clone(), wanted)] };
     let had = tags.first().map(|(r, t)| app.db.image_by_tag(r, t)).transpose()?.flatten();
     let pulled = PulledAs { repository: reference.repository.clone(), digest: top.digest, manifest: top.bytes };
@@ -122,6 +126,7 @@ fn unreadable(reference: &Reference, error: &serde_json::Error) -> Error {
 /// Brings all layers in, several at a time. The first failure ends the rest at their next layer.
 fn layers(
     app: &App,
+    adding: &Adding<'_>,
     repository: &Repository,
     blobs: &[Descriptor],
     ids: &[LayerId],
@@ -137,7 +142,7 @@ fn layers(
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     let (Some(blob), Some(id)) = (blobs.get(number), ids.get(number)) else { return };
-                    if let Err(error) = layer(app, repository, blob, *id, tell) {
+                    if let Err(error) = layer(app, adding, repository, blob, *id, tell) {
                         next.store(blobs.len(), Ordering::Relaxed);
                         failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(error);
                         return;
@@ -149,9 +154,18 @@ fn layers(
     failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).map_or(Ok(()), Err)
 }
 
-fn layer(app: &App, repository: &Repository, blob: &Descriptor, id: LayerId, tell: &(dyn Fn(Value) + Sync)) -> Result<()> {
+fn layer(
+    app: &App,
+    adding: &Adding<'_>,
+    repository: &Repository,
+    blob: &Descriptor,
+    id: LayerId,
+    tell: &(dyn Fn(Value) + Sync),
+) -> Result<()> {
     let name = shown(blob);
-    if app.db.layer(&id)?.is_some() {
+    let waiting = || tell(json!({"status": "Waiting", "progressDetail": {}, "id": name}));
+    let turn = adding.turn(id.to_string().into_bytes(), PATIENCE, waiting);
+    if adding.has(&id)? {
         tell(json!({"status": "Already exists", "progressDetail": {}, "id": name}));
         return Ok(());
     }
@@ -166,11 +180,8 @@ fn layer(app: &App, repository: &Repository, blob: &Descriptor, id: LayerId, tel
         limits: app.config.limits,
         progress: Some(&progress),
     };
-    let built = app
-        .store
-        .ingest(&mut Blob::new(repository, digest, total), &options)
-        .map_err(|e| e.context(format!("layer {digest}")))?;
-    app.db.add_layer(&row_of(&built))?;
+    let built = adding.ingest(&mut Blob::new(repository, digest, total), &options);
+    turn.done(&built.map_err(|e| e.context(format!("layer {digest}")))?);
     tell(json!({"status": "Pull complete", "progressDetail": {}, "id": name}));
     Ok(())
 }

@@ -1,9 +1,11 @@
 //! The layers on the disk: `layers/<hex>/{data,index}`, published whole or not there.
 //!
-//! The store knows no references: whoever removes a layer has made sure that nobody needs it. A layer's folder is
-//! made in `tmp/`, verified and synced there, and moved to its place in one step.
+//! The store knows no references: whoever removes a layer has made sure that nobody needs it, and [`Store::collect`]
+//! that nobody is about to: what is being loaded or used has a [`Pin`]. A layer's folder is made in `tmp/`, verified
+//! and synced there, and moved to its place in one step.
 
 mod check;
+mod pin;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -16,6 +18,8 @@ use fs_base::trash::Trash;
 use fs_base::{Class, Digest, Error, IoContext, LayerId, Result, durable, id};
 
 pub use check::{Finding, FindingKind};
+pub use pin::Pin;
+use pin::Pins;
 
 use crate::erofs::{FileKind, Index};
 use crate::ingest::{Built, IngestOptions, OPAQUE_XATTR, ingest, rebuild_index};
@@ -27,6 +31,7 @@ pub struct Store {
     root: PathBuf,
     trash: Trash,
     open: Mutex<HashMap<LayerId, Weak<Layer>>>,
+    pins: Arc<Pins>,
 }
 
 /// An open layer. Its files stay readable for as long as somebody holds it, removed or not.
@@ -89,7 +94,7 @@ impl Store {
             let dir = root.join(name);
             std::fs::create_dir_all(&dir).at("make directory", &dir)?;
         }
-        Ok(Store { root: root.to_owned(), trash: Trash::open(root.join("trash"))?, open: Mutex::default() })
+        Ok(Store { root: root.to_owned(), trash: Trash::open(root.join("trash"))?, open: Mutex::default(), pins: Arc::default() })
     }
 
     /// Where unfinished work lies.
@@ -109,11 +114,17 @@ impl Store {
     /// Reads a layer in and publishes it. A layer that is there already stays as it is, unless its bytes turn out not
     /// to be those that just came in and were verified: then it is replaced.
     pub fn ingest(&self, input: &mut (dyn Read + Send), options: &IngestOptions<'_>) -> Result<Built> {
+        self.ingest_pinned(input, options).map(|(built, _)| built)
+    }
+
+    /// Like [`Store::ingest`]; the layer is not collected while the pin is held, which began before it was published.
+    pub fn ingest_pinned(&self, input: &mut (dyn Read + Send), options: &IngestOptions<'_>) -> Result<(Built, Pin)> {
         let staging = self.tmp().join(id::random_hex::<16>()?);
         std::fs::create_dir(&staging).at("make directory", &staging)?;
         let result = ingest(input, &staging, options).and_then(|built| {
+            let pin = self.pin(&built.id);
             self.publish(&staging, &built.id)?;
-            Ok(built)
+            Ok((built, pin))
         });
         // A replaced layer's unpacked tree may be mounted.
         if staging.exists() && !staging.join("fs").exists() {
@@ -176,14 +187,14 @@ impl Store {
             bad => {
                 let why = bad.err().map_or_else(|| "it is that of another layer".to_owned(), |error| error.to_string());
                 tracing::warn!(layer = %id, why, "the index can't be used; building it again");
-                self.rebuild(id, &data, &index_path)?;
+                self.rebuild(id, &data, &index_path).map_err(|error| damaged(id, error))?;
                 Index::open(&index_path)?
             }
         };
         let size = data.metadata().at("stat", &data_path)?.size();
         if !index.fits(size) {
-            let message = format!("layer {id} is damaged: its data has {size} bytes, which is not the size its index is for");
-            return Err(Error::corrupt(message).with_hint("load or pull an image that has it: that replaces it"));
+            let why = format!("its data has {size} bytes, which is not the size its index is for");
+            return Err(damaged(id, Error::corrupt(why)));
         }
         Ok(Layer { id: *id, data, index, dir })
     }
@@ -214,6 +225,20 @@ impl Store {
     pub fn remove(&self, id: &LayerId) -> Result<()> {
         self.forget(id);
         self.trash.discard(&self.dir(id)).map(drop)
+    }
+
+    /// Keeps a layer, there or not, from being collected until the pin is dropped.
+    pub fn pin(&self, id: &LayerId) -> Pin {
+        self.pins.pin(*id)
+    }
+
+    /// Removes the layers that `choose` returns. It is asked with what tells the layers that are pinned, none of which
+    /// it may return, and makes durable that the others will be gone; nobody pins a layer between its answer and their
+    /// end. Each layer is one rename; [`Store::sweep`] gives back the space.
+    pub fn collect(&self, choose: impl FnOnce(&dyn Fn(&LayerId) -> bool) -> Result<Vec<LayerId>>) -> Result<()> {
+        let pinned = self.pins.lock();
+        let ids = choose(&|id| pinned.contains_key(id))?;
+        ids.iter().try_for_each(|id| self.remove(id))
     }
 
     /// The layers that are there. Foreign names are passed over.
@@ -250,6 +275,16 @@ impl Store {
             index: allocated(&dir.join("index"))?,
             unpacked: allocated(&dir.join("fs"))?,
         })
+    }
+}
+
+/// A layer that can't be used names itself, whatever of it is bad.
+fn damaged(id: &LayerId, why: Error) -> Error {
+    match why.class() {
+        Class::Corrupt | Class::Invalid => {
+            why.context(format!("layer {id} is damaged")).with_hint("load or pull an image that has it: that replaces it")
+        }
+        _ => why.context(format!("layer {id}")),
     }
 }
 
