@@ -12,7 +12,7 @@ FISH_COMPLETION := $(SHARE)/fish/vendor_completions.d/ctl.fish
 IMAGES := target/images
 HOST = $(shell rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)
 PACKAGES := curl=curl cc=gcc tar=tar /etc/ssl/certs/ca-certificates.crt=ca-certificates mmdebstrap=mmdebstrap /usr/share/doc/busybox-static=busybox-static
-TEST_PACKAGES := $(PACKAGES) docker=docker.io setfattr=attr setpriv=util-linux docker-registry=docker-registry skopeo=skopeo mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs bsdtar=libarchive-tools umoci=umoci zstd=zstd setfacl=acl fsck.erofs=erofs-utils
+TEST_PACKAGES := $(PACKAGES) fusermount3=fuse3 fuse-overlayfs=fuse-overlayfs podman=podman docker=docker.io setfattr=attr setpriv=util-linux docker-registry=docker-registry skopeo=skopeo mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs bsdtar=libarchive-tools umoci=umoci zstd=zstd setfacl=acl fsck.erofs=erofs-utils
 
 VM_PACKAGES := qemu-system-x86_64=qemu-system-x86 cpio=cpio mke2fs=e2fsprogs dpkg-deb=dpkg docker=docker.io
 
@@ -72,8 +72,10 @@ install: ## put programs and units in place (PREFIX, DESTDIR)
 	install -D -m 755 target/release/fsd $(DESTDIR)$(PREFIX)/sbin/fsd
 	install -D -m 755 target/release/fsd-shim $(DESTDIR)$(PREFIX)/sbin/fsd-shim
 	install -D -m 755 target/release/ctl $(DESTDIR)$(PREFIX)/bin/ctl
+	install -D -m 755 target/release/fsd-fuse $(DESTDIR)$(PREFIX)/bin/fsd-fuse
 	target/release/ctl man $(SHARE)/man/man1
 	target/release/fsd man $(SHARE)/man/man8
+	target/release/fsd-fuse --man $(SHARE)/man/man8
 	install -d $(dir $(BASH_COMPLETION) $(ZSH_COMPLETION) $(FISH_COMPLETION))
 	target/release/ctl completions bash > $(BASH_COMPLETION)
 	target/release/ctl completions zsh > $(ZSH_COMPLETION)
@@ -84,7 +86,7 @@ install: ## put programs and units in place (PREFIX, DESTDIR)
 	install -D -m 644 packaging/fsd.sysusers $(DESTDIR)/usr/lib/sysusers.d/fsd.conf
 
 uninstall: ## take away what install put in place
-	rm -f $(DESTDIR)$(PREFIX)/sbin/fsd $(DESTDIR)$(PREFIX)/sbin/fsd-shim $(DESTDIR)$(PREFIX)/bin/ctl $(DESTDIR)/usr/lib/sysusers.d/fsd.conf
+	rm -f $(DESTDIR)$(PREFIX)/sbin/fsd $(DESTDIR)$(PREFIX)/sbin/fsd-shim $(DESTDIR)$(PREFIX)/bin/ctl $(DESTDIR)$(PREFIX)/bin/fsd-fuse $(DESTDIR)/usr/lib/sysusers.d/fsd.conf
 	rm -f $(SHARE)/man/man1/ctl.1 $(SHARE)/man/man1/ctl-*.1 $(SHARE)/man/man8/fsd.8 $(SHARE)/man/man8/fsd-*.8
 	rm -f $(BASH_COMPLETION) $(ZSH_COMPLETION) $(FISH_COMPLETION)
 	rm -f $(DESTDIR)/usr/lib/systemd/system/fsd.service $(DESTDIR)/usr/lib/systemd/system/fsd.socket

@@ -74,6 +74,9 @@ pub struct Options {
     /// Program that looks after a container [default: fsd-shim, beside this program]
     #[arg(long, global = true, env = "FSD_SHIM", value_name = "FILE")]
     pub shim: Option<PathBuf>,
+    /// Program that serves a tree by FUSE [default: fsd-fuse, beside this program or in ../bin]
+    #[arg(long, global = true, env = "FSD_FUSE", value_name = "FILE")]
+    pub fuse: Option<PathBuf>,
     /// What to log: error, warn, info, debug or trace [default: info]
     #[arg(long, global = true, env = "FSD_LOG", value_name = "LEVEL")]
     pub log: Option<String>,
@@ -92,6 +95,7 @@ struct File {
     #[serde(rename = "storage-opts", default)]
     storage_opts: Vec<String>,
     shim: Option<PathBuf>,
+    fuse: Option<PathBuf>,
     log: Option<String>,
     #[serde(default)]
     limits: FileLimits,
@@ -174,6 +178,8 @@ pub struct Config {
     pub storage: Storage,
     /// What looks after a container.
     pub shim: PathBuf,
+    /// What serves a tree by FUSE.
+    pub fuse: PathBuf,
     /// The log level.
     pub log: tracing::level_filters::LevelFilter,
     /// Bounds on layers.
@@ -204,7 +210,8 @@ impl Config {
                 options.storage_driver.clone().or(file.storage_driver),
                 if options.storage_opts.is_empty() { &file.storage_opts } else { &options.storage_opts },
             )?,
-            shim: options.shim.clone().or(file.shim).map_or_else(beside_us, |path| absolute(&path, "shim"))?,
+            shim: options.shim.clone().or(file.shim).map_or_else(|| beside_us("fsd-shim"), |path| absolute(&path, "shim"))?,
+            fuse: options.fuse.clone().or(file.fuse).map_or_else(fuse_program, |path| absolute(&path, "fuse"))?,
             log: log.parse().map_err(|_| {
                 Error::invalid(format!("invalid log level {log:?}")).with_hint("use error, warn, info, debug or trace")
             })?,
@@ -236,9 +243,16 @@ fn absolute(path: &Path, what: &str) -> Result<PathBuf> {
 }
 
 /// What is installed with this program.
-fn beside_us() -> Result<PathBuf> {
+fn beside_us(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().at("find", "this program")?;
-    Ok(own.with_file_name("fsd-shim"))
+    Ok(own.with_file_name(name))
+}
+
+/// It is a program for everybody, so it may be installed in `bin` where the daemon is in `sbin`.
+fn fuse_program() -> Result<PathBuf> {
+    let beside = beside_us("fsd-fuse")?;
+    let other = beside.parent().and_then(Path::parent).map(|prefix| prefix.join("bin/fsd-fuse"));
+    Ok(other.filter(|other| !beside.exists() && other.exists()).unwrap_or(beside))
 }
 
 /// The path of a `unix://` address.

@@ -5,19 +5,62 @@
 
 use std::path::{Path, PathBuf};
 
-use fs_base::sys::mount::{mount_table, unmount};
-use fs_base::{Class, Error, IoContext, Result, id};
+use fs_base::sys::fuse::unmount;
+use fs_base::sys::mount::{Mount, mount_table};
+use fs_base::{Class, Error, IoContext, LayerId, Result, id};
 
 use crate::app::App;
 use crate::db::mounts::MountRow;
-use crate::image;
+use crate::{fuse, image};
+
+/// The driver of trees that a FUSE session serves.
+const FUSE: &str = "fuse";
+
+/// How a tree comes to its place.
+enum Maker {
+    /// The kernel has it already, without a place.
+    Kernel(Mount, String),
+    /// A session is to serve it.
+    Session,
+}
+
+impl Maker {
+    /// By the kernel unless FUSE is asked for, or is all that works here.
+    fn of(app: &App, name: &str, layers: &[LayerId], by_fuse: bool) -> Result<Maker> {
+        if by_fuse {
+            return Ok(Maker::Session);
+        }
+        match app.mounter.image(layers) {
+            Ok(mount) => Ok(Maker::Kernel(mount, app.mounter.driver_name().unwrap_or_default().to_owned())),
+            Err(error) if matches!(error.class(), Class::Unsupported | Class::Denied) && app.config.fuse.exists() => {
+                tracing::info!(image = name, why = %error, "mounting by FUSE");
+                Ok(Maker::Session)
+            }
+            Err(error) => Err(error.context(format!("mount image {name}"))),
+        }
+    }
+
+    fn driver(&self) -> &str {
+        match self {
+            Maker::Kernel(_, driver) => driver,
+            Maker::Session => FUSE,
+        }
+    }
+
+    fn make(&self, app: &App, name: &str, layers: &[LayerId], target: &Path) -> Result<()> {
+        match self {
+            Maker::Kernel(mount, _) => mount.attach(target),
+            Maker::Session => fuse::start(app, name, layers, target),
+        }
+    }
+}
 
 /// Mounts an image read-only at `target`, an empty folder or one to be made; under the run folder if `None`.
-pub fn mount_image(app: &App, name: &str, target: Option<&str>) -> Result<MountRow> {
+pub fn mount_image(app: &App, name: &str, target: Option<&str>, by_fuse: bool) -> Result<MountRow> {
     let image = image::find(app, name)?;
     // Until the row is there, which keeps the image.
     let _pinned = image::pinned(app, &image)?;
-    let mount = app.mounter.image(&image.layers).map_err(|e| e.context(format!("mount image {name}")))?;
+    let maker = Maker::of(app, name, &image.layers, by_fuse)?;
     let id = id::random_hex::<6>()?;
     let wanted = match target {
         Some(path) => check_target(app, Path::new(path))?,
@@ -30,12 +73,13 @@ pub fn mount_image(app: &App, name: &str, target: Option<&str>) -> Result<MountR
         name: name.to_owned(),
         target: text(&wanted)?,
         made_target,
-        driver: app.mounter.driver_name().unwrap_or_default().to_owned(),
+        driver: maker.driver().to_owned(),
         mounted: true,
         created: crate::db::now(),
     };
     let intended = app.db.intend_mount(&row).and_then(|kept| if kept { Ok(()) } else { Err(image::no_such(name)) });
-    let attached = intended.and_then(|()| mount.attach(&wanted)).and_then(|()| app.db.mark_mounted(&row.id));
+    let made = intended.and_then(|()| maker.make(app, name, &image.layers, &wanted));
+    let attached = made.and_then(|()| app.db.mark_mounted(&row.id));
     if let Err(error) = attached {
         // Whatever of it was done is undone; what can't be is found at the next start.
         let _ = unmount(&wanted, true);
@@ -96,9 +140,36 @@ fn clean_up(app: &App, row: &MountRow) {
     }
 }
 
-/// Whether the row's mount is there now.
+/// Whether the row's mount is there now. What a session that was killed left behind is taken away: nobody could use it.
 pub fn is_there(row: &MountRow) -> Result<bool> {
-    Ok(mount_table()?.iter().any(|mount| mount.target == Path::new(&row.target)))
+    let target = Path::new(&row.target);
+    if !mount_table()?.iter().any(|mount| mount.target == target) {
+        return Ok(false);
+    }
+    if row.driver == FUSE && fuse::is_dead(target) {
+        tracing::warn!(target = row.target, "a FUSE session was killed; unmounting what it left");
+        unmount(target, true)?;
+        return Ok(false);
+    }
+    Ok(true)
+}
+
+/// All mounts. One whose FUSE session ended is forgotten, and the folder that was made for it removed.
+pub fn list(app: &App) -> Result<Vec<MountRow>> {
+    let mut rows = app.db.mounts()?;
+    let mut failure = None;
+    rows.retain(|row| match is_there(row) {
+        Ok(false) if row.driver == FUSE && row.mounted => {
+            clean_up(app, row);
+            false
+        }
+        Ok(_) => true,
+        Err(error) => {
+            failure = Some(error);
+            true
+        }
+    });
+    failure.map_or(Ok(rows), Err)
 }
 
 /// Takes a mount away by its id, the start of its id, or its target.

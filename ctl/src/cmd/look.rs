@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::client::query::escape;
 use crate::client::stream::next_data;
 use crate::client::{Client, Query, whole};
+use crate::cmd::fuse;
 use crate::failure::Several;
 use crate::format::list::{Columns, Style, print, row};
 use crate::format::{tabs, time};
@@ -124,7 +125,13 @@ impl Cat {
 /// Mount an image on the host, read-only, and print where; without an image, list what is mounted
 #[derive(Debug, Args)]
 pub struct MountImage {
-    /// The image
+    /// Serve it by FUSE; an image file is served without the daemon
+    #[arg(long)]
+    fuse: bool,
+    /// Which image of the file, if it has several
+    #[arg(long, value_name = "name", requires = "fuse")]
+    name: Option<String>,
+    /// The image; with --fuse also a file or directory: what `docker save` writes, or an OCI layout
     image: Option<String>,
     /// An existing directory; without it the daemon makes one
     target: Option<String>,
@@ -134,14 +141,20 @@ impl MountImage {
     /// Does it.
     pub async fn run(self, client: &Client) -> Result<()> {
         let Some(image) = &self.image else { return MountLs::default().run(client).await };
+        if self.fuse && (self.name.is_some() || fuse::is_file(image)) {
+            return fuse::mount_file(image, self.name.as_deref(), self.target.as_deref());
+        }
         let target = match &self.target {
             Some(target) => Some(std::path::absolute(target)?),
             None => None,
         };
-        let body = match target {
-            Some(target) => json!({"target": target}),
-            None => json!({}),
-        };
+        let mut body = json!({});
+        if let Some(target) = target {
+            body["target"] = json!(target);
+        }
+        if self.fuse {
+            body["fuse"] = json!(true);
+        }
         let answer = client.post(&format!("/fsd/v1/images/{}/mount", escape(image)), Some(&body)).await?;
         let mounted: Mounted = serde_json::from_value(answer)?;
         out::line(mounted.target);
@@ -166,11 +179,18 @@ pub struct Umount {
 impl Umount {
     /// Does it.
     pub async fn run(self, client: &Client) -> Result<()> {
-        let mounted = mounts(client).await?;
         let mut several = Several::default();
-        let wanted: Vec<String> =
-            if self.all { mounted.iter().map(|mount| mount.id.clone()).collect() } else { self.mounts.clone() };
-        for name in &wanted {
+        // What was mounted without the daemon is unmounted without it too.
+        let (alone, others): (Vec<&String>, Vec<&String>) = self.mounts.iter().partition(|name| fuse::is_mounted(name));
+        let mounted = if others.is_empty() && !self.all { Vec::new() } else { mounts(client).await? };
+        for name in alone {
+            if several.note(fuse::unmount(name)).is_some() {
+                out::line(name);
+            }
+        }
+        let all: Vec<String> = mounted.iter().map(|mount| mount.id.clone()).collect();
+        let wanted: Vec<&String> = if self.all { all.iter().collect() } else { others };
+        for name in wanted {
             if let Some(id) = several.note(find(&mounted, name)) {
                 let path = Query::new(format!("/fsd/v1/mounts/{}", escape(&id))).with("lazy", self.lazy.to_string()).build();
                 if several.note(client.delete(&path).await).is_some() {

@@ -1,11 +1,11 @@
 //! The verbs. A file holds those that belong together; each is its flags and one function that asks the daemon.
 
 pub mod about;
-pub mod commit;
 pub mod cp;
 pub mod create;
 pub mod df;
 pub mod flags;
+mod fuse;
 pub mod images;
 pub mod inspect;
 pub mod lifecycle;

@@ -8,6 +8,9 @@ pub struct MountRequest {
     /// An absolute path of a directory on the daemon's host; without it the daemon makes one under its run directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
+    /// Serve it by FUSE, even if the kernel could mount it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fuse: bool,
 }
 
 /// The answer to a mount request, sent when the tree is there.

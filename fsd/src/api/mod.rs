@@ -1,7 +1,6 @@
 //! HTTP: decode, call a service, encode. Nothing is decided here.
 
 mod archive;
-mod commit;
 mod containers;
 mod copy;
 mod create;

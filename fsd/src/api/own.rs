@@ -80,13 +80,13 @@ async fn mount(State(app): State<Arc<App>>, Path(name): Path<String>, body: Byte
     } else {
         serde_json::from_slice(&body).map_err(|e| Error::invalid(format!("bad mount request: {e}")))?
     };
-    let row = blocking(move || mounts::mount_image(&app, &name, request.target.as_deref())).await?;
+    let row = blocking(move || mounts::mount_image(&app, &name, request.target.as_deref(), request.fuse)).await?;
     let mounted = Mounted { id: row.id, target: row.target, image: row.object, driver: row.driver };
     Ok((StatusCode::CREATED, Json(mounted)).into_response())
 }
 
 async fn list_mounts(State(app): State<Arc<App>>) -> Answer {
-    let list = blocking(move || app.db.mounts()?.into_iter().map(mount_info).collect::<fs_base::Result<Vec<_>>>()).await?;
+    let list = blocking(move || mounts::list(&app)?.into_iter().map(mount_info).collect::<fs_base::Result<Vec<_>>>()).await?;
     Ok(Json(list).into_response())
 }
 

@@ -13,7 +13,6 @@
 //! container at the same time; none holds it while it waits for the container to end.
 
 pub mod attach;
-pub mod commit;
 pub mod copy;
 pub mod create;
 pub mod diff;

@@ -2,7 +2,6 @@
 
 mod adding;
 pub mod config;
-pub mod instruction;
 pub mod load;
 mod once;
 mod remove;

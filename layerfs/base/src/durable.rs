@@ -185,6 +185,31 @@ pub fn link_at(old_dir: BorrowedFd<'_>, old: &Path, new_dir: BorrowedFd<'_>, new
     rustix::fs::linkat(old_dir, old, new_dir, new, AtFlags::empty()).at("link", new)
 }
 
+/// Moves a name from one open directory to another. Not durable by itself: for file systems that are served to others,
+/// who sync when they want it. The errno is theirs too.
+pub fn rename_at(
+    old_dir: BorrowedFd<'_>,
+    old: &[u8],
+    new_dir: BorrowedFd<'_>,
+    new: &[u8],
+    flags: RenameFlags,
+) -> rustix::io::Result<()> {
+    rustix::fs::renameat_with(old_dir, old, new_dir, new, flags)
+}
+
+/// Gives a file, open in whatever way, one more name. Not durable by itself.
+pub fn link_fd_at(file: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let source = format!("/proc/self/fd/{}", file.as_raw_fd());
+    rustix::fs::linkat(CWD, source, dir, name, AtFlags::SYMLINK_FOLLOW)
+}
+
+/// Syncs somebody else's file or directory because he asks for it: a failure is his to know, and says nothing about the
+/// store.
+pub fn sync_for_others(file: BorrowedFd<'_>, data_only: bool) -> rustix::io::Result<()> {
+    if data_only { rustix::fs::fdatasync(file) } else { rustix::fs::fsync(file) }
+}
+
 fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

@@ -12,6 +12,7 @@
 //! The drivers are named in `registry.rs` and nowhere else, best first.
 
 mod erofs;
+pub mod fuse;
 mod layers;
 mod mounter;
 mod namespace;

@@ -27,6 +27,8 @@ use super::xattr;
 pub struct Params {
     /// Bytes of the tar.
     pub data_size: u64,
+    /// Where the tar begins in the file that holds it. Offsets in the index count from there.
+    pub data_start: u64,
     /// The tar's digest: it becomes the device's tag and the image's UUID.
     pub data_digest: Digest,
     /// Most bytes that the index may have.
@@ -38,7 +40,7 @@ pub struct Params {
 impl Params {
     /// For the tar with this digest and size.
     pub fn new(data_digest: Digest, data_size: u64) -> Params {
-        Params { data_size, data_digest, most: u64::MAX, block_bits: BLOCK_BITS }
+        Params { data_size, data_start: 0, data_digest, most: u64::MAX, block_bits: BLOCK_BITS }
     }
 }
 
@@ -62,7 +64,8 @@ pub fn write(image: &Image, params: &Params, data: &File, out: &File, path: &Pat
     if layout.end > params.most {
         return Err(too_large(params.most));
     }
-    let mut output = Output { image, layout: &layout, data, out: BufWriter::with_capacity(1 << 18, out), path, at: 0 };
+    let out = BufWriter::with_capacity(1 << 18, out);
+    let mut output = Output { image, layout: &layout, data, data_start: params.data_start, out, path, at: 0 };
     output.superblock(params, tar_blocks)?;
     output.inodes()?;
     output.blocks()?;
@@ -85,6 +88,7 @@ struct Output<'a> {
     image: &'a Image,
     layout: &'a Layout,
     data: &'a File,
+    data_start: u64,
     out: BufWriter<&'a File>,
     path: &'a Path,
     /// Bytes put out so far.
@@ -259,7 +263,8 @@ impl Output<'_> {
             self.pad(origin + (at - start))?;
             while at < stop {
                 let part = &mut buffer[..(stop - at).min(4096) as usize];
-                self.data.read_exact_at(part, segment.data_offset + (at - segment.file_offset)).at("read", "layer data")?;
+                let from = self.data_start + segment.data_offset + (at - segment.file_offset);
+                self.data.read_exact_at(part, from).at("read", "layer data")?;
                 at += part.len() as u64;
                 self.put(part)?;
             }

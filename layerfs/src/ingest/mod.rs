@@ -11,7 +11,7 @@ mod stream;
 mod tree;
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use fs_base::{Digest, Error, IoContext, LayerId, Result, durable};
@@ -113,6 +113,50 @@ pub fn rebuild_index(id: &LayerId, data: &File, to: &Path, limits: Limits) -> Re
     let (index, written) = write_index(&tree, *id, data, size, to, limits)?;
     durable::sync_file(&index, to)?;
     Ok(written.size)
+}
+
+/// Builds the index of a layer that is a part of a larger file, not compressed: `size` bytes from `start` on. Only headers
+/// are read, nothing is copied and no digest is looked at; the index says `id`.
+pub fn index_member(id: LayerId, file: &File, start: u64, size: u64, to: &Path, limits: Limits) -> Result<u64> {
+    let window = Window { file, start, size, position: 0 };
+    let mut reader = Reader::seekable(std::io::BufReader::with_capacity(1 << 13, window), limits);
+    let tree = TreeBuilder::read(&mut reader, limits)?;
+    if reader.position() > size {
+        return Err(Error::corrupt("the layer's data ends in the middle of a file: it is truncated"));
+    }
+    let out = File::options().write(true).create_new(true).open(to).at("create", to)?;
+    let params = erofs::Params { most: limits.index, data_start: start, ..erofs::Params::new(id.0, size) };
+    Ok(erofs::write(tree.image(), &params, file, &out, to)?.size)
+}
+
+/// A part of a file, read as if it were one.
+#[derive(Debug)]
+struct Window<'a> {
+    file: &'a File,
+    start: u64,
+    size: u64,
+    position: u64,
+}
+
+impl Read for Window<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let left = self.size.saturating_sub(self.position).min(buffer.len() as u64) as usize;
+        let got = std::os::unix::fs::FileExt::read_at(self.file, &mut buffer[..left], self.start + self.position)?;
+        self.position += got as u64;
+        Ok(got)
+    }
+}
+
+impl Seek for Window<'_> {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        let position = match to {
+            SeekFrom::Start(offset) => Some(offset),
+            SeekFrom::Current(step) => self.position.checked_add_signed(step),
+            SeekFrom::End(step) => self.size.checked_add_signed(step),
+        };
+        self.position = position.ok_or(std::io::ErrorKind::InvalidInput)?;
+        Ok(self.position)
+    }
 }
 
 fn write_index(

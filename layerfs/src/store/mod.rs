@@ -107,6 +107,11 @@ impl Store {
         self.root.join("trash")
     }
 
+    /// The folder of a layer, whether it is there or not: for another process that opens it.
+    pub fn layer_dir(&self, id: &LayerId) -> PathBuf {
+        self.dir(id)
+    }
+
     fn dir(&self, id: &LayerId) -> PathBuf {
         self.root.join("layers").join(id.hex())
     }

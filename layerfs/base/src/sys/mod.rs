@@ -2,6 +2,7 @@
 
 pub mod bpf;
 pub mod copy;
+pub mod fuse;
 pub mod loop_device;
 pub mod map;
 pub mod memory;

@@ -1,0 +1,56 @@
+//! `fsd-fuse`: one mounted tree and the process that serves it.
+//!
+//! It takes fuse-overlayfs's command line, and image files besides. It mounts, goes to the background and serves until
+//! the tree is unmounted, or until it is told to end, which unmounts it. A second process, the guard, waits for the
+//! first to end: should it be killed, the guard takes the dead mount away.
+
+mod archive;
+mod cli;
+mod layout;
+mod options;
+mod process;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use fs_base::sys::fuse;
+use fs_base::{Error, IoContext, Result};
+use layerfs::driver::fuse::{Fs, Session};
+
+use cli::Cli;
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fsd-fuse: {error}");
+            if let Some(hint) = error.hint() {
+                eprintln!("hint: {hint}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    if let Some(dir) = &cli.man {
+        return cli::manual(dir);
+    }
+    let target = cli.target.as_ref().ok_or_else(|| Error::invalid("a mount point is needed"))?;
+    if cli.unmount {
+        let target = target.canonicalize().unwrap_or_else(|_| target.clone());
+        let target = std::path::absolute(&target).at("find", &target)?;
+        let id = fuse::mounted_at(&target)?.ok_or_else(|| Error::not_found(format!("No such mount: {}", target.display())))?;
+        return fuse::detach(&target, id);
+    }
+    process::raise_limits();
+    let options = options::Options::read(&cli.options)?;
+    let mut tree = options.tree(process::most_open_files())?;
+    if let Some(image) = &cli.image {
+        tree.lowers.extend(archive::layers(image, cli.name.as_deref())?);
+    }
+    let fs = Arc::new(Fs::new(tree)?);
+    let session = Session::mount(target, &options.session(&fs, target)?)?;
+    process::serve(session, fs, cli.foreground || cli.debug)
+}

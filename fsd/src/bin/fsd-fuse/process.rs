@@ -1,0 +1,119 @@
+//! The processes of a session: the one that serves, and its guard.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fs_base::sys::process::{ForkOptions, Forked, exit_now, fork};
+use fs_base::sys::signal::SignalSet;
+use fs_base::{Error, IoContext, Result};
+use layerfs::driver::fuse::{Fs, Mounted, Session};
+use rustix::process::{Resource, Rlimit, Signal};
+
+/// How long users of the mount may go on after it was told to end.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// As many open files as this process may have.
+pub fn raise_limits() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    // It works with fewer too.
+    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+/// How many files may be open.
+pub fn most_open_files() -> usize {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    limit.current.map_or(1 << 16, |most| most as usize).min(1 << 16)
+}
+
+/// Serves a mounted tree. In the background the caller of the program gets its prompt back as soon as the tree can be
+/// used. Returns only in the foreground, and where nothing could be started.
+pub fn serve(session: Session, fs: Arc<Fs>, foreground: bool) -> Result<()> {
+    if foreground {
+        return run(session, fs, || ());
+    }
+    let place = session.place().clone();
+    let result = background(session, fs);
+    if result.is_err() {
+        let _ = place.detach();
+    }
+    result
+}
+
+fn background(session: Session, fs: Arc<Fs>) -> Result<()> {
+    let (from, to) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at("make", "pipe")?;
+    if let Forked::Parent(_) = fork(&ForkOptions::default())? {
+        drop((to, session));
+        let mut answer = [0; 1];
+        return match File::from(from).read(&mut answer) {
+            Ok(1) => Ok(()),
+            _ => Err(Error::internal("the session ended before it served anything")),
+        };
+    }
+    // From here on this is another process, and what is returned reaches nobody.
+    drop(from);
+    rustix::process::setsid().at("setsid", "session")?;
+    rustix::process::chdir("/").at("change directory to", "/")?;
+    let signals = SignalSet::block_all()?;
+    let place = session.place().clone();
+    match fork(&ForkOptions::default())? {
+        Forked::Parent(server) => {
+            drop((session, fs, to, signals));
+            let _ = quiet();
+            guard(&server.pidfd, &place);
+            exit_now(0)
+        }
+        Forked::Child => {
+            let mut to = File::from(to);
+            let result = run(session, fs, move || {
+                let _ = quiet();
+                let _ = to.write_all(b"+");
+            });
+            if let Err(error) = &result {
+                eprintln!("fsd-fuse: {error}");
+            }
+            exit_now(i32::from(result.is_err()))
+        }
+    }
+}
+
+/// The standard streams belong to who started this.
+fn quiet() -> Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null").at("open", "/dev/null")?;
+    rustix::stdio::dup2_stdin(&null).at("set", "standard input")?;
+    rustix::stdio::dup2_stdout(&null).at("set", "standard output")?;
+    rustix::stdio::dup2_stderr(&null).at("set", "standard error")
+}
+
+/// Waits for the server to end, however it does, and takes away what it left mounted.
+fn guard(server: &std::os::fd::OwnedFd, place: &Mounted) {
+    use rustix::event::{PollFd, PollFlags, poll};
+    fs_base::sys::memory::give_back_heap();
+    fs_base::sys::memory::give_back_code();
+    while poll(&mut [PollFd::new(server, PollFlags::IN)], None).is_err() {}
+    let _ = place.detach();
+}
+
+/// Serves until the tree is unmounted, or until a signal asks for the end.
+fn run(session: Session, fs: Arc<Fs>, ready: impl FnOnce() + Send + 'static) -> Result<()> {
+    let signals = SignalSet::block_all()?;
+    let place = session.place().clone();
+    let at_end = place.clone();
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            loop {
+                if let Some(Signal::TERM | Signal::INT | Signal::HUP | Signal::QUIT) = signals.wait() {
+                    let _ = at_end.detach();
+                    // The server ends when the last user of the mount is gone; some never go.
+                    std::thread::sleep(GRACE);
+                    exit_now(0);
+                }
+            }
+        })
+        .at("start", "thread")?;
+    let result = session.serve(fs, ready);
+    place.detach()?;
+    result
+}

@@ -1,0 +1,160 @@
+//! What the file system says of a file, and whose it says it is.
+
+use rustix::fs::Stat;
+use rustix::io::Errno;
+
+use crate::erofs::FileKind;
+use crate::metadata::Metadata;
+
+/// What an operation answers: its value, or the errno that the caller gets.
+pub type Answer<T> = Result<T, Errno>;
+
+/// The errno for an error of the libraries below. What is damaged is an I/O error of that file alone.
+pub(super) fn errno(error: &fs_base::Error) -> Errno {
+    Errno::from_raw_os_error(error.raw_os_error().unwrap_or_else(|| error.class().errno()))
+}
+
+/// Seconds since the epoch and nanoseconds.
+pub type Time = (i64, u32);
+
+/// The attributes of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attr {
+    /// The number that names it, and that `stat` shows.
+    pub number: u64,
+    /// What it is.
+    pub kind: FileKind,
+    /// `st_mode`: type and permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Count of names; 1 for a directory that is merged from several, as overlayfs has it.
+    pub links: u32,
+    /// Size in bytes.
+    pub size: u64,
+    /// Blocks of 512 bytes that it takes.
+    pub blocks: u64,
+    /// Last access.
+    pub atime: Time,
+    /// Last modification.
+    pub mtime: Time,
+    /// Last change of its attributes.
+    pub ctime: Time,
+    /// A device's major and minor number.
+    pub device: (u32, u32),
+}
+
+impl Attr {
+    pub(super) fn of_stat(stat: &Stat) -> Attr {
+        let metadata = Metadata::of_stat(stat);
+        Attr {
+            number: stat.st_ino,
+            blocks: stat.st_blocks as u64,
+            atime: (stat.st_atime, stat.st_atime_nsec as u32),
+            ctime: (stat.st_ctime, stat.st_ctime_nsec as u32),
+            ..Attr::of_metadata(&metadata, stat.st_ino)
+        }
+    }
+
+    pub(super) fn of_metadata(metadata: &Metadata, number: u64) -> Attr {
+        let mtime = (metadata.mtime, metadata.mtime_nanos);
+        Attr {
+            number,
+            kind: metadata.kind,
+            mode: metadata.mode,
+            uid: metadata.uid,
+            gid: metadata.gid,
+            links: metadata.links,
+            size: metadata.size,
+            blocks: if metadata.kind == FileKind::File { metadata.size.div_ceil(512) } else { 0 },
+            atime: mtime,
+            mtime,
+            ctime: mtime,
+            device: metadata.device,
+        }
+    }
+
+    /// Whether this is overlayfs's mark for "removed": character device 0:0.
+    pub(super) fn is_whiteout(&self) -> bool {
+        self.kind == FileKind::CharDevice && self.device == (0, 0)
+    }
+
+    pub(super) fn is_dir(&self) -> bool {
+        self.kind == FileKind::Dir
+    }
+}
+
+/// A range of ids as seen through the mount, and as they are stored: both start somewhere and have one length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdRange {
+    /// First id as it is shown.
+    pub shown: u32,
+    /// First id as it is stored.
+    pub stored: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// How owners are shown and stored.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Owners {
+    /// Everything is shown as this user's, and stored as the session's own.
+    pub squash_uid: Option<u32>,
+    /// The same for groups.
+    pub squash_gid: Option<u32>,
+    /// Users; nothing is changed if there is none.
+    pub uids: Vec<IdRange>,
+    /// Groups.
+    pub gids: Vec<IdRange>,
+}
+
+/// Who is shown where an id has no place. Source: `/proc/sys/kernel/overflowuid`.
+const NOBODY: u32 = 65534;
+
+impl Owners {
+    pub(super) fn show(&self, attr: &mut Attr) {
+        attr.uid = self.squash_uid.unwrap_or_else(|| shown(&self.uids, attr.uid));
+        attr.gid = self.squash_gid.unwrap_or_else(|| shown(&self.gids, attr.gid));
+    }
+
+    /// The user to store for one that a caller names; `None` to leave it as it is.
+    pub(super) fn stored_uid(&self, uid: u32) -> Answer<Option<u32>> {
+        if self.squash_uid.is_some() { Ok(None) } else { stored(&self.uids, uid).map(Some) }
+    }
+
+    /// The same for a group.
+    pub(super) fn stored_gid(&self, gid: u32) -> Answer<Option<u32>> {
+        if self.squash_gid.is_some() { Ok(None) } else { stored(&self.gids, gid).map(Some) }
+    }
+}
+
+fn shown(ranges: &[IdRange], id: u32) -> u32 {
+    if ranges.is_empty() {
+        return id;
+    }
+    let found = ranges.iter().find(|range| id.checked_sub(range.stored).is_some_and(|at| at < range.count));
+    found.map_or(NOBODY, |range| range.shown + (id - range.stored))
+}
+
+fn stored(ranges: &[IdRange], id: u32) -> Answer<u32> {
+    if ranges.is_empty() {
+        return Ok(id);
+    }
+    let found = ranges.iter().find(|range| id.checked_sub(range.shown).is_some_and(|at| at < range.count));
+    found.map(|range| range.stored + (id - range.shown)).ok_or(Errno::INVAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_mapped_both_ways() {
+        let ranges = [IdRange { shown: 0, stored: 1000, count: 1 }, IdRange { shown: 1, stored: 100_000, count: 65536 }];
+        assert_eq!((shown(&ranges, 1000), shown(&ranges, 100_005), shown(&ranges, 7)), (0, 6, NOBODY));
+        assert_eq!((stored(&ranges, 0), stored(&ranges, 6), stored(&ranges, 70_000)), (Ok(1000), Ok(100_005), Err(Errno::INVAL)));
+        assert_eq!((shown(&[], 7), stored(&[], 7)), (7, Ok(7)));
+    }
+}

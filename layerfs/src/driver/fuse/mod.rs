@@ -1,0 +1,36 @@
+//! Trees served by FUSE: any tree, for any user, without privilege and without the kernel's EROFS or overlayfs.
+//!
+//! [`Fs`] is the file system as a library, without FUSE: it is tested that way. It merges lower layers, indexed ones
+//! whose metadata is mapped memory and plain directories, under an optional upper directory that takes changes, in
+//! overlayfs's own on-disk format; what one of overlayfs, fuse-overlayfs and this wrote, the others open. [`Session`]
+//! serves it: it mounts, hands the kernel's requests to several threads, and unmounts.
+//!
+//! The way of a request: `adapter.rs` (translates) → `fs.rs` (finds names), `list.rs`, `file.rs`, `attributes.rs` (read)
+//! → `upper.rs` (where changes go).
+//!
+//! Files that can't change are cached by the kernel for ever. Where no file can change, the kernel is told so and opens
+//! files and directories without asking.
+
+#![expect(dead_code, reason = "the writing half uses the rest")]
+
+mod adapter;
+mod attr;
+mod attributes;
+mod cache;
+mod file;
+mod fs;
+mod handle;
+mod list;
+mod lower;
+mod node;
+mod session;
+mod upper;
+
+pub use attr::{Answer, Attr, IdRange, Owners, Time};
+pub use file::Seek;
+pub use fs::{Fs, FsOptions, LowerSpec};
+pub use handle::OpenFile;
+pub use list::DirEntry;
+pub use lower::{Indexed, Lower, Plain};
+pub use node::{Place, ROOT};
+pub use session::{Mounted, Session, SessionOptions};

@@ -1,0 +1,73 @@
+//! A mounted tree and the threads that serve it.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use fs_base::sys::fuse::{self, FuseOptions};
+use fs_base::{Error, IoContext, Result};
+
+use super::adapter::Adapter;
+use super::fs::Fs;
+
+/// How a tree is mounted and served.
+#[derive(Debug, Clone)]
+pub struct SessionOptions {
+    /// How it is mounted.
+    pub mount: FuseOptions,
+    /// How many requests are worked on at once.
+    pub threads: usize,
+}
+
+/// A tree that is mounted. Requests wait until [`Session::serve`] takes them.
+#[derive(Debug)]
+pub struct Session {
+    device: OwnedFd,
+    place: Mounted,
+    threads: usize,
+}
+
+/// Where a session is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mounted {
+    /// The directory that it covers.
+    pub target: PathBuf,
+    /// The mount's id in this mount namespace.
+    pub id: u64,
+}
+
+impl Mounted {
+    /// Takes the mount away, if it is still there; who has files open on it keeps them for as long as they are served.
+    pub fn detach(&self) -> Result<()> {
+        fuse::detach(&self.target, self.id)
+    }
+}
+
+impl Session {
+    /// Mounts over the directory `target`.
+    pub fn mount(target: &Path, options: &SessionOptions) -> Result<Session> {
+        let target = target.canonicalize().at("find", target)?;
+        let device = fuse::mount(&target, &options.mount)?;
+        let id = fuse::mounted_at(&target)?
+            .ok_or_else(|| Error::unavailable(format!("{} was unmounted at once", target.display())))?;
+        Ok(Session { device, place: Mounted { target, id }, threads: options.threads.max(1) })
+    }
+
+    /// Where it is mounted.
+    pub fn place(&self) -> &Mounted {
+        &self.place
+    }
+
+    /// Serves requests until it is unmounted. `ready` is called when the kernel and this agree on how.
+    pub fn serve(self, fs: Arc<Fs>, ready: impl FnOnce()) -> Result<()> {
+        // Who creates a file through the mount has had the kernel apply his own.
+        rustix::process::umask(rustix::fs::Mode::empty());
+        let mut config = fuser::Config::default();
+        config.n_threads = Some(self.threads);
+        // The kernel has let in only whom it may.
+        let session = fuser::Session::from_fd(Adapter::new(fs), self.device, fuser::SessionACL::All, config)
+            .at("serve", &self.place.target)?;
+        ready();
+        session.run().at("serve", &self.place.target)
+    }
+}

@@ -1,0 +1,228 @@
+//! Image trees served by FUSE: by the daemon, by `ctl` alone, for ordinary users; what happens when somebody is killed.
+//!
+//! Every server is a process of its own. Whatever a test does is under a timeout, and what it mounted is detached when
+//! it fails, so that nothing waits for a dead server.
+
+#![allow(clippy::unwrap_used)] // a failed step fails the test
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use fs_base::sys::mount::{mount_table, unmount};
+use serde_json::json;
+use system_tests::{Daemon, can, fails, images, may_mount, ok, program, sh};
+
+/// A folder whose mounts are gone when it is.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Place {
+        Place(tempfile::tempdir().unwrap())
+    }
+
+    fn join(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        for mount in mount_table().unwrap_or_default() {
+            if mount.target.starts_with(self.0.path()) {
+                let _ = unmount(&mount.target, true);
+            }
+        }
+    }
+}
+
+fn has_fuse() -> bool {
+    may_mount() && can("FUSE (no /dev/fuse)", Path::new("/dev/fuse").exists())
+}
+
+/// Two layers with all that a tree can have: made by GNU tar.
+fn layers(dir: &Path) -> [Vec<u8>; 2] {
+    sh(
+        dir,
+        "mkdir -p a/etc a/dir/deep a/gone a/opaque b/etc b/opaque
+         echo one > a/etc/one; echo two > a/etc/two; ln a/etc/one a/dir/hard; ln -s ../etc/one a/dir/link
+         mknod a/dir/null c 1 3; mkfifo a/dir/pipe; echo x > a/gone/x; echo y > a/opaque/hidden
+         seq 1 200000 > a/dir/long; truncate -s 1M a/dir/sparse; echo end >> a/dir/sparse
+         printf odd > \"$(printf 'a/dir/odd\\nname \\377')\"; for i in $(seq 500); do echo $i > a/dir/deep/file-$i; done
+         chmod 4755 a/etc/two; chown 12:34 a/etc/one; touch -d @1234567890.123456789 a/dir/long; chmod 1777 a/dir
+         setfattr -n user.note -v hello a/etc/one 2>/dev/null || true
+         echo new > b/etc/two; : > b/.wh.gone; : > b/opaque/.wh..wh..opq; echo seen > b/opaque/seen; : > b/etc/.wh.one
+         tar --xattrs --sparse --format=pax -cf a.tar -C a . ; tar --format=pax -cf b.tar -C b .",
+    );
+    ["a.tar", "b.tar"].map(|name| std::fs::read(dir.join(name)).unwrap())
+}
+
+/// All that a tree shows, as text.
+fn shown(tree: &Path) -> String {
+    sh(
+        tree,
+        "timeout 60 find . -printf '%p %y %m %U:%G %s %T@ %l\\n' | sed -E 's/^(.* d [0-9]+ [0-9:]+) [0-9]+/\\1/' | sort
+         timeout 60 find . -type f -print0 | sort -z | xargs -0 sha256sum
+         timeout 60 find . -name hard -printf '%n\\n'; timeout 20 stat -c '%t:%T' dir/null
+         timeout 60 getfattr -R -d -m - . 2>/dev/null || true",
+    )
+}
+
+fn loaded(daemon: &Daemon, place: &Place) {
+    let [a, b] = layers(place.0.path());
+    let (status, answer) = daemon.send("POST", "/images/load", &images::docker_archive("seen:1", &[&a, &b])).unwrap();
+    assert_eq!(status, 200, "{answer}");
+}
+
+fn is_mounted(path: &Path) -> bool {
+    mount_table().unwrap().iter().any(|mount| mount.target == path)
+}
+
+fn wait_until(what: &str, done: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !done() {
+        assert!(Instant::now() < end, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The processes of the session at `target`: guard and server, by their command lines.
+fn session(target: &Path) -> Vec<i32> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = line.split(|&b| b == 0).collect();
+        let last = words.iter().rev().find(|word| !word.is_empty());
+        if words[0].ends_with(b"fsd-fuse") && last == Some(&target.as_os_str().as_encoded_bytes()) {
+            found.push(pid);
+        }
+    }
+    found.sort_unstable();
+    found
+}
+
+fn kill(pid: i32) {
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
+}
+
+#[test]
+fn an_image_by_fuse_is_the_image_by_the_kernel_and_outlives_the_daemon() {
+    if !has_fuse() {
+        return;
+    }
+    let (place, mut daemon) = (Place::new(), Daemon::start());
+    loaded(&daemon, &place);
+    let (kernel, fuse) = (place.join("kernel"), place.join("fuse"));
+    ok(&daemon.ctl(&["image", "mount", "seen:1", kernel.to_str().unwrap()]));
+    let said = ok(&daemon.ctl(&["image", "mount", "--fuse", "seen:1", fuse.to_str().unwrap()]));
+    assert_eq!(said.trim(), fuse.to_str().unwrap());
+    assert_eq!(shown(&fuse), shown(&kernel));
+    assert!(!fuse.join("gone").exists() && !fuse.join("opaque/hidden").exists() && fuse.join("opaque/seen").exists());
+    assert!(std::fs::write(fuse.join("etc/new"), "").is_err(), "it is read-only");
+    let list = ok(&daemon.ctl(&["mount", "ls", "--format", "{{.Target}} {{.Driver}} {{.State}}"]));
+    assert!(list.contains(&format!("{} fuse mounted", fuse.display())), "{list}");
+
+    daemon.kill();
+    assert_eq!(std::fs::read_to_string(fuse.join("etc/two")).unwrap(), "new\n");
+    daemon.restart();
+    assert_eq!(std::fs::read_to_string(fuse.join("opaque/seen")).unwrap(), "seen\n");
+    assert!(fails(&daemon.ctl(&["rmi", "-f", "seen:1"])).contains("mounted"));
+    ok(&daemon.ctl(&["image", "umount", fuse.to_str().unwrap()]));
+    assert!(!is_mounted(&fuse) && !fuse.exists());
+    wait_until("the session's end", || session(&fuse).is_empty());
+    ok(&daemon.ctl(&["umount", kernel.to_str().unwrap()]));
+}
+
+#[test]
+fn a_killed_session_leaves_no_dead_mount() {
+    if !has_fuse() {
+        return;
+    }
+    let (place, daemon) = (Place::new(), Daemon::start());
+    loaded(&daemon, &place);
+    let target = place.join("fuse");
+    let mount = || ok(&daemon.ctl(&["image", "mount", "--fuse", "seen:1", target.to_str().unwrap()]));
+    mount();
+    let pids = session(&target);
+    assert_eq!(pids.len(), 2, "a guard and a server: {pids:?}");
+    kill(pids[1]);
+    wait_until("the guard to clean up", || !is_mounted(&target));
+    assert_eq!(ok(&daemon.ctl(&["mount", "ls", "-q"])).trim(), "", "the daemon has noticed");
+    assert!(!target.exists(), "the folder was made for the mount");
+
+    mount();
+    let pids = session(&target);
+    kill(pids[0]);
+    kill(pids[1]);
+    wait_until("their end", || session(&target).is_empty());
+    assert_eq!(ok(&daemon.ctl(&["mount", "ls", "-q"])).trim(), "");
+    assert!(!is_mounted(&target) && !target.exists(), "with nobody left to clean up the daemon does it");
+}
+
+#[test]
+fn an_image_file_is_mounted_without_a_daemon() {
+    if !has_fuse() {
+        return;
+    }
+    let place = Place::new();
+    let [a, b] = layers(place.0.path());
+    let gzipped = images::gzip(&b);
+    let config = images::config(&[&a, &b]);
+    let manifest = serde_json::to_vec(&json!([{"Config": "c.json", "RepoTags": ["mixed:1"], "Layers": ["0", "1"]}])).unwrap();
+    let mixed = images::archive(&[("manifest.json", &manifest), ("0", &a), ("c.json", &config), ("1", &gzipped)]);
+    let files = [
+        ("docker.tar", images::docker_archive("seen:1", &[&a, &b])),
+        ("oci.tar", images::oci_archive("seen:1", &[&a, &b])),
+        ("docker.tar.gz", images::gzip(&images::docker_archive("seen:1", &[&a, &b]))),
+        ("mixed.tar", mixed),
+    ];
+    let target = place.join("tree");
+    let ctl = |arguments: &[&str]| {
+        let mut command = Command::new("timeout");
+        command.arg("60").arg(program("ctl")).args(["-H", "unix:///nowhere"]).args(arguments).current_dir(place.0.path());
+        command.env("TMPDIR", place.0.path()).output().unwrap()
+    };
+    let mut trees = Vec::new();
+    for (name, bytes) in &files {
+        std::fs::write(place.join(name), bytes).unwrap();
+        assert_eq!(ok(&ctl(&["image", "mount", "--fuse", name, "tree"])).trim(), target.to_str().unwrap());
+        trees.push(shown(&target));
+        assert!(trees[0].contains("opaque/seen") && !trees[0].contains("hidden"));
+        assert_eq!(trees.last(), trees.first(), "{name}");
+        ok(&ctl(&["image", "umount", "tree"]));
+        assert!(!is_mounted(&target));
+    }
+    std::fs::create_dir(place.join("layout")).unwrap();
+    sh(&place.join("layout"), "tar xf ../oci.tar");
+    ok(&ctl(&["image", "mount", "--fuse", "layout", "tree"]));
+    assert_eq!(shown(&target), trees[0]);
+    ok(&ctl(&["umount", "tree"]));
+    assert!(fails(&ctl(&["image", "mount", "--fuse", "--name", "other:1", "docker.tar", "tree"])).contains("it has: seen:1"));
+    std::fs::write(place.join("text"), "no image").unwrap();
+    assert!(fails(&ctl(&["image", "mount", "--fuse", "./text", "tree"])).contains("not an image"));
+    let left = sh(place.0.path(), "ls -A | grep fsd-fuse || true");
+    assert_eq!(left, "", "temporary folders are gone");
+    wait_until("the sessions' end", || session(Path::new("tree")).is_empty());
+}
+
+#[test]
+fn an_ordinary_user_mounts_an_image_file_by_the_helper() {
+    if !has_fuse() || !system_tests::has("fusermount3") || !system_tests::has("setpriv") {
+        return;
+    }
+    let place = Place::new();
+    let [a, b] = layers(place.0.path());
+    let dir = place.join("of-user");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("image.tar"), images::docker_archive("seen:1", &[&a, &b])).unwrap();
+    std::fs::copy(program("fsd-fuse"), dir.join("fsd-fuse")).unwrap();
+    // The device is everybody's on a common host. Where it is not, a namespace has one that is.
+    let script =
+        "set -e; chmod 755 .. .; chown 65534:65534 .; mknod ../fuse c 10 229; chmod 666 ../fuse; mount --bind ../fuse /dev/fuse
+        setpriv --reuid 65534 --regid 65534 --clear-groups bash -ec '
+            mkdir m; TMPDIR=$PWD timeout 30 ./fsd-fuse --image image.tar m
+            cat m/etc/two; stat -f -c %T m; timeout 10 ./fsd-fuse -u m; ! grep -q \"$PWD/m \" /proc/mounts; ls -A m'";
+    let output = Command::new("timeout").args(["60", "unshare", "-m", "bash", "-c", script]).current_dir(&dir).output().unwrap();
+    assert_eq!(ok(&output), "new\nfuseblk\n", "{}", String::from_utf8_lossy(&output.stderr));
+}
