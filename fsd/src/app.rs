@@ -163,7 +163,8 @@ fn make_private(path: &std::path::Path) -> Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o711).create(path).at("make directory", path)
 }
 
-fn check_format(path: &std::path::Path) -> Result<()> {
+/// Makes the file that says the format, or refuses a format that is not ours.
+pub fn check_format(path: &std::path::Path) -> Result<()> {
     match std::fs::read_to_string(path) {
         Ok(text) if text == FORMAT => Ok(()),
         Ok(text) => Err(Error::unsupported(format!(

@@ -32,12 +32,31 @@ pub enum Command {
         #[command(subcommand)]
         what: ConfigCommand,
     },
+    /// Verify a store that no daemon serves; `ctl system check` asks a daemon to.
+    Check(Check),
     /// Write the manual pages into a folder.
     #[command(hide = true)]
     Man {
         /// The folder.
         dir: PathBuf,
     },
+}
+
+/// How to verify a store.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Also read every byte and compare it with its digest
+    #[arg(long, alias = "deep")]
+    pub data: bool,
+    /// Put right what can be put right without taking anything from an image or container
+    #[arg(long)]
+    pub repair: bool,
+    /// With --repair: also remove what nothing can put right, and what stands on it
+    #[arg(long, requires = "repair")]
+    pub force: bool,
+    /// 'json' for one object a line
+    #[arg(long, value_name = "FORMAT", value_parser = ["json"])]
+    pub format: Option<String>,
 }
 
 /// What to do with the configuration.

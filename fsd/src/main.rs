@@ -33,6 +33,11 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.command {
         Some(Command::Config { what: ConfigCommand::Check }) => Config::load(&cli.options).map(|config| println!("{config:#?}")),
+        Some(Command::Check(options)) => match Config::load(&cli.options).and_then(|config| check_offline(&config, options)) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::FAILURE,
+            Err(error) => Err(error),
+        },
         Some(Command::Man { dir }) => manual::write(dir),
         None => Config::load(&cli.options).and_then(run),
     };
@@ -48,12 +53,31 @@ fn main() -> ExitCode {
     }
 }
 
+/// Whether the store is clean.
+fn check_offline(config: &Config, options: &config::Check) -> Result<bool> {
+    log_to_journal_or_stderr(config);
+    use_one_cryptography();
+    let query = fsd_api::CheckQuery { data: options.data, repair: options.repair, force: options.force };
+    let json = options.format.is_some();
+    let summary = check::run_offline(config, &query, &mut |event| match event {
+        event if json => println!("{}", serde_json::to_string(event).unwrap_or_default()),
+        fsd_api::CheckEvent::Progress(_) => {}
+        fsd_api::CheckEvent::Finding(finding) => println!("{finding}"),
+        fsd_api::CheckEvent::Summary(summary) => println!("{summary}"),
+    })?;
+    Ok(summary.is_clean())
+}
+
+/// Only the first provider counts, and there is no other in this process.
+fn use_one_cryptography() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 fn run(config: Config) -> Result<()> {
     log_to_journal_or_stderr(&config);
     #[cfg(debug_assertions)]
     fail_on_purpose()?;
-    // Only the first provider counts, and there is no other in this process.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    use_one_cryptography();
     serve::refuse_live(&config.socket)?;
     let app = Arc::new(App::open(config)?);
     let listener = serve::listen(&app.config)?;

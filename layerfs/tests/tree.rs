@@ -251,7 +251,7 @@ fn check_finds_damage_and_says_what_helps() {
     assert!(error.class() == Class::Corrupt && error.hint().is_some(), "a short layer is not opened: {error}");
 
     std::fs::write(layer.join("what"), "").unwrap();
-    assert_eq!(kinds(false), [FindingKind::Stray, FindingKind::Data]);
+    assert_eq!(kinds(false), [FindingKind::Stray("what".into()), FindingKind::Data]);
     assert_eq!(ingest(&store, &dir.path().join("a.tar")), ids[0]);
     assert_eq!(store.check(&ids[0], true).unwrap(), [], "loading it again replaces it");
     std::fs::remove_file(&data).unwrap();

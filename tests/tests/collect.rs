@@ -62,7 +62,7 @@ fn read_in(daemon: &Daemon) -> usize {
 }
 
 fn checks_clean(daemon: &Daemon) {
-    let events = ok(&daemon.curl(&["-X", "POST", "http://d/fsd/v1/check?deep=true"]));
+    let events = ok(&daemon.curl(&["-X", "POST", "http://d/fsd/v1/check?data=true"]));
     assert!(events.contains("\"findings\":0"), "{events}");
 }
 

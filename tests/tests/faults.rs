@@ -89,7 +89,7 @@ fn state(daemon: &Daemon) -> String {
         .map(|image| format!("{} {} {}", image["Id"], image["RepoTags"], image["Size"]))
         .collect();
     images.sort();
-    let events = ok(&daemon.curl(&["-X", "POST", "http://d/fsd/v1/check?deep=true"]));
+    let events = ok(&daemon.curl(&["-X", "POST", "http://d/fsd/v1/check?data=true"]));
     assert!(events.contains("\"findings\":0"), "{events}");
     format!("{}\n{}", images.join("\n"), sh(daemon.dir(), "cd root; find layers tmp trash | sort"))
 }

@@ -40,7 +40,7 @@ fn store_is_empty(daemon: &Daemon) {
 }
 
 fn check(daemon: &Daemon) -> u64 {
-    let events = ok(&daemon.curl(&["-X", "POST", "http://d/fsd/v1/check?deep=true"]));
+    let events = ok(&daemon.curl(&["-X", "POST", "http://d/fsd/v1/check?data=true"]));
     let last: Value = serde_json::from_str(events.lines().last().unwrap()).unwrap();
     last["summary"]["findings"].as_u64().unwrap_or_else(|| panic!("{events}"))
 }
@@ -378,7 +378,7 @@ fn an_ordinary_user_can_do_all_that_needs_no_mount() {
     std::fs::write(&file, docker_archive("app:1", &[&a, &b])).unwrap();
     assert!(curl(&["-T", file.to_str().unwrap(), "-X", "POST", "http://d/images/load"]).contains("Loaded image: app:1"));
     assert_eq!(curl(&["http://d/fsd/v1/images/app%3A1/file?path=/etc/one"]), "changed");
-    assert!(curl(&["-X", "POST", "http://d/fsd/v1/check?deep=true"]).contains("\"findings\":0"));
+    assert!(curl(&["-X", "POST", "http://d/fsd/v1/check?data=true"]).contains("\"findings\":0"));
     let refused = curl(&["-X", "POST", "http://d/fsd/v1/images/app%3A1/mount"]);
     assert!(refused.contains("can't mount images") && refused.contains("CAP_SYS_ADMIN"), "{refused}");
     child.kill().unwrap();

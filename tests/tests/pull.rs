@@ -81,7 +81,7 @@ fn a_real_debian_image_is_pulled() {
     let lines = pull(&daemon, &format!("{}/debian", registry.address));
     assert!(lines.last().unwrap()["status"].as_str().unwrap().contains("Downloaded newer"), "{lines:?}");
     assert!(lines.iter().any(|line| line["progressDetail"]["current"].as_u64() > Some(1_000_000)), "progress is told");
-    let summary = ok(&daemon.curl(&["-X", "POST", "http://d/fsd/v1/check?deep=true"]));
+    let summary = ok(&daemon.curl(&["-X", "POST", "http://d/fsd/v1/check?data=true"]));
     assert!(summary.contains("\"findings\":0"), "{summary}");
 }
 

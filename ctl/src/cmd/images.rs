@@ -288,18 +288,20 @@ pub struct PruneFlags {
 impl PruneFlags {
     /// Asks, unless that was waived; false: the person said no.
     pub fn agreed(&self, warning: &str) -> Result<bool> {
-        if self.force {
-            return Ok(true);
-        }
-        out::bytes(format!("{warning}\nAre you sure you want to continue? [y/N] ").as_bytes());
-        std::io::stdout().flush()?;
-        let mut answer = String::new();
-        std::io::stdin().read_line(&mut answer)?;
-        if !crate::client::stream::stdin_is_terminal() {
-            out::line("");
-        }
-        Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+        if self.force { Ok(true) } else { confirm(warning) }
     }
+}
+
+/// Warns and asks, in Docker's words; false: the person said no.
+pub fn confirm(warning: &str) -> Result<bool> {
+    out::bytes(format!("{warning}\nAre you sure you want to continue? [y/N] ").as_bytes());
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    if !crate::client::stream::stdin_is_terminal() {
+        out::line("");
+    }
+    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 
 impl PruneImages {

@@ -8,7 +8,7 @@ use jiff::Zoned;
 use serde_json::Value;
 use std::fmt::Write as _;
 
-use super::images::{PruneFlags, prune_images};
+use super::images::{PruneFlags, confirm, prune_images};
 use super::volume::prune_volumes;
 use crate::client::query::Filters;
 use crate::client::stream::Lines;
@@ -142,21 +142,45 @@ fn lacks(error: &anyhow::Error) -> bool {
 #[derive(Debug, Args)]
 pub struct Check {
     /// Also read every byte and compare it with its digest
+    #[arg(long, alias = "deep")]
+    data: bool,
+    /// Put right what can be put right without taking anything from an image or container
     #[arg(long)]
-    deep: bool,
+    repair: bool,
+    /// With --repair: also remove what nothing can put right, and what stands on it, without asking
+    #[arg(short, long, requires = "repair")]
+    force: bool,
     /// 'json' for one object a line
-    #[arg(long, value_name = "string")]
+    #[arg(long, value_name = "string", value_parser = ["json"])]
     format: Option<String>,
 }
 
 impl Check {
-    /// Does it; the exit code is 1 if something is wrong.
+    /// Does it; the exit code is 1 if something is wrong and stays so.
     pub async fn run(self, client: &Client) -> Result<()> {
-        let path = Query::new("/fsd/v1/check").with("deep", self.deep.to_string()).build();
+        let mut summary = self.check(client, self.force).await?;
+        if summary.only_by_force > 0 && self.may_ask() && confirm("WARNING! This will do what is named above after --force.")? {
+            summary = self.check(client, true).await?;
+        }
+        if summary.is_clean() { Ok(()) } else { Err(Exit::silent(1)) }
+    }
+
+    /// Whether there is somebody to ask.
+    fn may_ask(&self) -> bool {
+        use std::io::IsTerminal;
+        self.format.is_none() && std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
+    }
+
+    async fn check(&self, client: &Client, force: bool) -> Result<fsd_api::CheckSummary> {
+        let path = Query::new("/fsd/v1/check")
+            .with("data", self.data.to_string())
+            .with("repair", self.repair.to_string())
+            .with("force", force.to_string())
+            .build();
         let mut lines = Lines::new(client.send(Method::POST, &path, None, whole("")).await?.into_body());
         let bar = crate::progress::upload(None, "Checking");
         while let Some(value) = lines.next().await? {
-            if self.format.as_deref() == Some("json") {
+            if self.format.is_some() {
                 out::line(value.to_string());
             }
             if let Some(message) = value["error"].as_str() {
@@ -164,42 +188,31 @@ impl Check {
             }
             match serde_json::from_value(value)? {
                 CheckEvent::Progress(progress) => {
+                    bar.set_length(progress.total);
                     bar.set_message(format!("Checking {}", progress.object));
                     bar.set_position(progress.done);
                 }
-                CheckEvent::Finding(finding) if self.format.is_none() => bar.suspend(|| {
-                    out::line(format!("{}: {}: {}", finding.object, finding.kind, finding.message));
-                    if let Some(remedy) = finding.remedy {
-                        out::line(format!("  remedy: {remedy}"));
-                    }
-                }),
+                CheckEvent::Finding(finding) if self.format.is_none() => bar.suspend(|| out::line(finding.to_string())),
                 CheckEvent::Finding(_) => {}
                 CheckEvent::Summary(summary) => {
                     bar.finish_and_clear();
-                    return self.conclude(&summary);
+                    if self.format.is_none() {
+                        self.conclude(&summary);
+                    }
+                    return Ok(summary);
                 }
             }
         }
         bail!("the check broke off before its end: the daemon hung up")
     }
 
-    fn conclude(&self, summary: &fsd_api::CheckSummary) -> Result<()> {
-        if self.format.is_none() {
-            let read = if self.deep { format!(", {} read", units::size(summary.bytes as f64)) } else { String::new() };
-            out::line(format!(
-                "Checked {} images, {} layers, {} containers, {} volumes{read}: {}",
-                summary.images,
-                summary.layers,
-                summary.containers,
-                summary.volumes,
-                match summary.findings {
-                    0 => "clean".to_owned(),
-                    1 => "1 finding".to_owned(),
-                    more => format!("{more} findings"),
-                }
-            ));
+    fn conclude(&self, summary: &fsd_api::CheckSummary) {
+        let read = if self.data { format!(" ({} read)", units::size(summary.bytes as f64)) } else { String::new() };
+        out::line(format!("{summary}{read}"));
+        let left = summary.findings - summary.repaired - summary.only_by_force;
+        if left > 0 && !self.repair {
+            out::line("Run `ctl system check --repair` to put right what can be put right.");
         }
-        if summary.findings == 0 { Ok(()) } else { Err(Exit::silent(1)) }
     }
 }
 

@@ -128,7 +128,7 @@ async fn run_check(State(app): State<Arc<App>>, Query(query): Query<CheckQuery>)
             // A client that has gone away stops the check.
             to.blocking_send(line.map_err(std::io::Error::other)).is_ok()
         };
-        if let Err(error) = check::run(&app, query.deep, &mut send) {
+        if let Err(error) = check::run(&check::Scope::of(&app), &query, &mut send) {
             tracing::error!(%error, "check failed");
             let _ = to.blocking_send(Err(std::io::Error::other(error.to_string())));
         }

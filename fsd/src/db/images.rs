@@ -110,6 +110,22 @@ impl Db {
         })
     }
 
+    /// What the layers of an image add up to, whatever its row says.
+    pub fn image_size(&self, id: &Digest) -> Result<u64> {
+        self.read(|c| {
+            c.prepare_cached(
+                "SELECT coalesce(sum(file_bytes), 0) FROM image_layer JOIN layer ON layer.id = layer WHERE image = ?",
+            )?
+            .query_row([id.to_string()], |row| row.get(0))
+        })
+    }
+
+    /// Corrects the size of an image.
+    pub fn set_image_size(&self, id: &Digest, size: u64) -> Result<()> {
+        self.write(|t| t.prepare_cached("UPDATE image SET size = ? WHERE id = ?")?.execute(params![size, id.to_string()]))
+            .map(drop)
+    }
+
     /// One image.
     pub fn image(&self, id: &Digest) -> Result<Option<ImageRow>> {
         self.read(|c| read_image(c, &id.to_string()))

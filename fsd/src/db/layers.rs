@@ -1,6 +1,6 @@
 //! Layers that the store holds.
 
-use fs_base::{LayerId, Result};
+use fs_base::{Digest, LayerId, Result};
 use rusqlite::{OptionalExtension, params};
 
 use super::{Db, now};
@@ -18,6 +18,19 @@ pub struct LayerRow {
     pub file_bytes: u64,
     /// Entries in its tar.
     pub entries: u64,
+}
+
+/// A registry that had a layer.
+#[derive(Debug, Clone)]
+pub struct LayerSource {
+    /// Canonical repository.
+    pub repository: String,
+    /// The manifest that was pulled, or the index that it was chosen from.
+    pub manifest: Vec<u8>,
+    /// The image.
+    pub image: Digest,
+    /// Which of its layers; 0 is the bottom.
+    pub position: usize,
 }
 
 impl Db {
@@ -54,6 +67,44 @@ impl Db {
         self.read(|c| {
             c.prepare_cached("SELECT id, data_size, index_size, file_bytes, entries FROM layer ORDER BY id")?
                 .query_map([], layer_row)?
+                .collect()
+        })
+    }
+
+    /// Corrects what is known of a layer.
+    pub fn set_layer_sizes(&self, id: &LayerId, data: u64, index: u64, files: u64) -> Result<()> {
+        self.write(|t| {
+            t.prepare_cached("UPDATE layer SET data_size = ?, index_size = ?, file_bytes = ? WHERE id = ?")?
+                .execute(params![data, index, files, id.to_string()])
+                .map(drop)
+        })
+    }
+
+    /// Where a layer was pulled from, and as which of the layers of which image.
+    pub fn sources_of_layer(&self, id: &LayerId) -> Result<Vec<LayerSource>> {
+        self.read(|c| {
+            c.prepare_cached(
+                "SELECT repository, manifest, image_layer.image, position FROM image_layer
+                 JOIN repo_digest ON repo_digest.image = image_layer.image
+                 WHERE layer = ? AND manifest IS NOT NULL ORDER BY repository",
+            )?
+            .query_map([id.to_string()], |row| {
+                Ok(LayerSource {
+                    repository: row.get(0)?,
+                    manifest: row.get(1)?,
+                    image: super::parsed(row, 2)?,
+                    position: row.get(3)?,
+                })
+            })?
+            .collect()
+        })
+    }
+
+    /// The images that have a layer.
+    pub fn images_of_layer(&self, id: &LayerId) -> Result<Vec<Digest>> {
+        self.read(|c| {
+            c.prepare_cached("SELECT DISTINCT image FROM image_layer WHERE layer = ?")?
+                .query_map([id.to_string()], |row| super::parsed(row, 0))?
                 .collect()
         })
     }

@@ -64,6 +64,26 @@ impl Db {
         work(&self.lock()).map_err(failure)
     }
 
+    /// What SQLite finds wrong with the database itself, and rows that refer to rows that are not there.
+    pub fn damage(&self) -> Result<Vec<String>> {
+        self.read(|c| {
+            let mut found: Vec<String> = c
+                .prepare("PRAGMA integrity_check(20)")?
+                .query_map([], |row| row.get(0))?
+                .collect::<rusqlite::Result<Vec<String>>>()?;
+            found.retain(|line| line != "ok");
+            let dangling = c
+                .prepare("PRAGMA foreign_key_check")?
+                .query_map([], |row| {
+                    let (table, parent): (String, String) = (row.get(0)?, row.get(2)?);
+                    Ok(format!("a row of {table} refers to one of {parent} that is not there"))
+                })?
+                .collect::<rusqlite::Result<Vec<String>>>()?;
+            found.extend(dangling);
+            Ok(found)
+        })
+    }
+
     fn lock(&self) -> MutexGuard<'_, Connection> {
         // A panic while the lock was held rolled its transaction back: the connection is as good as before.
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)

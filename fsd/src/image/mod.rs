@@ -127,6 +127,11 @@ pub fn tag(app: &App, name: &str, repository: &str, tag: &str) -> Result<()> {
     Ok(())
 }
 
+/// How a person is told of an image: its first name, or its id.
+pub fn name_of(image: &ImageRow) -> String {
+    shown_tags(image).into_iter().next().unwrap_or_else(|| image.id.to_string())
+}
+
 /// The names of an image as people see them.
 pub fn shown_tags(image: &ImageRow) -> Vec<String> {
     image.tags.iter().map(|(repository, tag)| format!("{}:{tag}", familiar(repository))).collect()

@@ -1,10 +1,12 @@
 //! Images from registries, by the OCI distribution protocol.
 
+mod again;
 mod auth;
 mod blob;
 mod client;
 mod pull;
 
+pub use again::fetch_again;
 pub use auth::Credentials;
 pub use client::Settings;
 pub use pull::{Request, pull};

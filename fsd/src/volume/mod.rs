@@ -5,9 +5,10 @@ use std::collections::HashSet;
 use fs_base::Result;
 use fsd_api::Finding;
 use serde_json::{Value, json};
-use volumes::{ListFilter, Volume};
+use volumes::{ListFilter, Volume, Volumes};
 
 use crate::app::App;
+use crate::db::Db;
 
 /// A volume as the API shows it.
 pub fn shown(app: &App, volume: &Volume) -> Result<Value> {
@@ -39,14 +40,16 @@ pub fn usage(app: &App) -> Result<Vec<Value>> {
 }
 
 /// How many volumes there are, and what is wrong with them.
-pub fn check(app: &App) -> Result<(u64, Vec<Finding>)> {
-    let count = app.volumes.list(&ListFilter::default())?.len() as u64;
-    let known: HashSet<_> = volumes::Catalog::list(&app.db)?.into_iter().map(|volume| volume.name).collect();
-    let findings = app.volumes.check()?.into_iter().map(|finding| Finding {
+pub fn check(db: &Db, volumes: &Volumes) -> Result<(u64, Vec<Finding>)> {
+    let count = volumes.list(&ListFilter::default())?.len() as u64;
+    let known: HashSet<_> = volumes::Catalog::list(db)?.into_iter().map(|volume| volume.name).collect();
+    let findings = volumes.check()?.into_iter().map(|finding| Finding {
         object: format!("volume {}", finding.volume),
         kind: if known.contains(&finding.volume) { "missing" } else { "orphan" }.to_owned(),
         message: finding.message,
         remedy: Some(finding.remedy),
+        repaired: None,
+        only_by_force: None,
     });
     Ok((count, findings.collect()))
 }

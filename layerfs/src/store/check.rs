@@ -1,6 +1,7 @@
 //! Verifying a layer.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -16,8 +17,11 @@ use crate::tar::{self, Limits};
 const GET_AGAIN: &str = "load or pull an image that has the layer: that replaces it";
 const BUILT_AGAIN: &str = "nothing: the index is built again from the data when the layer is next used";
 
+/// What a layer's folder holds.
+const FILES: [&str; 3] = ["data", "index", "fs"];
+
 /// What kind of thing is wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FindingKind {
     /// A file of the layer is not there or can't be read.
     Missing,
@@ -25,8 +29,8 @@ pub enum FindingKind {
     Index,
     /// The data is damaged.
     Data,
-    /// There is a file that nobody knows.
-    Stray,
+    /// There is a file of this name that nobody knows.
+    Stray(OsString),
 }
 
 /// Something wrong with a layer.
@@ -42,22 +46,45 @@ pub struct Finding {
     pub remedy: String,
 }
 
+/// What a check has found out about a layer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Checked {
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+    /// Sizes, if nothing is.
+    pub sizes: Option<Sizes>,
+    /// It was given up.
+    pub stopped: bool,
+}
+
+/// What a sound layer has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Bytes of the tar.
+    pub data: u64,
+    /// Bytes of the index.
+    pub index: u64,
+    /// Bytes of its regular files, holes included, hard links once.
+    pub files: u64,
+}
+
 impl Store {
     /// Verifies a layer. What is wrong with it is found, not failed on.
     ///
-    /// Without `deep` its structure: that its files are there, that the index can be read to its last entry and is
-    /// one for data of this size, and that before each file's bytes there is a tar header. With `deep` every byte:
-    /// the data against the diffID, and the index against one made anew.
-    pub fn check(&self, id: &LayerId, deep: bool) -> Result<Vec<Finding>> {
-        self.check_with(id, deep, &mut |_| ())
+    /// Without `data` its structure: that its files are there, that the index can be read to its last entry and is
+    /// one for data of this size, and that before each file's bytes there is a tar header. With `data` every byte:
+    /// the tar against the diffID, and the index against one made anew.
+    pub fn check(&self, id: &LayerId, data: bool) -> Result<Vec<Finding>> {
+        self.check_with(id, data, &mut |_| true).map(|checked| checked.findings)
     }
 
-    /// Like [`Store::check`]; `progress` is told how many bytes have been read, now and then.
-    pub fn check_with(&self, id: &LayerId, deep: bool, progress: &mut dyn FnMut(u64)) -> Result<Vec<Finding>> {
-        let mut check = Check { id: *id, findings: Vec::new() };
+    /// Like [`Store::check`]; `progress` is told how many bytes have been read, now and then, and ends the check by
+    /// answering `false`.
+    pub fn check_with(&self, id: &LayerId, data: bool, progress: &mut dyn FnMut(u64) -> bool) -> Result<Checked> {
+        let mut check = Check { id: *id, findings: Vec::new(), stopped: false };
         let dir = self.dir(id);
         check.stray(&dir)?;
-        let Some(data) = check.open(&dir.join("data")) else { return Ok(check.findings) };
+        let Some(tar) = check.open(&dir.join("data")) else { return Ok(check.done(None)) };
         let index = match Index::open(&dir.join("index")) {
             Ok(index) => Some(index),
             Err(error) => {
@@ -65,22 +92,53 @@ impl Store {
                 None
             }
         };
-        if let Some(index) = &index {
-            check.structure(index, &data)?;
+        let files = match &index {
+            Some(index) => check.structure(index, &tar)?,
+            None => None,
+        };
+        if data && check.digest(&tar, progress) && index.is_some() {
+            check.index_again(self, &tar, &dir.join("index"))?;
         }
-        if deep && check.digest(&data, progress) && index.is_some() {
-            check.index_again(self, &data, &dir.join("index"))?;
+        let length = |file: &str| dir.join(file).metadata().map(|metadata| metadata.len()).at("stat", &dir);
+        let sizes = match files {
+            Some(files) => Some(Sizes { data: length("data")?, index: length("index")?, files }),
+            None => None,
+        };
+        Ok(check.done(sizes))
+    }
+
+    /// Builds a layer's index again from its data, in place of the one that is there or not. Who has the old one open
+    /// or mounted keeps it.
+    pub fn rebuild_index(&self, id: &LayerId) -> Result<()> {
+        let dir = self.dir(id);
+        let path = dir.join("data");
+        let data = File::open(&path).at("open", &path)?;
+        self.rebuild(id, &data, &dir.join("index"))?;
+        self.forget(id);
+        Ok(())
+    }
+
+    /// Takes a file that is none of the layer's out of its folder.
+    pub fn remove_stray(&self, id: &LayerId, name: &std::ffi::OsStr) -> Result<()> {
+        if FILES.iter().any(|file| name == *file) {
+            return Err(Error::invalid(format!("{} belongs to layer {id}", name.display())));
         }
-        Ok(check.findings)
+        self.trash.discard(&self.dir(id).join(name)).map(drop)
     }
 }
 
 struct Check {
     id: LayerId,
     findings: Vec<Finding>,
+    stopped: bool,
 }
 
 impl Check {
+    fn done(self, sizes: Option<Sizes>) -> Checked {
+        let sound = self.findings.iter().all(|finding| matches!(finding.kind, FindingKind::Stray(_)));
+        Checked { sizes: sizes.filter(|_| sound && !self.stopped), findings: self.findings, stopped: self.stopped }
+    }
+
     fn add(&mut self, kind: FindingKind, message: impl Into<String>, remedy: &str) {
         self.findings.push(Finding { layer: self.id, kind, message: message.into(), remedy: remedy.to_owned() });
     }
@@ -101,38 +159,41 @@ impl Check {
             other => other.at("read directory", dir)?,
         };
         for entry in entries {
-            let path = entry.at("read directory", dir)?.path();
-            if !["data", "index", "fs"].iter().any(|name| path.ends_with(name)) {
-                let message = format!("{} is no file of a layer", path.display());
-                self.add(FindingKind::Stray, message, "look at it, and remove it");
+            let entry = entry.at("read directory", dir)?;
+            if !FILES.iter().any(|name| entry.file_name() == *name) {
+                let message = format!("{} is no file of a layer", entry.path().display());
+                self.add(FindingKind::Stray(entry.file_name()), message, "look at it, and remove it");
             }
         }
         Ok(())
     }
 
-    fn structure(&mut self, index: &Index, data: &File) -> Result<()> {
+    /// The bytes of the layer's regular files, if nothing is wrong.
+    fn structure(&mut self, index: &Index, data: &File) -> Result<Option<u64>> {
         let size = data.metadata().at("stat", "layer data")?.len();
         if index.data_digest() != self.id.0 {
             self.add(FindingKind::Index, format!("its index is that of layer {}", LayerId(index.data_digest())), BUILT_AGAIN);
-            return Ok(());
+            return Ok(None);
         }
         if !index.fits(size) {
             self.add(FindingKind::Data, format!("its data has {size} bytes, which is not the size its index is for"), GET_AGAIN);
-            return Ok(());
+            return Ok(None);
         }
         match walk_index(index, data) {
-            Ok(None) => {}
-            Ok(Some(offset)) => {
+            Ok(Walked::Whole(files)) => return Ok(Some(files)),
+            Ok(Walked::Lost(offset)) => {
                 let message = format!("its data is damaged: there is no tar header at {offset}");
                 self.add(FindingKind::Data, message, GET_AGAIN);
             }
             Err(error) => self.add(FindingKind::Index, error.to_string(), BUILT_AGAIN),
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Whether the data is what the layer's name says.
-    fn digest(&mut self, data: &File, progress: &mut dyn FnMut(u64)) -> bool {
+    fn digest(&mut self, data: &File, progress: &mut dyn FnMut(u64) -> bool) -> bool {
+        // Where the kernel knows it (6.3): what is read once does not push out what others read again.
+        let _ = rustix::fs::fadvise(data, 0, None, rustix::fs::Advice::NoReuse);
         let (mut hasher, mut buffer, mut offset) = (Sha256::new(), vec![0; 1 << 18], 0);
         loop {
             match data.read_at(&mut buffer, offset) {
@@ -140,8 +201,9 @@ impl Check {
                 Ok(got) => {
                     hasher.update(&buffer[..got]);
                     offset += got as u64;
-                    if offset % (16 << 20) < got as u64 {
-                        progress(offset);
+                    if offset % (16 << 20) < got as u64 && !progress(offset) {
+                        self.stopped = true;
+                        return false;
                     }
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
@@ -152,7 +214,6 @@ impl Check {
                 }
             }
         }
-        progress(offset);
         let found = LayerId(fs_base::Digest::from_bytes(hasher.finalize().into()));
         if found != self.id {
             self.add(FindingKind::Data, format!("its data has the digest {found}"), GET_AGAIN);
@@ -182,16 +243,24 @@ impl Check {
     }
 }
 
-/// Reads every inode of an index, so that damage in any of them is found. Returns where in the tar a file's header
-/// should be and is not.
-fn walk_index(index: &Index, data: &File) -> Result<Option<u64>> {
+enum Walked {
+    /// All is there: the bytes of the regular files.
+    Whole(u64),
+    /// Where in the tar a file's header should be and is not.
+    Lost(u64),
+}
+
+/// Reads every inode of an index, so that damage in any of them is found.
+fn walk_index(index: &Index, data: &File) -> Result<Walked> {
+    let mut files = 0;
     let (mut todo, mut seen, mut directories) = (vec![index.root()], HashSet::new(), HashSet::from([index.root()]));
     while let Some(nid) = todo.pop() {
         if !seen.insert(nid) {
             continue;
         }
         index.xattrs(nid)?;
-        match index.inode(nid)?.kind {
+        let inode = index.inode(nid)?;
+        match inode.kind {
             FileKind::Dir => {
                 let mut last: &[u8] = b"";
                 for entry in index.read_dir(nid)? {
@@ -206,8 +275,9 @@ fn walk_index(index: &Index, data: &File) -> Result<Option<u64>> {
                 }
             }
             FileKind::File => {
+                files += inode.size;
                 if let Some(lost) = lost_header(&index.extents(nid)?, data)? {
-                    return Ok(Some(lost));
+                    return Ok(Walked::Lost(lost));
                 }
             }
             FileKind::Symlink => drop(index.read_link(nid)?),
@@ -217,7 +287,7 @@ fn walk_index(index: &Index, data: &File) -> Result<Option<u64>> {
     if seen.len() as u64 != index.inodes() {
         return Err(Error::corrupt("the layer's index can't be used: it does not have as many files as it says"));
     }
-    Ok(None)
+    Ok(Walked::Whole(files))
 }
 
 /// A file that lies in the tar in one piece has its header right before it. A block of a sparse map may stand

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use fs_base::trash::Trash;
 use fs_base::{Class, Digest, Error, IoContext, LayerId, Result, durable, id};
 
-pub use check::{Finding, FindingKind};
+pub use check::{Checked, Finding, FindingKind, Sizes};
 pub use pin::Pin;
 use pin::Pins;
 
@@ -85,6 +85,15 @@ impl Usage {
     pub fn total(&self) -> u64 {
         self.data + self.index + self.unpacked
     }
+}
+
+/// See [`Store::leftovers`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Leftovers {
+    /// What is beside the layers and is none.
+    pub strangers: Vec<PathBuf>,
+    /// What lies in `tmp/` and `trash/`.
+    pub unfinished: Vec<PathBuf>,
 }
 
 impl Store {
@@ -237,6 +246,11 @@ impl Store {
         self.pins.pin(*id)
     }
 
+    /// Whether somebody has it pinned.
+    pub fn is_pinned(&self, id: &LayerId) -> bool {
+        self.pins.lock().contains_key(id)
+    }
+
     /// Removes the layers that `choose` returns. It is asked with what tells the layers that are pinned, none of which
     /// it may return, and makes durable that the others will be gone; nobody pins a layer between its answer and their
     /// end. Each layer is one rename; [`Store::sweep`] gives back the space.
@@ -256,6 +270,29 @@ impl Store {
         }
         ids.sort();
         Ok(ids)
+    }
+
+    /// What lies where only layers should, and what unfinished work left. While the store is used, some of the latter is
+    /// work under way.
+    pub fn leftovers(&self) -> Result<Leftovers> {
+        let names = |folder: &str| -> Result<Vec<PathBuf>> {
+            let dir = self.root.join(folder);
+            let entries = std::fs::read_dir(&dir).at("read directory", &dir)?;
+            entries.map(|entry| Ok(entry.at("read directory", &dir)?.path())).collect()
+        };
+        let mut strangers = names("layers")?;
+        let is_layer = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|hex| Digest::from_hex(hex).is_ok())
+        };
+        strangers.retain(|path| !is_layer(path));
+        Ok(Leftovers { strangers, unfinished: [names("tmp")?, names("trash")?].concat() })
+    }
+
+    /// Removes one of [`Leftovers::strangers`].
+    pub fn remove_stranger(&self, path: &Path) -> Result<()> {
+        self.trash.discard(path)?;
+        self.sweep()
     }
 
     /// Gives back the space of what was removed.

@@ -8,6 +8,7 @@ pub mod map;
 pub mod memory;
 pub mod mount;
 pub mod pid;
+pub mod priority;
 pub mod process;
 pub mod root;
 pub mod seccomp;

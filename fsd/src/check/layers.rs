@@ -1,0 +1,200 @@
+//! Rows of layers against their files, and files against rows.
+
+use fs_base::{Class, Digest, LayerId, Result};
+use layerfs::store::{Checked, Finding, FindingKind};
+
+use super::{Outcome, REPAIR, Run};
+use crate::db::images::ImageRow;
+use crate::db::layers::LayerRow;
+use crate::image;
+use crate::reference::familiar;
+use crate::registry;
+
+impl Run<'_> {
+    pub(super) fn layers(&mut self) -> Result<()> {
+        let rows = self.scope.db.layers()?;
+        let total = if self.options.data { rows.iter().map(|row| row.data_size).sum() } else { rows.len() as u64 };
+        let mut done = 0;
+        for row in rows {
+            // One that goes meanwhile is not missing.
+            let _pinned = self.scope.app.map(|app| app.pin(&[row.id]));
+            let Some(row) = self.scope.db.layer(&row.id)? else { continue };
+            self.layer(&row, done, total)?;
+            self.summary.layers += 1;
+            self.summary.bytes += if self.options.data { row.data_size } else { 0 };
+            done += if self.options.data { row.data_size } else { 1 };
+        }
+        Ok(())
+    }
+
+    fn layer(&mut self, row: &LayerRow, done: u64, total: u64) -> Result<()> {
+        let object = format!("layer {}", row.id);
+        self.progress(&object, done, total)?;
+        let scope = self.scope;
+        let checked = scope.store.check_with(&row.id, self.options.data, &mut |read| {
+            self.progress(&object, (done + read).min(total), total).is_ok()
+        })?;
+        if checked.stopped {
+            self.progress(&object, done, total)?;
+        }
+        self.files(&object, row, &checked)?;
+        self.totals(&object, row, &checked)
+    }
+
+    fn files(&mut self, object: &str, row: &LayerRow, checked: &Checked) -> Result<()> {
+        let is_bad = |kind: &FindingKind| matches!(kind, FindingKind::Missing | FindingKind::Data);
+        let bad: Vec<&Finding> = checked.findings.iter().filter(|finding| is_bad(&finding.kind)).collect();
+        if let Some(first) = bad.first() {
+            let kind = if first.kind == FindingKind::Missing { "missing" } else { "corrupt" };
+            let messages: Vec<&str> = bad.iter().map(|finding| finding.message.as_str()).collect();
+            let remedy = self.where_from(&row.id)?;
+            self.find((object, kind), messages.join("; "), remedy, |run| run.bring_back(row))?;
+        }
+        for finding in &checked.findings {
+            let message = finding.message.clone();
+            match &finding.kind {
+                // With a bad tar the index comes anew with it.
+                FindingKind::Index if bad.is_empty() => {
+                    self.find((object, "corrupt"), message, finding.remedy.clone(), |run| {
+                        run.scope.store.rebuild_index(&row.id)?;
+                        run.let_go(&row.id);
+                        Ok(Outcome::Repaired("its index was built again from its data".to_owned()))
+                    })?;
+                }
+                FindingKind::Stray(name) => {
+                    self.find((object, "orphan"), message, finding.remedy.clone(), |run| {
+                        if !run.options.force {
+                            return Ok(Outcome::OnlyByForce("removes that file".to_owned()));
+                        }
+                        run.scope.store.remove_stray(&row.id, name)?;
+                        run.scope.store.sweep()?;
+                        Ok(Outcome::Repaired("that file was removed".to_owned()))
+                    })?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Kept totals against what is there.
+    fn totals(&mut self, object: &str, row: &LayerRow, checked: &Checked) -> Result<()> {
+        let Some(sizes) = checked.sizes else { return Ok(()) };
+        for (what, kept, found) in
+            [("data", row.data_size, sizes.data), ("index", row.index_size, sizes.index), ("files", row.file_bytes, sizes.files)]
+        {
+            if kept != found {
+                let message = format!("the database says that its {what} take {kept} bytes, they take {found}");
+                return self.find((object, "mismatch"), message, REPAIR.to_owned(), |run| {
+                    run.scope.db.set_layer_sizes(&row.id, sizes.data, sizes.index, sizes.files)?;
+                    Ok(Outcome::Repaired("the database was corrected".to_owned()))
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Mounts that are made from now on find what is on the disk now.
+    fn let_go(&self, id: &LayerId) {
+        if let Some(app) = self.scope.app {
+            app.mounter.forget(id);
+        }
+    }
+
+    fn where_from(&self, id: &LayerId) -> Result<String> {
+        Ok(match &self.scope.db.sources_of_layer(id)?[..] {
+            [] => "load an image that has the layer: that replaces it".to_owned(),
+            [source, ..] => format!("{REPAIR}: it fetches it again from {}", familiar(&source.repository)),
+        })
+    }
+
+    /// Fetches a layer again; where nothing has it, what stands on it can only be removed.
+    fn bring_back(&mut self, row: &LayerRow) -> Result<Outcome> {
+        let mut failed = None;
+        for source in self.scope.db.sources_of_layer(&row.id)? {
+            match registry::fetch_again(self.scope.config, self.scope.store, &source, &row.id) {
+                Ok(()) => {
+                    self.let_go(&row.id);
+                    return Ok(Outcome::Repaired(format!("it was fetched again from {}", familiar(&source.repository))));
+                }
+                Err(error) => failed = Some(error),
+            }
+        }
+        let images = self.images_of(&row.id)?;
+        let names: Vec<String> = images.iter().map(image::name_of).collect();
+        let names = names.join(", ");
+        if let Some(user) = self.user_of(&images)? {
+            let error = failed.unwrap_or_else(|| fs_base::Error::not_found("no registry is known to have it"));
+            return Err(error.context(format!("{user} needs image {names}")));
+        }
+        if !self.options.force {
+            let failed = failed.map(|error| format!(" ({error})")).unwrap_or_default();
+            return Ok(Outcome::OnlyByForce(format!("removes image {names}, which nothing uses{failed}")));
+        }
+        for image in &images {
+            if !self.scope.db.remove_image(&image.id)? {
+                return Err(fs_base::Error::new(Class::Conflict, format!("image {} was taken into use", image::name_of(image))));
+            }
+        }
+        self.scope.collect()?;
+        Ok(Outcome::Repaired(format!("image {names} was removed")))
+    }
+
+    fn images_of(&self, id: &LayerId) -> Result<Vec<ImageRow>> {
+        let ids: Vec<Digest> = self.scope.db.images_of_layer(id)?;
+        let rows: Result<Vec<Option<ImageRow>>> = ids.iter().map(|id| self.scope.db.image(id)).collect();
+        Ok(rows?.into_iter().flatten().collect())
+    }
+
+    /// Who needs one of these images.
+    pub(super) fn user_of(&self, images: &[ImageRow]) -> Result<Option<String>> {
+        let is_one = |id: &Digest| images.iter().any(|image| image.id == *id);
+        if let Some(container) = self.scope.db.containers()?.iter().find(|row| is_one(&row.image)) {
+            return Ok(Some(format!("container {}", container.name)));
+        }
+        let mounts = self.scope.db.mounts()?;
+        Ok(mounts.iter().find(|mount| mount.object.parse().is_ok_and(|id| is_one(&id))).map(|m| format!("mount {}", m.target)))
+    }
+
+    /// Files that no row knows.
+    pub(super) fn leftovers(&mut self) -> Result<()> {
+        let unreferenced = |run: &Self, id: &LayerId| Ok::<_, fs_base::Error>(run.scope.db.layer(id)?.is_none());
+        for id in self.scope.store.list()? {
+            // Pinned by whoever brings it in: it has its row in a moment.
+            if unreferenced(self, &id)? && !self.scope.store.is_pinned(&id) && unreferenced(self, &id)? {
+                let message = "it is on the disk, but no row knows it".to_owned();
+                self.find((&format!("layer {id}"), "orphan"), message, REPAIR.to_owned(), |run| {
+                    let known = run.scope.db;
+                    run.scope
+                        .store
+                        .collect(|pinned| Ok(if pinned(&id) || known.layer(&id)?.is_some() { Vec::new() } else { vec![id] }))?;
+                    run.scope.store.sweep()?;
+                    Ok(Outcome::Repaired("it was removed".to_owned()))
+                })?;
+            }
+        }
+        let left = self.scope.store.leftovers()?;
+        for path in left.strangers {
+            let remedy = "look at it, and move it out of the store".to_owned();
+            self.find((&path.display().to_string(), "orphan"), "it is no layer".to_owned(), remedy, |run| {
+                if !run.options.force {
+                    return Ok(Outcome::OnlyByForce(format!("removes {}", path.display())));
+                }
+                run.scope.store.remove_stranger(&path)?;
+                Ok(Outcome::Repaired("it was removed".to_owned()))
+            })?;
+        }
+        // In a store that is served it is work under way.
+        if self.scope.app.is_none() {
+            for path in left.unfinished {
+                let message = "unfinished work was left".to_owned();
+                let remedy = "nothing: the daemon removes it when it starts".to_owned();
+                self.find((&path.display().to_string(), "orphan"), message, remedy, |run| {
+                    run.scope.store.clear_tmp()?;
+                    Ok(Outcome::Repaired("it was removed".to_owned()))
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
