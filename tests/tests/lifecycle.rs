@@ -322,3 +322,146 @@ fn policies_hold_over_the_daemons_end() {
     }
     ok(&daemon.docker(&["rm", "-f", "always", "unless", "dies"]));
 }
+
+#[test]
+fn commit_and_export_keep_what_a_container_is() {
+    let Some(daemon) = daemon() else { return };
+    let script = "echo data > /file; rm /etc/group; mkdir /new; ln /file /new/hard; chmod 4755 /new/hard; sleep 1000";
+    detached(&daemon, "c1", &["-e", "A=1", "-v", "/vol"], script);
+    until("it has written", || daemon.docker(&["exec", "c1", "test", "-u", "/new/hard"]).status.success());
+    for (name, cli) in CLIS {
+        let image = format!("made/{name}:1");
+        let id = ok(&cli(
+            &daemon,
+            &[
+                "commit",
+                "-m",
+                "a message",
+                "-a",
+                "me",
+                "-c",
+                "CMD [\"cat\", \"/file\"]",
+                "-c",
+                "ENV B=2",
+                "-c",
+                "USER 5:6",
+                "c1",
+                &image,
+            ],
+        ));
+        assert!(id.starts_with("sha256:"), "{name}: {id}");
+        assert_eq!(inspect(&daemon, "c1", "{{.State.Status}}"), "running", "{name}: it goes on");
+        let shown =
+            ok(&daemon.docker(&["inspect", "-f", "{{.Id}} {{.Comment}} {{.Author}} {{.Config.User}} {{.Config.Env}}", &image]));
+        assert!(
+            shown.starts_with(&format!("{} a message me 5:6 [", id.trim())) && shown.contains("A=1") && shown.contains("B=2"),
+            "{name}: {shown}"
+        );
+        assert_eq!(ok(&cli(&daemon, &["run", "--rm", "--network", "none", &image])), "data\n", "{name}");
+        let look = "test -e /etc/group && echo there; stat -c %a /new/hard; stat -c %h /file; id -u";
+        assert_eq!(ok(&cli(&daemon, &["run", "--rm", "--network", "none", &image, "sh", "-c", look])), "4755\n2\n5\n", "{name}");
+        let history = ok(&daemon.docker(&["history", "--format", "{{.Comment}}", &image]));
+        assert!(history.starts_with("a message\n"), "{name}: {history}");
+        let bad = fails(&cli(&daemon, &["commit", "-c", "RUN x", "c1"]));
+        assert!(bad.contains("run is not a valid change command"), "{name}: {bad}");
+        let bad = fails(&cli(&daemon, &["commit", "c1", "BAD"]));
+        assert!(bad.contains("must be lowercase"), "{name}: {bad}");
+        let tar = daemon.dir().join(format!("{name}.tar"));
+        ok(&cli(&daemon, &["export", "-o", tar.to_str().unwrap(), "c1"]));
+        let listed = system_tests::sh(daemon.dir(), &format!("tar tf {name}.tar"));
+        assert!(listed.lines().any(|line| line == "new/hard") && !listed.lines().any(|line| line == "etc/group"), "{name}");
+    }
+    // One that changed nothing adds no layer, and one that is stopped can be committed too.
+    ok(&daemon.docker(&["create", "--name", "same", "--network", "none", "busybox", "true"]));
+    ok(&daemon.docker(&["commit", "same", "same:1"]));
+    let layers = |image: &str| ok(&daemon.docker(&["inspect", "-f", "{{len .RootFS.Layers}}", image]));
+    assert_eq!(layers("same:1"), layers("busybox"));
+    ok(&daemon.docker(&["rm", "-f", "-v", "c1", "same"]));
+    ok(&daemon.docker(&["rmi", "made/ctl:1", "made/docker:1", "same:1"]));
+    daemon.checks_clean();
+}
+
+#[test]
+fn prune_takes_what_does_not_run() {
+    let Some(daemon) = daemon() else { return };
+    for (name, cli) in CLIS {
+        detached(&daemon, "runs", &[], "sleep 100");
+        detached(&daemon, "still", &[], "sleep 100");
+        ok(&daemon.docker(&["pause", "still"]));
+        detached(&daemon, "again", &["--restart", "always"], "exit 1");
+        ok(&daemon.docker(&["create", "--name", "made", "--label", "keep=1", "--network", "none", "busybox", "true"]));
+        detached(&daemon, "done", &[], "true");
+        until("it is done", || inspect(&daemon, "done", "{{.State.Status}}") == "exited");
+        let text = ok(&cli(&daemon, &["container", "prune", "-f", "--filter", "label!=keep"]));
+        assert!(text.starts_with("Deleted Containers:\n") && text.contains("\nTotal reclaimed space: "), "{name}: {text}");
+        let mut left: Vec<String> =
+            ok(&daemon.docker(&["ps", "-a", "--format", "{{.Names}}"])).lines().map(str::to_owned).collect();
+        left.sort();
+        assert_eq!(left, ["again", "made", "runs", "still"], "{name}");
+        ok(&daemon.docker(&["rm", "-f", "again", "made", "runs", "still"]));
+    }
+}
+
+#[test]
+fn health_is_checked_shown_and_kept() {
+    let Some(mut daemon) = daemon() else { return };
+    let health = |daemon: &Daemon, name: &str| inspect(daemon, name, "{{.State.Health.Status}}");
+    let script = "touch /well; sleep 1000";
+    for (name, cli) in CLIS {
+        let check = "echo looked; test -e /well";
+        let flags = ["--health-cmd", check, "--health-interval", "200ms", "--health-retries", "2", "--health-timeout", "5s"];
+        let run = [&["run", "-d", "--network", "none", "--name", "c1"], &flags[..], &["busybox", "sh", "-c", script]].concat();
+        ok(&cli(&daemon, &run));
+        let early = status(&daemon, "c1");
+        assert!(early.ends_with("(health: starting)") || early.ends_with("(healthy)"), "{name}: {early}");
+        until("it is well", || status(&daemon, "c1").ends_with(" (healthy)"));
+        assert_eq!(inspect(&daemon, "c1", "{{(index .State.Health.Log 0).Output}}"), "looked");
+        ok(&daemon.docker(&["exec", "c1", "rm", "/well"]));
+        until("it is not well", || status(&daemon, "c1").ends_with(" (unhealthy)"));
+        assert!(inspect(&daemon, "c1", "{{.State.Health.FailingStreak}}").parse::<u32>().unwrap() >= 2);
+        assert_eq!(ok(&cli(&daemon, &["ps", "-q", "--filter", "health=unhealthy"])).lines().count(), 1, "{name}");
+        assert_eq!(ok(&cli(&daemon, &["ps", "-q", "--filter", "health=healthy"])), "", "{name}");
+        ok(&daemon.docker(&["exec", "c1", "touch", "/well"]));
+        until("it is well again", || health(&daemon, "c1") == "healthy");
+        until("five results are kept", || inspect(&daemon, "c1", "{{len .State.Health.Log}}") == "5");
+        ok(&daemon.docker(&["rm", "-f", "c1"]));
+        let conflict = fails(&cli(&daemon, &["create", "--no-healthcheck", "--health-cmd", "x", "busybox", "true"]));
+        assert!(conflict.contains("--no-healthcheck conflicts with --health-* options"), "{name}: {conflict}");
+    }
+    // From the image, over the daemon's end, and a check that takes too long.
+    detached(&daemon, "base", &[], "true");
+    ok(&daemon.docker(&[
+        "commit",
+        "-c",
+        "HEALTHCHECK --interval=100ms --timeout=300ms CMD test -e /slow && sleep 9; true",
+        "base",
+        "checked",
+    ]));
+    ok(&daemon.docker(&["run", "-d", "--network", "none", "--name", "c2", "checked", "sleep", "1000"]));
+    ok(&daemon.docker(&["run", "-d", "--network", "none", "--name", "c3", "--no-healthcheck", "checked", "sleep", "1000"]));
+    until("the image's check is run", || health(&daemon, "c2") == "healthy");
+    assert_eq!(inspect(&daemon, "c3", "{{.State.Health}}"), "<nil>");
+    daemon.kill();
+    daemon.restart();
+    assert_eq!(health(&daemon, "c2"), "healthy");
+    ok(&daemon.docker(&["exec", "c2", "touch", "/slow"]));
+    until("a slow check fails", || health(&daemon, "c2") == "unhealthy");
+    let log = inspect(&daemon, "c2", "{{range .State.Health.Log}}{{.ExitCode}} {{.Output}}\n{{end}}");
+    assert!(log.contains("-1 Health check exceeded timeout (300ms)"), "{log}");
+    std::thread::sleep(Duration::from_millis(1100));
+    let events = ok(&daemon.docker(&[
+        "events",
+        "--since",
+        "1h",
+        "--until",
+        "0s",
+        "--filter",
+        "event=health_status",
+        "--format",
+        "{{.Action}}",
+    ]));
+    assert!(events.lines().any(|line| line == "health_status: unhealthy"), "{events}");
+    ok(&daemon.docker(&["stop", "-t", "0", "c2"]));
+    assert_eq!(health(&daemon, "c2"), "unhealthy");
+    ok(&daemon.docker(&["rm", "-f", "c2", "c3", "base"]));
+}

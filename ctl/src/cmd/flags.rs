@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::format::units::parse_bytes;
 use crate::opts::env::{environment, labels, pairs};
+use crate::opts::health::Health;
 use crate::opts::mounts::{self, Bind};
 use crate::opts::values::{boolean, cpus, device, publish, restart, security, ulimit};
 
@@ -62,6 +63,8 @@ pub struct CreateFlags {
     /// Add additional groups to join
     #[arg(long, value_name = "list")]
     group_add: Vec<String>,
+    #[command(flatten)]
+    health: Health,
     /// Container host name
     #[arg(short = 'h', long, value_name = "string")]
     hostname: Option<String>,
@@ -253,6 +256,9 @@ impl CreateFlags {
             "Entrypoint": match self.entrypoint.as_deref() { None => Value::Null, Some(program) => json!([program]) },
             "Labels": labels(&self.label_file, &self.label)?,
         });
+        if let Some(check) = self.health.check()? {
+            config["Healthcheck"] = check;
+        }
         if let Some(signal) = &self.stop_signal {
             config["StopSignal"] = signal.as_str().into();
         }

@@ -1,5 +1,6 @@
 //! Values of flags, read into what the API takes.
 
 pub mod env;
+pub mod health;
 pub mod mounts;
 pub mod values;

@@ -94,11 +94,12 @@ fn is_empty(value: Option<&Value>) -> bool {
 /// Docker's rules: what the container says wins, lists of names are joined. Source: moby `runconfig` merge.
 fn merge_config(config: &mut Map<String, Value>, image: &Value, short_id: &str, uts: Option<&Value>) {
     let own_entrypoint = !is_empty(config.get("Entrypoint"));
-    for key in ["User", "WorkingDir", "StopSignal", "Entrypoint", "Healthcheck", "Shell", "StopTimeout"] {
+    for key in ["User", "WorkingDir", "StopSignal", "Entrypoint", "Shell", "StopTimeout"] {
         if is_empty(config.get(key)) && !is_empty(image.get(key)) {
             config.insert(key.to_owned(), image[key].clone());
         }
     }
+    super::health::merge(config, image.get("Healthcheck"));
     // An entrypoint of one's own does not take the image's arguments.
     if is_empty(config.get("Cmd")) && !own_entrypoint && !is_empty(image.get("Cmd")) {
         config.insert("Cmd".to_owned(), image["Cmd"].clone());

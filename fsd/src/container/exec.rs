@@ -13,8 +13,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
-use super::pause;
 use super::to_engine::to_engine;
+use super::{ContainerRow, pause};
 use crate::app::App;
 
 /// How long one that has ended can be asked about.
@@ -101,22 +101,56 @@ impl Exec {
 pub fn create(app: &App, name: &str, body: &[u8]) -> Result<String> {
     let wanted: Wanted = serde_json::from_slice(body).map_err(|error| Error::invalid(format!("invalid JSON: {error}")))?;
     let row = app.db.find_container(name)?;
+    add(app, &row, wanted).map(|exec| exec.id.clone())
+}
+
+/// Prepares one in a container that runs.
+pub fn add(app: &App, row: &ContainerRow, wanted: Wanted) -> Result<Arc<Exec>> {
     if wanted.cmd.as_ref().is_none_or(Vec::is_empty) {
         return Err(Error::invalid("No exec command specified"));
     }
-    pause::running(&row)?;
+    pause::running(row)?;
     if row.state.paused {
         return Err(Error::conflict(format!("Container {} is paused, unpause the container before exec", row.id)));
     }
     let id = fs_base::id::random_hex::<32>()?;
     let command = wanted.cmd.clone().unwrap_or_default().join(" ");
-    let exec = Exec { id: id.clone(), container: row.id.clone(), wanted, state: Mutex::default() };
+    let exec = Arc::new(Exec { id: id.clone(), container: row.id.clone(), wanted, state: Mutex::default() });
     let mut execs = app.containers.execs();
     forget_old(&mut execs);
-    execs.insert(id.clone(), Arc::new(exec));
+    execs.insert(id.clone(), Arc::clone(&exec));
     drop(execs);
-    app.events.container(&format!("exec_create: {command}"), &row, &[("execID", id.clone())]);
-    Ok(id)
+    app.events.container(&format!("exec_create: {command}"), row, &[("execID", id)]);
+    Ok(exec)
+}
+
+/// Nobody will ask about it any more.
+pub fn forget(app: &App, exec: &Exec) {
+    app.containers.execs().remove(&exec.id);
+}
+
+/// Ends it, if it runs.
+pub fn kill(exec: &Exec) {
+    let state = *exec.state();
+    if state.pid == 0 || state.exit.is_some() {
+        return;
+    }
+    // Its number can't be another's yet: the shim takes its status, and that is recorded a moment later.
+    if let Ok(process) = fs_base::sys::pid::Process::open(state.pid) {
+        let _ = process.signal(rustix::process::Signal::KILL.as_raw());
+    }
+}
+
+/// Waits for the end of one that was started, and gives its exit code.
+pub async fn ended(exec: &Exec) -> Result<i32> {
+    let mut tries = 0;
+    loop {
+        if let Some((code, _)) = exec.state().exit {
+            return Ok(code);
+        }
+        tokio::time::sleep(STEP * (1 + tries / 20)).await;
+        tries += 1;
+    }
 }
 
 fn forget_old(execs: &mut HashMap<String, Arc<Exec>>) {

@@ -109,7 +109,7 @@ impl<'a> Check<'a> {
                 "default" => matches!(network, "bridge" | "default"),
                 mode => mode == network,
             })
-            && any("health", &|health| health == "none")
+            && any("health", &|health| health == row.state.health.map_or("none", super::health::Health::word))
             && any("is-task", &|task| matches!(task, "false" | "0"))
             && !self.filters.contains_key("publish")
             && any("expose", &|port| {

@@ -20,6 +20,7 @@ pub mod exec;
 pub mod files;
 pub mod filter;
 pub mod group;
+mod health;
 mod live;
 pub mod make;
 mod names;

@@ -31,10 +31,6 @@ const HOST: &[(&str, &str, &str)] = &[
 
 /// Refuses what the config asks for in vain.
 pub fn config(config: &Map<String, Value>) -> Result<()> {
-    let healthcheck = config.get("Healthcheck").and_then(|check| check.get("Test")).and_then(Value::as_array);
-    if healthcheck.is_some_and(|test| !test.is_empty() && test[0] != "NONE") {
-        return Err(unsupported("--health-cmd", "health checks are not run yet"));
-    }
     for (key, flag) in [("MacAddress", "--mac-address"), ("OnBuild", "OnBuild")] {
         if says_something(config.get(key)) {
             return Err(unsupported(flag, "it has no meaning without a bridge network or a builder"));

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use volumes::MountPoint;
 
+use super::health::Health;
+
 /// One container.
 #[derive(Debug, Clone)]
 pub struct ContainerRow {
@@ -128,6 +130,9 @@ pub struct State {
     /// Whether a person ended it last: then some policies leave it alone.
     #[serde(default)]
     pub stopped_by_hand: bool,
+    /// How its checks found it; `None` if it has none.
+    #[serde(default)]
+    pub health: Option<Health>,
 }
 
 impl State {
@@ -144,6 +149,7 @@ impl State {
             finished: 0,
             restart_count: 0,
             stopped_by_hand: false,
+            health: None,
         }
     }
 
@@ -192,7 +198,9 @@ impl State {
 
     /// After its end.
     pub fn exited(&self, code: i32, oom_killed: bool, finished: i64) -> State {
-        State { status: Status::Exited, paused: false, pid: 0, exit_code: code, oom_killed, finished, ..self.clone() }
+        // Nobody looks after it any more. (moby, `CloseMonitorChannel`)
+        let health = self.health.map(|_| Health::Unhealthy);
+        State { status: Status::Exited, paused: false, pid: 0, exit_code: code, oom_killed, finished, health, ..self.clone() }
     }
 
     /// After an end, when it is going to be started again.

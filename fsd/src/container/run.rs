@@ -9,7 +9,7 @@ use fs_base::{Class, ContainerId, Error, Result};
 
 use super::live::Live;
 use super::to_engine::to_engine;
-use super::{ContainerRow, State, Status, files, restart};
+use super::{ContainerRow, State, Status, files, health, restart};
 use crate::app::App;
 
 /// What Docker's clients read off a start that failed: the program is not there.
@@ -61,7 +61,7 @@ fn go(app: &Arc<App>, row: &ContainerRow, live: &Live, alone: MutexGuard<'_, ()>
             return Err(error);
         }
     };
-    let running = row.state.running(pid, crate::db::now());
+    let running = State { health: health::at_start(row), ..row.state.running(pid, crate::db::now()) };
     let recorded = app.db.set_container_state(id, &running);
     app.events.volumes("mount", row);
     app.events.container("start", row, &[]);
@@ -169,6 +169,7 @@ fn clean_up(app: &App, row: &ContainerRow, live: &Live) {
 
 /// Waits for a container's end without a thread, and deals with it.
 pub fn watch(app: &Arc<App>, id: &ContainerId, waiting: std::os::unix::net::UnixStream, shim: Option<Child>) {
+    health::watch(app, id);
     let (app, id) = (Arc::clone(app), id.clone());
     tokio::runtime::Handle::current().spawn(async move {
         let exit = super::exec::exit_from(waiting).await;

@@ -4,7 +4,7 @@ use fs_base::Result;
 use serde_json::{Map, Value, json};
 use volumes::MountPoint;
 
-use super::{ContainerRow, Status, files};
+use super::{ContainerRow, Status, files, health};
 use crate::app::App;
 
 /// Docker's word for "never".
@@ -35,7 +35,7 @@ pub fn inspect(app: &App, row: &ContainerRow, execs: &[String], size: Option<Siz
     let path = |name: &str| dir.join(name);
     let mut value = json!({
         "Id": row.id, "Created": time(row.created), "Path": command.first(), "Args": command.get(1..).unwrap_or_default(),
-        "State": state(row), "Image": row.image, "Name": format!("/{}", row.name), "RestartCount": row.state.restart_count,
+        "State": state(app, row), "Image": row.image, "Name": format!("/{}", row.name), "RestartCount": row.state.restart_count,
         "ResolvConfPath": path(files::RESOLV_CONF), "HostnamePath": path(files::HOSTNAME), "HostsPath": path(files::HOSTS),
         "LogPath": super::log_options(&definition.host_config)?.map(|_| path(files::LOG)),
         "Driver": app.mounter.driver_name().unwrap_or("none"), "Platform": "linux", "MountLabel": "", "ProcessLabel": "",
@@ -51,14 +51,18 @@ pub fn inspect(app: &App, row: &ContainerRow, execs: &[String], size: Option<Siz
     Ok(value)
 }
 
-fn state(row: &ContainerRow) -> Value {
+fn state(app: &App, row: &ContainerRow) -> Value {
     let state = &row.state;
-    json!({
+    let mut value = json!({
         "Status": state.word(), "Running": state.is_up(), "Paused": state.paused,
         "Restarting": state.status == Status::Restarting,
         "OOMKilled": state.oom_killed, "Dead": state.status == Status::Dead, "Pid": state.pid, "ExitCode": state.exit_code,
         "Error": state.error, "StartedAt": time(state.started), "FinishedAt": time(state.finished),
-    })
+    });
+    if let Some(health) = health::inspect(app, row) {
+        value["Health"] = health;
+    }
+    value
 }
 
 fn mounts(row: &ContainerRow) -> Value {
@@ -125,7 +129,10 @@ pub fn status(row: &ContainerRow, now: i64) -> String {
         Status::Created => "Created".to_owned(),
         Status::Dead => "Dead".to_owned(),
         Status::Running if state.paused => format!("Up {} (Paused)", duration(now - state.started)),
-        Status::Running => format!("Up {}", duration(now - state.started)),
+        Status::Running => {
+            let health = state.health.map(|health| format!(" ({})", health.shown())).unwrap_or_default();
+            format!("Up {}{health}", duration(now - state.started))
+        }
         Status::Restarting => format!("Restarting ({}) {} ago", state.exit_code, duration(now - state.finished)),
         Status::Exited => format!("Exited ({}) {} ago", state.exit_code, duration(now - state.finished)),
     }

@@ -42,6 +42,7 @@ pub fn check(config: &Value, host_config: &Value) -> Result<()> {
     let host: Host = read(host_config, "HostConfig")?;
     super::resources::of(host_config)?;
     super::restart::check(host_config)?;
+    super::health::validate(config)?;
     security(&host)?;
     engine::capability::effective_set(
         host.cap_add.as_deref().unwrap_or_default(),

@@ -71,7 +71,6 @@ fn what_is_not_supported_is_refused_by_name() {
         ("--log-driver syslog", |b| b["HostConfig"]["LogConfig"]["Type"] = json!("syslog")),
         ("--log-opt tag", |b| b["HostConfig"]["LogConfig"]["Config"] = json!({"tag": "x"})),
         ("--security-opt apparmor=x", |b| b["HostConfig"]["SecurityOpt"] = json!(["apparmor=x"])),
-        ("--health-cmd", |b| b["Healthcheck"] = json!({"Test": ["CMD", "true"]})),
         ("--network container:", |b| b["HostConfig"]["NetworkMode"] = json!("container:x")),
     ];
     for (flag, change) in cases {
