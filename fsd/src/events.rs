@@ -61,6 +61,11 @@ impl Default for Events {
 }
 
 impl Events {
+    /// How many follow.
+    pub fn listeners(&self) -> usize {
+        self.listeners.receiver_count()
+    }
+
     fn publish(&self, event: Event) {
         let event = Arc::new(event);
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);

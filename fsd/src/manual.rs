@@ -29,7 +29,7 @@ mod tests {
         super::write(&dir.path().join("man8")).unwrap();
         let read = |name: &str| std::fs::read_to_string(dir.path().join("man8").join(name));
         let page = read("fsd.8").unwrap();
-        for text in [".TH fsd 8", "FSD_ROOT", "\\fB\\-\\-driver\\fR", "fsd\\-config(8)"] {
+        for text in [".TH fsd 8", "FSD_ROOT", "\\fB\\-\\-storage\\-driver\\fR", "fsd\\-config(8)"] {
             assert!(page.contains(text), "{text}: {page}");
         }
         assert!(read("fsd-config.8").is_ok() && read("fsd-config-check.8").is_ok());

@@ -14,6 +14,7 @@ mod device;
 mod hierarchy;
 mod kill;
 mod stats;
+mod support;
 mod update;
 mod v1;
 mod v2;
@@ -29,6 +30,7 @@ use oci_spec::runtime::LinuxResources;
 
 use hierarchy::Hierarchy;
 pub use stats::{BlockIo, Cpu, Memory, Pids, Stats};
+pub use support::{Support, support};
 pub use update::{Updated, warnings};
 
 /// In which cgroup containers have theirs.

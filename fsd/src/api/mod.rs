@@ -8,6 +8,7 @@ mod error;
 mod events;
 mod hijack;
 mod images;
+mod info;
 mod lifecycle;
 mod own;
 mod resources;

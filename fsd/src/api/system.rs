@@ -6,13 +6,11 @@ use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use fs_base::Probe;
 use http::header;
-use layerfs::driver::{Probed, Verdict};
 use serde_json::{Value, json};
 
 use super::error::Failure;
-use super::{API_OLDEST, API_VERSION, blocking, images};
+use super::{API_OLDEST, API_VERSION, blocking, images, info};
 use crate::app::App;
 use crate::image::{Config, load::architecture};
 use crate::system::df::{self, Wanted};
@@ -29,18 +27,8 @@ async fn ping() -> Response {
     ([(header::CACHE_CONTROL, "no-cache, no-store, must-revalidate"), (header::PRAGMA, "no-cache")], "OK").into_response()
 }
 
-/// Whether and why something that layers could be served with is in use, for people.
-fn shown_verdict(probed: &Probed) -> String {
-    let why = probed.why().unwrap_or_default();
-    match &probed.verdict {
-        Verdict::Taken => "in use".to_owned(),
-        Verdict::Passed(_) => format!("not tried: {why}"),
-        Verdict::Failed(Probe::Unknown(_)) => format!("unknown: {why}"),
-        Verdict::Failed(_) => format!("does not work here: {why}"),
-    }
-}
-
-fn kernel() -> String {
+/// The kernel's release.
+pub fn kernel() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
@@ -59,40 +47,8 @@ async fn version() -> Json<Value> {
 }
 
 async fn info(State(app): State<Arc<App>>) -> Result<Response, Failure> {
-    let answer = blocking(move || {
-        let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let kib = |line: &str| line.strip_prefix("MemTotal:").and_then(|n| n.trim().trim_end_matches(" kB").parse::<u64>().ok());
-        let total = memory.lines().find_map(kib).unwrap_or(0) * 1024;
-        let status: Vec<[String; 2]> = app
-            .mounter
-            .probed()
-            .iter()
-            .map(|probed| [probed.to_string(), shown_verdict(probed)])
-            .collect();
-        let containers = app.db.containers()?;
-        let paused = containers.iter().filter(|row| row.state.paused).count();
-        let running = containers.iter().filter(|row| row.state.is_up()).count() - paused;
-        Ok(json!({
-            "ID": app.config.root, "Name": rustix::system::uname().nodename().to_string_lossy(), "ServerVersion": env!("CARGO_PKG_VERSION"),
-            "Images": app.db.images()?.len(), "Containers": containers.len(), "ContainersRunning": running, "ContainersPaused": paused,
-            "ContainersStopped": containers.len() - running - paused,
-            "Driver": app.mounter.driver_name().unwrap_or("none"), "DriverStatus": status, "DockerRootDir": app.config.root,
-            "KernelVersion": kernel(), "OperatingSystem": "linux", "OSType": "linux", "Architecture": std::env::consts::ARCH,
-            "NCPU": std::thread::available_parallelism().map_or(1, usize::from), "MemTotal": total,
-            "Plugins": {"Volume": ["local"], "Network": ["none", "host"], "Log": ["json-file", "none"]}, "Swarm": {"LocalNodeState": "inactive"},
-            "SecurityOptions": ["name=seccomp,profile=builtin"], "Warnings": warnings(), "RegistryConfig": null,
-        }))
-    })
-    .await?;
+    let answer = blocking(move || info::describe(&app)).await?;
     Ok(Json(answer).into_response())
-}
-
-/// What whoever looks after this host should know; `null` if there is nothing, as Docker has it.
-fn warnings() -> Value {
-    if fs_base::durable::is_poisoned() {
-        return json!(["WARNING: the store refuses writes: a sync to disk failed. Check the disk, then restart the daemon"]);
-    }
-    Value::Null
 }
 
 /// `?type=` may come several times, which is more than a typed query can say.
