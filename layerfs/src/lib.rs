@@ -22,6 +22,7 @@ pub mod diff;
 pub mod driver;
 pub mod erofs;
 pub mod ingest;
+mod merge;
 mod metadata;
 mod overlayfs;
 pub mod store;

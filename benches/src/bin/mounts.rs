@@ -64,7 +64,7 @@ fn main() -> Result<()> {
 
 /// This driver, and the best way of stacking.
 fn named(driver: &str) -> Choice<'_> {
-    Choice { driver: Some(driver), stacking: None }
+    Choice { driver: Some(driver), ..Choice::default() }
 }
 
 fn small_layer(number: usize) -> Result<Vec<u8>> {

@@ -8,17 +8,19 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use fs_base::sys::mount::Mount;
-use fs_base::{LayerId, Result};
+use fs_base::{Digest, LayerId, Result};
 
 use super::stack::Lower;
+use crate::merge::chain_digest;
 
 /// Layers that are held when nobody has a lease on them: those of a handful of images.
 const KEPT: usize = 64;
 
-/// A layer that is mounted.
+/// A layer that is mounted, or a chain of them as one tree.
 #[derive(Debug)]
 pub struct LayerMount {
-    pub id: LayerId,
+    /// What is in it, bottom first.
+    pub layers: Vec<LayerId>,
     pub lower: Lower,
     /// Whether whiteouts would show if it were seen alone; found out when somebody asks.
     pub has_marks: OnceLock<bool>,
@@ -45,16 +47,26 @@ pub struct Layers {
 
 #[derive(Debug, Default)]
 struct State {
-    known: HashMap<LayerId, Weak<LayerMount>>,
+    /// By the layer's digest, or the chain's.
+    known: HashMap<Digest, Weak<LayerMount>>,
     /// Used last, the latest at the back.
     recent: VecDeque<Arc<LayerMount>>,
     /// Being mounted by some thread.
-    busy: HashSet<LayerId>,
+    busy: HashSet<Digest>,
 }
 
 impl Layers {
     /// The mount of a layer; `make` makes it if there is none. Two threads that want the same layer make it once.
     pub fn get(&self, id: &LayerId, make: impl FnOnce() -> Result<Mount>) -> Result<Arc<LayerMount>> {
+        self.get_by(&id.0, std::slice::from_ref(id), make)
+    }
+
+    /// The mount of a chain as one tree.
+    pub fn get_chain(&self, chain: &[LayerId], make: impl FnOnce() -> Result<Mount>) -> Result<Arc<LayerMount>> {
+        self.get_by(&chain_digest(chain), chain, make)
+    }
+
+    fn get_by(&self, id: &Digest, layers: &[LayerId], make: impl FnOnce() -> Result<Mount>) -> Result<Arc<LayerMount>> {
         let mut state = self.lock();
         while state.busy.contains(id) {
             state = self.mounted.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -66,7 +78,7 @@ impl Layers {
         state.busy.insert(*id);
         drop(state);
         let busy = Busy { layers: self, id };
-        let layer = Arc::new(LayerMount { id: *id, lower: Lower::new(make()?), has_marks: OnceLock::new() });
+        let layer = Arc::new(LayerMount { layers: layers.to_vec(), lower: Lower::new(make()?), has_marks: OnceLock::new() });
         let mut state = self.lock();
         state.known.retain(|_, layer| layer.strong_count() > 0);
         state.known.insert(*id, Arc::downgrade(&layer));
@@ -76,11 +88,12 @@ impl Layers {
         Ok(layer)
     }
 
-    /// Holds a layer no longer. Who has it mounted keeps it.
+    /// Holds a layer no longer, nor a chain that it is in. Who has it mounted keeps it.
     pub fn forget(&self, id: &LayerId) {
         let mut state = self.lock();
-        state.known.remove(id);
-        state.recent.retain(|layer| layer.id != *id);
+        let has_it = |mount: &LayerMount| mount.layers.contains(id);
+        state.known.retain(|_, mount| mount.upgrade().is_some_and(|mount| !has_it(&mount)));
+        state.recent.retain(|mount| !has_it(mount));
     }
 
     /// Holds only what is leased.
@@ -112,7 +125,7 @@ impl State {
 /// Lets the next thread try, also if the mount has failed.
 struct Busy<'a> {
     layers: &'a Layers,
-    id: &'a LayerId,
+    id: &'a Digest,
 }
 
 impl Drop for Busy<'_> {

@@ -8,8 +8,8 @@ use fs_base::{Error, IoContext, LayerId, Probe, Result};
 
 use super::layers::{LayerMount, Layers, Lease};
 use super::probe::{self, Part, Probed};
-use super::stack::{Lower, Method, Stacker, Writable};
-use super::{Driver, registry};
+use super::stack::{Lower, MOST_LAYERS, Method, Stacker, Writable};
+use super::{Capabilities, Driver, registry};
 use crate::store::Store;
 use crate::tree::Tree;
 
@@ -20,6 +20,8 @@ pub struct Choice<'a> {
     pub driver: Option<&'a str>,
     /// A way of stacking by its name.
     pub stacking: Option<&'a str>,
+    /// Chains of more layers than this are merged into one index. At most, and by default, what overlayfs takes.
+    pub merge_above: Option<usize>,
 }
 
 /// Mounts chains of layers. Everything it returns is detached: in no mount table, and gone with its last holder.
@@ -31,6 +33,7 @@ pub struct Mounter {
     layers: Layers,
     /// Nothing if no way of stacking works here.
     stacker: Option<Stacker>,
+    merge_above: usize,
 }
 
 impl Mounter {
@@ -45,12 +48,19 @@ impl Mounter {
         let methods = Method::ALL.map(|method| (method.name(), method));
         let (stacker, ways) = probe::choose(Part::Stacking, methods, choice.stacking, |method| probe::stacker(&store, method))?;
         probed.extend(ways);
-        Ok(Mounter { store, driver, probed, layers: Layers::default(), stacker })
+        let merge_above = choice.merge_above.unwrap_or(MOST_LAYERS).min(MOST_LAYERS);
+        Ok(Mounter { store, driver, probed, layers: Layers::default(), stacker, merge_above })
     }
 
     /// The driver in use, if any works here.
     pub fn driver_name(&self) -> Option<&'static str> {
         self.driver.as_ref().map(|driver| driver.name())
+    }
+
+    /// What the driver in use can do; nothing if none works here.
+    pub fn capabilities(&self) -> Capabilities {
+        let none = Capabilities { outlives_removal: false, in_place: false, merges: false };
+        self.driver.as_ref().map_or(none, |driver| driver.capabilities())
     }
 
     /// What each probe answered.
@@ -72,7 +82,7 @@ impl Mounter {
 
     /// The tree of an image, to look at: read-only, without devices and set-user-id.
     pub fn image(&self, layers: &[LayerId]) -> Result<Mount> {
-        let mounts = self.layers(layers)?;
+        let mounts = self.lowers(layers)?;
         let stacker = self.stacker()?;
         if let [only] = &mounts[..]
             && !self.has_marks(only)?
@@ -92,7 +102,7 @@ impl Mounter {
     /// system. What is missing of them is made; a new `upper` gets owner, mode and attributes of the image's root,
     /// because overlayfs shows those of the upper directory.
     pub fn container(&self, layers: &[LayerId], upper: &Path, work: &Path) -> Result<Mount> {
-        let mounts = self.layers(layers)?;
+        let mounts = self.lowers(layers)?;
         self.make_upper(layers, upper)?;
         std::fs::create_dir_all(work).at("make directory", work)?;
         let below = if mounts.is_empty() { Some(Lower::empty()?) } else { None };
@@ -103,7 +113,7 @@ impl Mounter {
     /// Keeps layers mounted for as long as the lease is held. A container that is to share its files' memory with
     /// others of the same image needs one for as long as it runs.
     pub fn lease(&self, layers: &[LayerId]) -> Result<Lease> {
-        self.layers(layers).map(Lease::new)
+        self.lowers(layers).map(Lease::new)
     }
 
     /// Lets go of a layer that is about to be removed.
@@ -125,6 +135,25 @@ impl Mounter {
         ids.iter().map(|id| self.layers.get(id, || mount(id))).collect()
     }
 
+    /// What an overlay of a chain stands on: its layers, or one merged tree where they are too many.
+    fn lowers(&self, chain: &[LayerId]) -> Result<Vec<Arc<LayerMount>>> {
+        if chain.len() <= self.merge_above { self.layers(chain) } else { self.merged(chain).map(|merged| vec![merged]) }
+    }
+
+    /// A chain as one tree.
+    fn merged(&self, chain: &[LayerId]) -> Result<Arc<LayerMount>> {
+        let driver = self.driver()?;
+        let merging = driver.merging().ok_or_else(|| {
+            let message = format!("an image of {} layers: overlayfs takes {}", chain.len(), self.merge_above);
+            Error::unsupported(message).with_hint(format!("the storage driver {} can't merge layers into one", driver.name()))
+        })?;
+        self.layers.get_chain(chain, || {
+            let layers = chain.iter().map(|id| self.store.layer(id)).collect::<Result<Vec<_>>>()?;
+            let mounted = merging.mount_merged(&self.store, &layers);
+            mounted.map_err(|error| error.context(format!("mount {} layers as one", layers.len())))
+        })
+    }
+
     fn make_upper(&self, layers: &[LayerId], upper: &Path) -> Result<()> {
         if upper.exists() {
             return Ok(());
@@ -138,7 +167,11 @@ impl Mounter {
         if let Some(answer) = mounted.has_marks.get() {
             return Ok(*answer);
         }
-        let answer = self.store.layer(&mounted.id)?.has_marks()?;
+        // A merged chain has none left.
+        let answer = match &mounted.layers[..] {
+            [only] => self.store.layer(only)?.has_marks()?,
+            _ => false,
+        };
         Ok(*mounted.has_marks.get_or_init(|| answer))
     }
 }

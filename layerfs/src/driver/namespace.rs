@@ -72,7 +72,7 @@ impl Namespace {
 
     /// Gives a detached mount a place in the namespace.
     pub fn hold(self: &Arc<Namespace>, mount: &Mount) -> Result<Held> {
-        let name = self.next.fetch_add(1, Ordering::Relaxed).to_string();
+        let name = short_name(self.next.fetch_add(1, Ordering::Relaxed));
         let (mount, at) = (mount.try_clone()?, name.clone());
         self.run(move |ground| {
             ground.make_place(&at)?;
@@ -83,6 +83,25 @@ impl Namespace {
             attached
         })?;
         Ok(Held { namespace: Arc::clone(self), name })
+    }
+}
+
+impl Held {
+    /// Its name in the namespace's working directory.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// A number in few letters: all the layers of a deep chain have to fit into one page of mount options.
+fn short_name(mut number: u64) -> String {
+    let mut name = Vec::new();
+    loop {
+        name.push(char::from_digit((number % 36) as u32, 36).unwrap_or('0'));
+        number /= 36;
+        if number == 0 {
+            return name.into_iter().rev().collect();
+        }
     }
 }
 
@@ -104,7 +123,10 @@ impl Ground {
         context.string("mode", "0700")?;
         context.mount(MountAttrFlags::empty())?.attach(scratch)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Ground { directory: rustix::fs::open(scratch, flags, Mode::empty()).at("open", scratch)? })
+        let directory = rustix::fs::open(scratch, flags, Mode::empty()).at("open", scratch)?;
+        // The thread's own working directory, apart from the process's: places can be named by their names alone.
+        rustix::process::fchdir(&directory).at("change directory to", scratch)?;
+        Ok(Ground { directory })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -121,7 +143,7 @@ impl Ground {
 
     /// A detached mount made by `mount`, which puts it over the path that it is given.
     pub fn detached(&self, mount: impl FnOnce(&Path) -> Result<()>) -> Result<Mount> {
-        let name = "new";
+        let name = "_new";
         self.make_place(name)?;
         let made = mount(&self.path(name)).and_then(|()| {
             let clone = Mount::clone_of(&self.path(name), false);
@@ -130,5 +152,16 @@ impl Ground {
         });
         self.remove_place(name);
         made
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_short_and_differ() {
+        let names: std::collections::HashSet<_> = (0..40_000).map(short_name).collect();
+        assert_eq!((names.len(), names.iter().map(String::len).max()), (40_000, Some(3)));
     }
 }

@@ -6,8 +6,8 @@ use fs_base::sys::mount::Mount;
 use fs_base::{Class, IoContext, Probe, Result, durable, id};
 use rustix::mount::MountAttrFlags;
 
-use super::Driver;
 use super::probe;
+use super::{Capabilities, Driver};
 use crate::store::{Layer, Store};
 
 /// `layers/<hex>/fs`, made at the first mount and published whole.
@@ -17,6 +17,10 @@ pub struct Overlay;
 impl Driver for Overlay {
     fn name(&self) -> &'static str {
         "overlay"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { outlives_removal: false, in_place: false, merges: false }
     }
 
     fn probe(&self, store: &Store) -> Probe {

@@ -7,7 +7,7 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use fs_base::sys::mount::{FsContext, Mount, mount_by_options, open_dir};
 use fs_base::{Class, Error, Result};
@@ -17,7 +17,7 @@ use super::namespace::{Held, Namespace};
 use crate::overlayfs;
 
 /// What overlayfs takes. Source: `OVL_MAX_STACK` in `fs/overlayfs/params.h`.
-const MOST_LAYERS: usize = 500;
+pub const MOST_LAYERS: usize = 500;
 /// Options that are the same for every mount.
 const OPTIONS: [(&str, &str); 4] = [("redirect_dir", "nofollow"), ("index", "off"), ("metacopy", "off"), ("xino", "auto")];
 
@@ -30,7 +30,7 @@ const LOOK_ONLY: MountAttrFlags =
 pub enum Method {
     /// Detached layers, by descriptor: Linux 6.15.
     Descriptors,
-    /// One by one, by the paths that /proc shows for descriptors, in a mount namespace of our own: Linux 6.7.
+    /// One by one, by their names in a mount namespace of our own: Linux 6.7.
     Appended,
     /// All in one string of options to mount(2), in a mount namespace of our own: any Linux.
     Options,
@@ -56,11 +56,13 @@ pub struct Lower {
     mount: Mount,
     /// Its place in the namespace, where one is needed.
     held: OnceLock<Held>,
+    /// Held while it gets that place.
+    holding: Mutex<()>,
 }
 
 impl Lower {
     pub fn new(mount: Mount) -> Lower {
-        Lower { mount, held: OnceLock::new() }
+        Lower { mount, held: OnceLock::new(), holding: Mutex::default() }
     }
 
     /// An empty one, to stand for layers that are not there.
@@ -106,11 +108,10 @@ impl Stacker {
     }
 
     fn in_namespace(&self, namespace: &Arc<Namespace>, layers: &[&Lower], writable: Option<Writable<'_>>) -> Result<Mount> {
-        for layer in layers {
-            hold(namespace, layer)?;
+        let mut lower = Vec::with_capacity(layers.len());
+        for layer in layers.iter().rev() {
+            lower.push(hold(namespace, layer)?.to_owned());
         }
-        // The descriptors stay open in the callers' layers until the mount is made.
-        let lower: Vec<String> = layers.iter().rev().map(|layer| shown(&layer.mount)).collect();
         let own = |path: &Path| std::path::absolute(path).map_err(|error| Error::io("find", path, error));
         let writable = match writable {
             Some(Writable { upper, work }) => Some((own(upper)?, own(work)?)),
@@ -145,16 +146,14 @@ impl Stacker {
     }
 }
 
-fn hold(namespace: &Arc<Namespace>, layer: &Lower) -> Result<()> {
-    if layer.held.get().is_none() {
-        // If another thread was faster, the kernel refuses to attach the same mount again; its place is the layer's.
-        match namespace.hold(&layer.mount) {
-            Ok(held) => drop(layer.held.set(held)),
-            Err(error) if layer.held.get().is_none() => return Err(error),
-            Err(_) => {}
-        }
+/// Gives a layer its place in the namespace, and returns the place's name.
+fn hold<'a>(namespace: &Arc<Namespace>, layer: &'a Lower) -> Result<&'a str> {
+    let _alone = layer.holding.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(held) = layer.held.get() {
+        return Ok(held.name());
     }
-    Ok(())
+    let held = namespace.hold(&layer.mount)?;
+    Ok(layer.held.get_or_init(|| held).name())
 }
 
 fn attributes(writable: bool) -> MountAttrFlags {

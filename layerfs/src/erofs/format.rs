@@ -60,6 +60,8 @@ pub const NAME_MAX: usize = 255;
 
 /// Our format's version, kept in the volume name: an index with another one is built again.
 pub const VOLUME_NAME: [u8; 16] = *b"fsd-index-3\0\0\0\0\0";
+/// The same of an index over several layers. It is never read by us, and lives as long as its mount.
+pub const MERGED_VOLUME_NAME: [u8; 16] = *b"fsd-merged-1\0\0\0\0";
 
 /// The type that a mode's bits say. Only for modes that were made here from a [`FileKind`].
 pub fn kind_of_mode(mode: u16) -> FileKind {

@@ -78,6 +78,9 @@ pub struct Image {
     /// Names and link targets.
     bytes: Vec<u8>,
     sparse: Vec<Sparse>,
+    tables: Vec<ChunkTable>,
+    /// Counts of names that are not those of this tree.
+    links: HashMap<u32, u32>,
     xattrs: Vec<Box<[u8]>>,
     xattr_ids: HashMap<Box<[u8]>, u32>,
     weight: u64,
@@ -95,14 +98,34 @@ pub(super) struct Packed {
     xattrs: u32,
     /// With the type bits.
     pub mode: u16,
+    /// The device on which a file of one piece lies.
+    pub device: u16,
+}
+
+/// A chunk of a file that has been cut already: the device that it is on, and its block there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ChunkAt {
+    pub device: u16,
+    pub block: u32,
+}
+
+/// A file that has been cut already.
+#[derive(Debug)]
+pub(crate) struct ChunkTable {
+    /// Log2 of the blocks in a chunk.
+    pub bits: u32,
+    /// All chunks in order.
+    pub chunks: Box<[ChunkAt]>,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Content {
     Nothing,
-    /// The file is one piece at this block of 512 bytes in the tar.
+    /// The file is one piece at this block of 512 bytes of its device.
     Block(u32),
     Sparse(u32),
+    /// Number of a ready chunk index in `tables`.
+    Table(u32),
     /// Offset of a target in `bytes`; its length is the inode's size.
     Target(u32),
     Device(u32),
@@ -136,6 +159,8 @@ impl Image {
             hasher: RandomState::new(),
             bytes: Vec::new(),
             sparse: Vec::new(),
+            tables: Vec::new(),
+            links: HashMap::new(),
             xattrs: Vec::new(),
             xattr_ids: HashMap::new(),
             weight: 0,
@@ -168,10 +193,43 @@ impl Image {
             Body::Fifo => (FileKind::Fifo, 0, Content::Nothing),
             Body::Socket => (FileKind::Socket, 0, Content::Nothing),
         };
+        self.push(Packed::new(meta, kind, content, size))
+    }
+
+    fn push(&mut self, inode: Packed) -> Result<NodeId> {
         let id = u32::try_from(self.inodes.len()).ok().filter(|&id| id != u32::MAX);
         let id = id.ok_or_else(|| Error::invalid("a layer of more than 4,294,967,294 files can't be indexed"))?;
-        self.inodes.push(Packed::new(meta, kind, content, size));
+        self.inodes.push(inode);
         Ok(NodeId(id))
+    }
+
+    /// A new regular file whose bytes are one piece on a device.
+    pub(crate) fn add_piece(&mut self, meta: Meta, size: u64, at: ChunkAt) -> Result<NodeId> {
+        self.push(Packed { device: at.device, ..Packed::new(meta, FileKind::File, Content::Block(at.block), size) })
+    }
+
+    /// A new regular file that has been cut already.
+    pub(crate) fn add_table(&mut self, meta: Meta, size: u64, table: ChunkTable) -> Result<NodeId> {
+        self.tables.push(table);
+        self.push(Packed::new(meta, FileKind::File, Content::Table(self.tables.len() as u32 - 1), size))
+    }
+
+    /// The chunk index that a file came with.
+    pub(super) fn table(&self, id: NodeId) -> Option<&ChunkTable> {
+        match self.inodes[id.0 as usize].content {
+            Content::Table(number) => Some(&self.tables[number as usize]),
+            _ => None,
+        }
+    }
+
+    /// Says how many names a file has, whatever this tree has of them.
+    pub(crate) fn set_links(&mut self, id: NodeId, links: u32) {
+        self.links.insert(id.0, links);
+    }
+
+    /// What [`Image::set_links`] said.
+    pub(super) fn set_counts(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.links.iter().map(|(node, links)| (*node, *links))
     }
 
     fn file_content(&mut self, size: u64, segments: &[Segment]) -> Result<Content> {
@@ -262,7 +320,7 @@ impl Image {
     pub fn set_meta(&mut self, id: NodeId, meta: Meta) {
         let kind = self.kind(id);
         let inode = &mut self.inodes[id.0 as usize];
-        *inode = Packed { xattrs: inode.xattrs, ..Packed::new(meta, kind, inode.content, inode.size) };
+        *inode = Packed { xattrs: inode.xattrs, device: inode.device, ..Packed::new(meta, kind, inode.content, inode.size) };
     }
 
     /// What it holds.
@@ -330,6 +388,7 @@ impl Packed {
             mtime_nanos: meta.mtime_nanos,
             content,
             xattrs: NONE,
+            device: super::format::TAR_DEVICE,
             mode: (kind.mode_bits() | meta.mode & 0o7777) as u16,
         }
     }

@@ -39,6 +39,8 @@ pub(super) enum Body {
     Blocks(u64),
     /// In the tar, in holes and in copies.
     Chunks(Plan),
+    /// In this many chunks that were cut before, of a power of two of blocks.
+    Ready { bits: u32, count: u64 },
 }
 
 impl Layout {
@@ -65,6 +67,9 @@ impl Layout {
             if image.kind(NodeId(directory)) == FileKind::Dir {
                 blocks += layout.place_children(image, directory)?;
             }
+        }
+        for (node, links) in image.set_counts() {
+            layout.links[node as usize] = links;
         }
         layout.blocks_at = layout.blocks_at.next_multiple_of(block);
         layout.end = layout.blocks_at + blocks;
@@ -127,6 +132,7 @@ impl Layout {
             Body::Chunks(plan) => {
                 ((at + head).next_multiple_of(CHUNK_INDEX) - (at + head) + plan.count.saturating_mul(CHUNK_INDEX), plan.copied)
             }
+            Body::Ready { count, .. } => ((at + head).next_multiple_of(CHUNK_INDEX) - (at + head) + count * CHUNK_INDEX, 0),
             Body::Blocks(length) => (0, length.next_multiple_of(self.block)),
             Body::Empty => (0, 0),
         };
@@ -141,6 +147,9 @@ impl Layout {
         let inode = &image.inodes[id.0 as usize];
         let length = match image.kind(id) {
             FileKind::File if inode.size > 0 => {
+                if let Some(table) = image.table(id) {
+                    return Body::Ready { bits: table.bits, count: table.chunks.len() as u64 };
+                }
                 let whole = with_segments(image, id, |segments| match segments {
                     [] => true,
                     [only] => only.length == inode.size && only.data_offset % self.block == 0,

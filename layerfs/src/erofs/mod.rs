@@ -10,6 +10,8 @@
 //!                                        a chunk index or an inline tail         symlinks, copied chunks
 //! ```
 //!
+//! An index over a whole chain ([`crate::merge`]) has a device slot for each file that it points into.
+//!
 //! - Blocks have 512 bytes, because that is how a tar aligns its data (Linux reads such images from 6.4 on).
 //! - A regular file is cut into chunks. Where it is one piece in the tar, that is one chunk; holes are null chunks;
 //!   what is not aligned in the tar (some sparse members) is copied into the index.
@@ -29,7 +31,9 @@ mod writer;
 mod xattr;
 
 pub use image::{Body, Image, Meta, NodeId, Segment};
+pub(crate) use image::{ChunkAt, ChunkTable};
 pub use model::{Extent, FileKind, Source};
 pub use reader::{DirEntry, Index, Nid};
+pub(crate) use writer::{Device, write_merged};
 pub use writer::{Params, Written, write};
 pub use xattr::is_supported as xattr_is_supported;

@@ -238,8 +238,26 @@ impl Index {
         if inode.metadata.kind != FileKind::File {
             return Err(bad("a regular file was expected"));
         }
+        let mut extents: Vec<Extent> = Vec::new();
+        self.for_each_chunk(&inode, |file_offset, length, source| match extents.last_mut() {
+            Some(last) if follows(last, source) => last.length += length,
+            _ => extents.push(Extent { file_offset, length, source }),
+        })?;
+        Ok(extents)
+    }
+
+    /// A regular file's chunks as they were cut: log2 of the blocks in one, and where each lies.
+    pub(crate) fn chunks(&self, nid: Nid) -> Result<(u32, Vec<Source>)> {
+        let inode = self.read_inode(nid)?;
+        let mut chunks = Vec::new();
+        self.for_each_chunk(&inode, |_, _, source| chunks.push(source))?;
+        Ok((inode.field & CHUNK_BITS_MASK, chunks))
+    }
+
+    /// Calls `each` with every chunk's place in the file, its length and where it lies.
+    fn for_each_chunk(&self, inode: &Inode, mut each: impl FnMut(u64, u64, Source)) -> Result<()> {
         if inode.metadata.size == 0 {
-            return Ok(Vec::new());
+            return Ok(());
         }
         if inode.layout != LAYOUT_CHUNKS || inode.field & !(CHUNK_BITS_MASK | CHUNK_INDEXES) != 0 {
             return Err(bad("a file has an unknown layout"));
@@ -248,17 +266,22 @@ impl Index {
         let start = (inode.offset + INODE_SIZE + inode.xattr_size).next_multiple_of(CHUNK_INDEX);
         let count = inode.metadata.size.div_ceil(chunk);
         let table = self.bytes(start, count.checked_mul(CHUNK_INDEX).ok_or_else(|| bad("a file's size is out of range"))?)?;
-        let mut extents: Vec<Extent> = Vec::new();
         for (number, raw) in table.chunks_exact(CHUNK_INDEX as usize).enumerate() {
             let file_offset = number as u64 * chunk;
             let length = chunk.min(inode.metadata.size - file_offset);
-            let source = self.source(u16_at(raw, 2)?, u32_at(raw, 4)?, length)?;
-            match extents.last_mut() {
-                Some(last) if follows(last, source) => last.length += length,
-                _ => extents.push(Extent { file_offset, length, source }),
-            }
+            each(file_offset, length, self.source(u16_at(raw, 2)?, u32_at(raw, 4)?, length)?);
         }
-        Ok(extents)
+        Ok(())
+    }
+
+    /// Log2 of the block size.
+    pub(crate) fn block_bits(&self) -> u32 {
+        self.block.trailing_zeros()
+    }
+
+    /// Bytes of the index itself.
+    pub(crate) fn size(&self) -> u64 {
+        self.map.len() as u64
     }
 
     fn source(&self, device: u16, block: u32, length: u64) -> Result<Source> {

@@ -15,7 +15,7 @@ use super::chunks::{Chunk, chunks};
 use super::format::{
     BLOCK_BITS, CHUNK_INDEX, CHUNK_INDEXES, COMPAT_CHECKSUM, COMPAT_MTIME, DEVICE_SLOT, DEVICE_SLOT_NUMBER, DIRENT,
     FORMAT_EXTENDED, INCOMPAT_CHUNKED_FILE, INCOMPAT_DEVICE_TABLE, INODE_SLOT, LAYOUT_CHUNKS, LAYOUT_INLINE, LAYOUT_PLAIN, MAGIC,
-    NULL_BLOCK, SUPER_OFFSET, SUPER_SIZE, TAR_DEVICE, VOLUME_NAME, crc32c,
+    MERGED_VOLUME_NAME, NULL_BLOCK, SUPER_OFFSET, SUPER_SIZE, VOLUME_NAME, crc32c,
 };
 use super::image::{Image, NodeId, Segment};
 use super::layout::{Body, Layout, with_segments};
@@ -57,16 +57,56 @@ pub struct Written {
 
 /// Writes the index of `image`, whose data lies in `data`, to `out`; `path` is for errors.
 pub fn write(image: &Image, params: &Params, data: &File, out: &File, path: &Path) -> Result<Written> {
-    let block = 1u64 << params.block_bits;
-    let tar_blocks = blocks(params.data_size, block)?;
-    let first_inode = (DEVICE_SLOT_NUMBER * DEVICE_SLOT + DEVICE_SLOT).next_multiple_of(block.max(SUPER_OFFSET + 512));
+    let devices = [Device { tag: params.data_digest, size: params.data_size }];
+    let Params { most, block_bits, .. } = *params;
+    let head = Head { uuid: params.data_digest, volume: VOLUME_NAME, devices: &devices, most, block_bits };
+    write_with(image, &head, Some((data, params.data_start)), out, path)
+}
+
+/// Writes an index whose files were cut before and lie on `devices`, numbered from 1. `uuid` becomes the image's.
+pub(crate) fn write_merged(image: &Image, uuid: Digest, devices: &[Device], out: &File, path: &Path) -> Result<Written> {
+    let head = Head { uuid, volume: MERGED_VOLUME_NAME, devices, most: u64::MAX, block_bits: BLOCK_BITS };
+    write_with(image, &head, None, out, path)
+}
+
+/// A file that an index points into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Device {
+    /// What it is told apart by.
+    pub tag: Digest,
+    /// Its bytes.
+    pub size: u64,
+}
+
+/// What stands at the head of an index.
+struct Head<'a> {
+    uuid: Digest,
+    volume: [u8; 16],
+    devices: &'a [Device],
+    most: u64,
+    block_bits: u8,
+}
+
+impl Head<'_> {
+    /// Where the table of devices ends.
+    fn end(&self) -> u64 {
+        (DEVICE_SLOT_NUMBER + self.devices.len() as u64) * DEVICE_SLOT
+    }
+}
+
+fn write_with(image: &Image, head: &Head<'_>, data: Option<(&File, u64)>, out: &File, path: &Path) -> Result<Written> {
+    let block = 1u64 << head.block_bits;
+    let first_inode = head.end().max(SUPER_OFFSET + 512).next_multiple_of(block);
+    if first_inode / INODE_SLOT > u64::from(u16::MAX) {
+        return Err(Error::unsupported(format!("an index over {} files can't be written", head.devices.len())));
+    }
     let layout = Layout::of(image, first_inode, block)?;
-    if layout.end > params.most {
-        return Err(too_large(params.most));
+    if layout.end > head.most {
+        return Err(too_large(head.most));
     }
     let out = BufWriter::with_capacity(1 << 18, out);
-    let mut output = Output { image, layout: &layout, data, data_start: params.data_start, out, path, at: 0 };
-    output.superblock(params, tar_blocks)?;
+    let mut output = Output { image, layout: &layout, data, out, path, at: 0 };
+    output.superblock(head)?;
     output.inodes()?;
     output.blocks()?;
     output.out.flush().at("write", path)?;
@@ -87,8 +127,8 @@ fn blocks(bytes: u64, block: u64) -> Result<u32> {
 struct Output<'a> {
     image: &'a Image,
     layout: &'a Layout,
-    data: &'a File,
-    data_start: u64,
+    /// Where copied chunks come from, and where the tar begins there; nothing where all files were cut before.
+    data: Option<(&'a File, u64)>,
     out: BufWriter<&'a File>,
     path: &'a Path,
     /// Bytes put out so far.
@@ -110,30 +150,34 @@ impl Output<'_> {
         Ok(())
     }
 
-    fn superblock(&mut self, params: &Params, tar_blocks: u32) -> Result<()> {
+    fn superblock(&mut self, head: &Head<'_>) -> Result<()> {
         let layout = self.layout;
         let sum_size = if layout.block > SUPER_OFFSET { layout.block - SUPER_OFFSET } else { layout.block };
         let mut raw = Vec::with_capacity(sum_size as usize);
         raw.extend(MAGIC.to_le_bytes());
         raw.extend([0; 4]);
         raw.extend((COMPAT_CHECKSUM | COMPAT_MTIME).to_le_bytes());
-        raw.extend([params.block_bits, 0]);
+        raw.extend([head.block_bits, 0]);
         raw.extend((layout.nid[0] as u16).to_le_bytes());
         raw.extend((layout.order.len() as u64).to_le_bytes());
         raw.extend([0; 12]);
         raw.extend(blocks(layout.end, layout.block)?.to_le_bytes());
         raw.extend([0; 8]);
-        raw.extend(uuid(&params.data_digest));
-        raw.extend(VOLUME_NAME);
+        raw.extend(uuid(&head.uuid));
+        raw.extend(head.volume);
         raw.extend((INCOMPAT_CHUNKED_FILE | INCOMPAT_DEVICE_TABLE).to_le_bytes());
         raw.extend([0; 2]);
-        raw.extend(1u16.to_le_bytes());
+        raw.extend((head.devices.len() as u16).to_le_bytes());
         raw.extend((DEVICE_SLOT_NUMBER as u16).to_le_bytes());
         raw.resize(SUPER_SIZE, 0);
-        raw.extend(params.data_digest.hex().as_bytes());
-        raw.extend(tar_blocks.to_le_bytes());
-        raw.resize(sum_size as usize, 0);
-        let checksum = crc32c(&raw);
+        for device in head.devices {
+            let start = raw.len();
+            raw.extend(device.tag.hex().as_bytes());
+            raw.extend(blocks(device.size, layout.block)?.to_le_bytes());
+            raw.resize(start + DEVICE_SLOT as usize, 0);
+        }
+        raw.resize(raw.len().max(sum_size as usize), 0);
+        let checksum = crc32c(&raw[..sum_size as usize]);
         raw[4..8].copy_from_slice(&checksum.to_le_bytes());
         self.pad(SUPER_OFFSET)?;
         self.put(&raw)
@@ -149,30 +193,43 @@ impl Output<'_> {
             let body = self.layout.body(self.image, id);
             let size = match body {
                 Body::Inline(length) | Body::Blocks(length) => length,
-                Body::Chunks(_) | Body::Empty => self.image.inodes[node as usize].size,
+                Body::Chunks(_) | Body::Ready { .. } | Body::Empty => self.image.inodes[node as usize].size,
             };
             let (layout, field) = match &body {
                 Body::Empty => (LAYOUT_PLAIN, self.image.inodes[node as usize].packed_device()),
                 Body::Inline(_) => (LAYOUT_INLINE, 0),
                 Body::Blocks(_) => (LAYOUT_PLAIN, blocks(next_block, self.layout.block)?),
                 Body::Chunks(plan) => (LAYOUT_CHUNKS, CHUNK_INDEXES | plan.bits),
+                Body::Ready { bits, .. } => (LAYOUT_CHUNKS, CHUNK_INDEXES | bits),
             };
             self.inode(id, number, layout, field, size)?;
             match body {
                 Body::Inline(_) => self.own_bytes(id)?,
                 Body::Chunks(plan) => {
                     self.pad(self.at.next_multiple_of(CHUNK_INDEX))?;
+                    let (block, device) = (self.layout.block, self.image.inodes[node as usize].device);
                     let index = with_segments(self.image, id, |segments| {
-                        chunk_index(chunks(size, segments, self.layout.block, plan), self.layout.block, next_block)
+                        chunk_index(chunks(size, segments, block, plan), device, block, next_block)
                     })?;
                     self.put(&index)?;
                     next_block += plan.copied;
                 }
+                Body::Ready { .. } => self.ready_index(id)?,
                 Body::Blocks(length) => next_block += length.next_multiple_of(self.layout.block),
                 Body::Empty => {}
             }
         }
         Ok(())
+    }
+
+    /// The chunk index that a file came with.
+    fn ready_index(&mut self, id: NodeId) -> Result<()> {
+        self.pad(self.at.next_multiple_of(CHUNK_INDEX))?;
+        let mut index = Vec::new();
+        for chunk in self.image.table(id).iter().flat_map(|table| &table.chunks) {
+            put_chunk(&mut index, chunk.device, chunk.block);
+        }
+        self.put(&index)
     }
 
     fn inode(&mut self, id: NodeId, number: u32, layout: u16, field: u32, size: u64) -> Result<()> {
@@ -218,7 +275,7 @@ impl Output<'_> {
                         Ok::<(), Error>(())
                     })?;
                 }
-                Body::Empty | Body::Inline(_) | Body::Chunks(_) => {}
+                Body::Empty | Body::Inline(_) | Body::Chunks(_) | Body::Ready { .. } => {}
             }
         }
         self.pad(self.layout.end)
@@ -254,6 +311,7 @@ impl Output<'_> {
 
     /// What of a file lies between `start` and `end`, holes as zeros.
     fn copy(&mut self, segments: &[Segment], start: u64, end: u64) -> Result<()> {
+        let (data, data_start) = self.data.ok_or_else(|| Error::internal("a chunk is to be copied from nowhere"))?;
         let origin = self.at;
         let mut buffer = [0u8; 4096];
         let from = segments.partition_point(|s| s.file_offset + s.length <= start);
@@ -263,8 +321,8 @@ impl Output<'_> {
             self.pad(origin + (at - start))?;
             while at < stop {
                 let part = &mut buffer[..(stop - at).min(4096) as usize];
-                let from = self.data_start + segment.data_offset + (at - segment.file_offset);
-                self.data.read_exact_at(part, from).at("read", "layer data")?;
+                let from = data_start + segment.data_offset + (at - segment.file_offset);
+                data.read_exact_at(part, from).at("read", "layer data")?;
                 at += part.len() as u64;
                 self.put(part)?;
             }
@@ -282,23 +340,27 @@ impl Output<'_> {
 }
 
 /// The index of a file's chunks, of which those to be copied go to `next_block` and behind.
-fn chunk_index(chunks: impl Iterator<Item = Chunk>, block: u64, mut next_block: u64) -> Result<Vec<u8>> {
+fn chunk_index(chunks: impl Iterator<Item = Chunk>, data: u16, block: u64, mut next_block: u64) -> Result<Vec<u8>> {
     let mut index = Vec::new();
     for chunk in chunks {
         let (device, number) = match chunk {
             Chunk::Hole => (0, NULL_BLOCK),
-            Chunk::Data(at) => (TAR_DEVICE, blocks(at, block)?),
+            Chunk::Data(at) => (data, blocks(at, block)?),
             Chunk::Copy(start, end) => {
                 let number = blocks(next_block, block)?;
                 next_block += (end - start).next_multiple_of(block);
                 (0, number)
             }
         };
-        index.extend([0; 2]);
-        index.extend(device.to_le_bytes());
-        index.extend(number.to_le_bytes());
+        put_chunk(&mut index, device, number);
     }
     Ok(index)
+}
+
+fn put_chunk(index: &mut Vec<u8>, device: u16, block: u32) {
+    index.extend([0; 2]);
+    index.extend(device.to_le_bytes());
+    index.extend(block.to_le_bytes());
 }
 
 /// A UUID of version 8 (RFC 9562: vendor-specific) from a digest. overlayfs tells lower layers apart by it.

@@ -87,6 +87,14 @@ impl Entry {
         }
     }
 
+    /// The layer, counted from the top, and the inode in it; of a directory the topmost. `None` in an upper directory.
+    pub(crate) fn place_in_layer(&self) -> Option<(usize, Nid)> {
+        match self.places.first() {
+            Some(Place::Layer(number, nid)) => Some((*number, *nid)),
+            _ => None,
+        }
+    }
+
     /// What tells two names of one file (hard links) from two files.
     pub(crate) fn identity(&self) -> Result<(Origin, u64, u64)> {
         match &self.places[0] {
