@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use engine::shim::Client;
 use fs_base::lock::Lock;
 use fs_base::trash::Trash;
-use fs_base::{ContainerId, Error, IoContext, LayerId, Result, durable};
+use fs_base::{ContainerId, IoContext, LayerId, Result};
 use layerfs::driver::Mounter;
 use layerfs::store::{Pin, Store};
 use volumes::Volumes;
@@ -16,10 +16,8 @@ use crate::config::Config;
 use crate::container::Containers;
 use crate::db::Db;
 use crate::events::Events;
+use crate::format;
 use crate::image::Turns;
-
-/// The store's format. A newer one is refused, an older one would be upgraded here.
-const FORMAT: &str = "fsd-store 1\n";
 
 /// What the services share.
 #[derive(Debug)]
@@ -70,11 +68,13 @@ impl App {
         make_private(&config.root)?;
         make_private(&config.run)?;
         let lock = Lock::take(&config.root.join("lock"))?;
-        check_format(&config.root.join("FORMAT"))?;
+        let format_file = config.root.join("FORMAT");
+        format::check(&format_file)?;
         let db = Db::open(&config.root.join("meta.db"))?;
         let store = Arc::new(Store::open(&config.root)?);
         store.clear_tmp()?;
         let mounter = Mounter::new(Arc::clone(&store), config.storage.choice())?;
+        format::record(&format_file, mounter.driver_name())?;
         let volumes = Volumes::open(&config.root, Arc::new(db.clone()))?;
         let trash = Trash::open(config.root.join("trash"))?;
         let (containers, events) = (Containers::default(), Events::default());
@@ -161,20 +161,4 @@ impl App {
 fn make_private(path: &std::path::Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(0o711).create(path).at("make directory", path)
-}
-
-/// Makes the file that says the format, or refuses a format that is not ours.
-pub fn check_format(path: &std::path::Path) -> Result<()> {
-    match std::fs::read_to_string(path) {
-        Ok(text) if text == FORMAT => Ok(()),
-        Ok(text) => Err(Error::unsupported(format!(
-            "{}: the store's format is {:?}, this version reads {:?}",
-            path.display(),
-            text.trim(),
-            FORMAT.trim()
-        ))
-        .with_hint("use the version that wrote it, or another --root")),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => durable::write(path, FORMAT.as_bytes(), 0o644),
-        Err(error) => Err(Error::io("read", path, error)),
-    }
 }

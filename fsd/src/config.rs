@@ -87,7 +87,7 @@ pub struct Options {
     /// Storage driver: erofs, erofs-loop or overlay [default: the first that works here]
     #[arg(long, global = true, env = "FSD_STORAGE_DRIVER", value_name = "NAME")]
     pub storage_driver: Option<String>,
-    /// Option of the storage driver: stacking=descriptors, paths or options [default: the first that works here]
+    /// Option of the storage driver: stacking=descriptors, paths or options; merge-above=LAYERS
     #[arg(long = "storage-opt", global = true, value_name = "KEY=VALUE")]
     pub storage_opts: Vec<String>,
     /// Program that looks after a container [default: fsd-shim, beside this program]
@@ -159,17 +159,23 @@ pub struct Storage {
     driver: Option<String>,
     /// The way of stacking layers.
     stacking: Option<String>,
+    /// From how many layers on they are merged into one.
+    merge_above: Option<usize>,
 }
 
 impl Storage {
     fn of(driver: Option<String>, options: &[String]) -> Result<Storage> {
-        let mut storage = Storage { driver, stacking: None };
+        let mut storage = Storage { driver, ..Storage::default() };
         for option in options {
             match option.split_once('=') {
                 Some(("stacking", way)) => storage.stacking = Some(way.to_owned()),
+                Some(("merge-above", layers)) => match layers.parse() {
+                    Ok(layers @ 1..) => storage.merge_above = Some(layers),
+                    _ => return Err(Error::invalid(format!("invalid storage option {option:?}: a number of layers is wanted"))),
+                },
                 _ => {
                     return Err(Error::invalid(format!("unknown storage option {option:?}"))
-                        .with_hint("there is one: stacking=descriptors, stacking=paths or stacking=options"));
+                        .with_hint("there are stacking=descriptors, stacking=paths, stacking=options, and merge-above=LAYERS"));
                 }
             }
         }
@@ -178,7 +184,7 @@ impl Storage {
 
     /// In layerfs's words.
     pub fn choice(&self) -> Choice<'_> {
-        Choice { driver: self.driver.as_deref(), stacking: self.stacking.as_deref() }
+        Choice { driver: self.driver.as_deref(), stacking: self.stacking.as_deref(), merge_above: self.merge_above }
     }
 }
 

@@ -10,6 +10,7 @@ mod config;
 mod container;
 mod db;
 mod events;
+mod format;
 mod fuse;
 mod image;
 mod manual;

@@ -71,6 +71,9 @@ fn settings_are_checked_by_name() {
     assert!(fails(&check("host = 'tcp://0.0.0.0:2375'\n")).contains("TCP is not offered"));
     assert!(fails(&check("log = 'loud'\n")).contains("\"loud\""));
     assert!(fails(&fsd(&["--config", "/nonexistent.toml"])).contains("/nonexistent.toml"));
+    assert!(fails(&check("storage-opts = ['dm.size=1g']\n")).contains("dm.size"));
+    assert!(fails(&check("storage-opts = ['merge-above=0']\n")).contains("merge-above=0"));
+    assert!(ok(&check("storage-driver = 'overlay'\nstorage-opts = ['stacking=options']\n")).contains("overlay"));
     let root = dir.path().join("root");
     let error =
         fails(&fsd(&["--storage-driver", "zfs", "--root", root.to_str().unwrap(), "--run", dir.path().to_str().unwrap()]));
@@ -81,16 +84,45 @@ fn settings_are_checked_by_name() {
 fn a_newer_store_is_refused() {
     let mut daemon = Daemon::start();
     daemon.stop();
-    std::fs::write(daemon.dir().join("root/FORMAT"), "fsd-store 99\n").unwrap();
-    let error = fails(&fsd(&[
-        "--root",
-        daemon.dir().join("root").to_str().unwrap(),
-        "--run",
-        daemon.dir().join("run").to_str().unwrap(),
-    ]));
-    assert!(error.contains("fsd-store 99") && error.contains("hint:"), "{error}");
+    let [root, run] = ["root", "run"].map(|name| daemon.dir().join(name).to_str().unwrap().to_owned());
+    for (format, named) in [
+        ("fsd-store 99\n", "fsd-store 99"),
+        ("fsd-store 1\nfeature holograms\n", "holograms"),
+        ("fsd-store 1\ndriver zfs\n", "\"zfs\""),
+    ] {
+        std::fs::write(daemon.dir().join("root/FORMAT"), format).unwrap();
+        let error = fails(&fsd(&["--root", &root, "--run", &run]));
+        assert!(error.contains(named) && error.contains("hint:"), "{error}");
+    }
     std::fs::write(daemon.dir().join("root/FORMAT"), "fsd-store 1\n").unwrap();
     daemon.restart();
+    let (_, info) = daemon.ask("GET", "/fsd/v1/info", None);
+    let format = std::fs::read_to_string(daemon.dir().join("root/FORMAT")).unwrap();
+    let driver = info["driver"].as_str().unwrap();
+    assert!(driver == "none" || format.contains(&format!("driver {driver}\n")), "{format}");
+}
+
+#[test]
+fn what_serves_layers_can_be_asked_for_and_is_told() {
+    if !system_tests::may_mount() {
+        return;
+    }
+    for (driver, stacking) in [("overlay", "options"), ("erofs", "paths"), ("erofs-loop", "descriptors")] {
+        let dir = tempfile::tempdir().unwrap();
+        let daemon = Daemon::start_in(dir, &["--storage-driver", driver, "--storage-opt", &format!("stacking={stacking}")]);
+        let (_, docker) = daemon.ask("GET", "/info", None);
+        let (_, own) = daemon.ask("GET", "/fsd/v1/info", None);
+        assert_eq!((&docker["Driver"], &own["driver"]), (&driver.into(), &driver.into()));
+        let status = docker["DriverStatus"].as_array().unwrap();
+        let said = |name: &str| status.iter().find(|pair| pair[0] == name).map(|pair| pair[1].as_str().unwrap().to_owned());
+        assert_eq!(said(&format!("driver {driver}")).as_deref(), Some("in use"), "{status:?}");
+        assert_eq!(said(&format!("stacking {stacking}")).as_deref(), Some("in use"), "{status:?}");
+        let other = if driver == "erofs" { "overlay" } else { "erofs" };
+        let why = said(&format!("driver {other}")).unwrap();
+        assert_eq!(why, format!("not tried: the configuration names {driver}"));
+        let probes = own["probes"].as_array().unwrap();
+        assert_eq!(probes.iter().filter(|probe| probe["answer"] == "supported").count(), 2, "{probes:?}");
+    }
 }
 
 #[test]

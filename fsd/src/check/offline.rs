@@ -9,9 +9,9 @@ use layerfs::store::Store;
 use volumes::Volumes;
 
 use super::Scope;
-use crate::app::check_format;
 use crate::config::Config;
 use crate::db::Db;
+use crate::format;
 
 /// Checks the store alone, and changes nothing unless `options` ask for a repair. `tell` is given each event.
 pub fn run(config: &Config, options: &CheckQuery, tell: &mut dyn FnMut(&CheckEvent)) -> Result<CheckSummary> {
@@ -23,7 +23,7 @@ pub fn run(config: &Config, options: &CheckQuery, tell: &mut dyn FnMut(&CheckEve
         Class::Busy => error.context("a daemon serves this store").with_hint("ask it: ctl system check; or stop it first"),
         _ => error,
     })?;
-    check_format(&root.join("FORMAT"))?;
+    format::check(&root.join("FORMAT"))?;
     let db = Db::open(&root.join("meta.db"))?;
     let store = Store::open(root)?;
     let volumes = Volumes::open(root, Arc::new(db.clone()))?;

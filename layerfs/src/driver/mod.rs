@@ -76,6 +76,7 @@ use std::sync::Arc;
 use fs_base::sys::mount::Mount;
 use fs_base::{Probe, Result};
 
+use crate::overlayfs::Namespace;
 use crate::store::{Layer, Store};
 
 pub use layers::Lease;
@@ -107,6 +108,26 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
 pub trait Merging {
     /// A detached, read-only mount of the tree that `chain`, bottom first, gives: no whiteouts, no opaque directories.
     fn mount_merged(&self, store: &Store, chain: &[Arc<Layer>]) -> Result<Mount>;
+}
+
+/// Where the writable layers that this process makes keep overlayfs's marks. A process that keeps them elsewhere can't
+/// read them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upper {
+    /// In `trusted.` attributes: a privileged process.
+    Trusted,
+    /// In `user.` attributes.
+    User,
+}
+
+impl Upper {
+    /// Of this process.
+    pub fn of_process() -> Upper {
+        match Namespace::of_process() {
+            Namespace::Trusted => Upper::Trusted,
+            Namespace::User => Upper::User,
+        }
+    }
 }
 
 /// What drivers differ in, for who asks rather than knows their names.
