@@ -1,0 +1,290 @@
+//! Power cuts. A virtual machine's daemon loads, names and removes images while every write to its disk is logged; then
+//! it is killed. From the log come disks as a cut leaves them at any moment, writes since the last flush dropped or torn.
+//! On each the next daemon finds what was acknowledged before the cut, and of what was under way all or nothing.
+
+#![allow(clippy::unwrap_used)] // a failed step fails the test
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use system_tests::cut::{Chance, Disk, Left, Request, read_log};
+use system_tests::images::{config, digest, docker_archive, layer};
+use system_tests::{Daemon, has, may_mount, ok, program, sh};
+
+/// The store's disk, in MiB; the last of them is for the mark.
+const DISK: u64 = 64;
+const MARK_AT: u64 = (DISK - 1) << 20;
+/// How long a machine may take; a good one takes a fifth of it.
+const DEADLINE: Duration = Duration::from_secs(150);
+/// Cuts that are looked at on this host, and in a machine that is booted again.
+const CUTS: usize = 60;
+const BOOTS: usize = 2;
+
+/// Names and ids of images.
+type Images = BTreeMap<String, String>;
+
+/// What is done, and which images are there after it.
+struct Step {
+    command: &'static str,
+    after: Images,
+}
+
+fn steps(ids: &BTreeMap<&str, String>) -> Vec<Step> {
+    let mut images = Images::new();
+    let mut all = Vec::new();
+    let mut step = |command: &'static str, change: &dyn Fn(&mut Images)| {
+        change(&mut images);
+        all.push(Step { command, after: images.clone() });
+    };
+    let (a, b, new) = (&ids["a"], &ids["b"], &ids["new"]);
+    let add = |name: &'static str, id: &str| {
+        let id = id.to_owned();
+        move |images: &mut Images| drop(images.insert(name.to_owned(), id.clone()))
+    };
+    let remove = |name: &'static str| move |images: &mut Images| drop(images.remove(name));
+    step("load -q -i /a.tar", &add("a:1", a));
+    step("load -q -i /b.tar", &add("b:1", b));
+    step("tag a:1 c:1", &add("c:1", a));
+    step("load -q -i /new.tar", &add("a:1", new));
+    step("rmi b:1", &remove("b:1"));
+    step("rmi c:1", &remove("c:1"));
+    step("load -q -i /b.tar", &add("b:1", b));
+    step("rmi a:1", &remove("a:1"));
+    step("load -q -i /a.tar", &add("a:1", a));
+    all
+}
+
+fn noise(seed: u64, size: usize) -> String {
+    let mut chance = Chance(seed);
+    (0..size).map(|_| char::from(b'!' + chance.below(64) as u8)).collect()
+}
+
+/// Makes the machine's disks, and returns the steps. The archives share a layer.
+fn prepare(dir: &Path) -> Vec<Step> {
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts");
+    let programs = ["fsd", "ctl"].map(|name| program(name).display().to_string()).join(" ");
+    sh(
+        dir,
+        &format!("{}/vm/programs root {programs}; install -m 755 {}/vm/power root/checks", scripts.display(), scripts.display()),
+    );
+    let base = layer(&[("base", &noise(1, 700_000))]);
+    let mut ids = BTreeMap::new();
+    for (name, tag, seed) in [("a", "a:1", 2), ("b", "b:1", 3), ("new", "a:1", 4)] {
+        let own = layer(&[("own", &noise(seed, 300_000)), ("small", name)]);
+        ids.insert(name, digest(&config(&[&base, &own])));
+        std::fs::write(dir.join(format!("root/{name}.tar")), docker_archive(tag, &[&base, &own])).unwrap();
+    }
+    let steps = steps(&ids);
+    let text: Vec<String> = steps.iter().map(|step| format!("{}\n", step.command)).collect();
+    std::fs::write(dir.join("root/steps"), text.concat()).unwrap();
+    // What the file systems do later by themselves would only blur the log.
+    let ext4 = "mke2fs -q -t ext4 -E root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0";
+    sh(
+        dir,
+        &format!(
+            "{ext4} -d root system.img 512M > /dev/null; truncate -s {DISK}M store.img; {ext4} -b 4096 store.img {}M",
+            DISK - 1
+        ),
+    );
+    steps
+}
+
+/// A virtual machine; killed when dropped.
+struct Machine {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Machine {
+    fn boot(dir: &Path, mode: &str, store: &[&str]) -> Machine {
+        let vm = vm_dir();
+        let kernel = std::fs::read_dir(vm.join("kernel/boot")).unwrap().flatten().map(|entry| entry.path());
+        let kernel = kernel.into_iter().find(|path| path.to_string_lossy().contains("vmlinuz")).unwrap();
+        let log = dir.join(format!("{mode}.log"));
+        let console = std::fs::File::create(&log).unwrap();
+        // It ends with this process, however that ends.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
+            .args(["-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "512", "-nodefaults", "-no-reboot", "-display", "none"])
+            .arg("-kernel")
+            .arg(kernel)
+            .arg("-initrd")
+            .arg(vm.join("first.cpio"))
+            .args(["-append", &format!("console=ttyS0 quiet panic=-1 mode={mode} mark_at={}", MARK_AT / 512)])
+            .args(["-drive", "file=system.img,format=raw,if=none,id=system,snapshot=on,cache=unsafe"])
+            .args(["-device", "virtio-blk-pci,drive=system"])
+            .args(store)
+            .args(["-device", "virtio-blk-pci,drive=store", "-serial", "stdio"])
+            .current_dir(dir)
+            .stdin(Stdio::null())
+            .stdout(console.try_clone().unwrap())
+            .stderr(console)
+            .spawn()
+            .unwrap();
+        Machine { child, log }
+    }
+
+    /// Waits until it says that it is done, and cuts its power. Returns what it has said.
+    fn run(mut self) -> String {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let said = String::from_utf8_lossy(&std::fs::read(&self.log).unwrap()).into_owned();
+            if said.contains("VM-OK") {
+                return said;
+            }
+            let ended = self.child.try_wait().unwrap();
+            let hopeless = said.contains("VM-FAILED") || ended.is_some() || Instant::now() > end;
+            assert!(!hopeless, "{ended:?}: {said}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn vm_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/vm")
+}
+
+/// Whether a machine can be booted here; says loudly if not.
+fn has_machine() -> bool {
+    let first = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/vm/first");
+    let output = Command::new("timeout").arg("300").arg(first).arg(vm_dir()).output().unwrap();
+    print!("{}", String::from_utf8_lossy(&output.stdout));
+    assert!(matches!(output.status.code(), Some(0 | 77)), "{}", String::from_utf8_lossy(&output.stderr));
+    output.status.success()
+}
+
+/// A moment of the log: after how many requests, and how many steps were acknowledged by then.
+#[derive(Debug, Clone, Copy)]
+struct Moment {
+    requests: usize,
+    acknowledged: usize,
+}
+
+/// The flush that follows a mark is the mark's own; a step has to make itself durable.
+fn without_marks_flushes(log: Vec<Request>) -> Vec<Request> {
+    let mut marked = false;
+    let mut kept = Vec::new();
+    for request in log {
+        let dropped = marked && matches!(request, Request::Flush);
+        marked = (marked && !dropped) || matches!(request, Request::Write { offset: MARK_AT, .. });
+        kept.extend(Some(request).filter(|_| !dropped));
+    }
+    kept
+}
+
+/// Moments at which there was something to lose, from the first mark on.
+fn moments(log: &[Request]) -> Vec<Moment> {
+    let (mut found, mut marked, mut at_stake) = (Vec::new(), None, 0);
+    for (number, request) in log.iter().enumerate() {
+        match request {
+            Request::Flush => at_stake = 0,
+            Request::Write { offset: MARK_AT, data, .. } => {
+                let text = String::from_utf8_lossy(data);
+                marked = text.lines().next().and_then(|line| line.strip_prefix("MARK ")?.parse().ok()).or(marked);
+            }
+            Request::Write { .. } => at_stake += 1,
+        }
+        if let Some(acknowledged) = marked.filter(|_| at_stake > 0) {
+            found.push(Moment { requests: number + 1, acknowledged });
+        }
+    }
+    found
+}
+
+/// The states that may be found at a moment: that of the last acknowledged step, and that of the one under way.
+fn allowed<'a>(steps: &'a [Step], moment: Moment, none: &'a Images) -> Vec<&'a Images> {
+    let before = moment.acknowledged.checked_sub(1).map_or(none, |last| &steps[last].after);
+    let under_way = steps.get(moment.acknowledged).map(|step| &step.after);
+    std::iter::once(before).chain(under_way).collect()
+}
+
+/// What a daemon of this host finds on a disk.
+fn look(image: &Path) -> Images {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("root")).unwrap();
+    sh(dir.path(), &format!("mount -o loop {} root", image.display()));
+    let mut daemon = Daemon::start_in(dir, &[]);
+    let list: Vec<Value> = serde_json::from_str(&ok(&daemon.curl(&["http://d/images/json"]))).unwrap();
+    let images = list
+        .iter()
+        .flat_map(|image| {
+            image["RepoTags"].as_array().unwrap().iter().map(|tag| (tag.as_str().unwrap(), image["Id"].as_str().unwrap()))
+        })
+        .map(|(tag, id)| (tag.to_owned(), id.to_owned()))
+        .collect();
+    let events = ok(&daemon.curl(&["-X", "POST", "http://d/fsd/v1/check?data=true"]));
+    assert!(events.contains("\"findings\":0"), "{events}");
+    let left = sh(daemon.dir(), "find root/tmp root/trash -mindepth 1");
+    assert!(left.is_empty(), "left: {left}");
+    daemon.stop();
+    images
+}
+
+/// What a machine that is booted with a disk finds.
+fn boot_and_look(dir: &Path, image: &str) -> Images {
+    let drive = format!("driver=raw,node-name=store,file.driver=file,file.filename={image},cache.no-flush=on");
+    let said = Machine::boot(dir, "look", &["-blockdev", &drive]).run();
+    assert!(said.contains(": clean"), "{said}");
+    let lines = said.lines().filter_map(|line| line.trim().strip_prefix("IMAGE ")?.split_once(' '));
+    lines.map(|(name, id)| (name.to_owned(), id.to_owned())).collect()
+}
+
+#[test]
+fn a_power_cut_at_any_moment_loses_nothing_that_was_acknowledged() {
+    if !may_mount() || !has("setpriv") || !has_machine() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (dir, none) = (dir.path(), Images::new());
+    let steps = prepare(dir);
+    let empty = std::fs::read(dir.join("store.img")).unwrap();
+    let logged = [
+        "-blockdev",
+        "driver=raw,node-name=disk,file.driver=file,file.filename=store.img",
+        "-blockdev",
+        "driver=file,node-name=log,filename=writes.log",
+        "-blockdev",
+        "driver=blklogwrites,node-name=store,file=disk,log=log,log-sector-size=512",
+    ];
+    std::fs::write(dir.join("writes.log"), "").unwrap();
+    Machine::boot(dir, "write", &logged).run();
+
+    // Killed, and booted again with what had reached the disk.
+    let last = Moment { requests: 0, acknowledged: steps.len() };
+    assert_eq!(boot_and_look(dir, "store.img"), *allowed(&steps, last, &none)[0], "killed and booted again");
+
+    let log = without_marks_flushes(read_log(&dir.join("writes.log")));
+    let moments = moments(&log);
+    let flushes = log.iter().filter(|request| matches!(request, Request::Flush)).count();
+    println!("{} requests, {flushes} of them flushes; {} moments at which something could be lost", log.len(), moments.len());
+    assert!(flushes > 50 && moments.len() > 100 && moments.iter().any(|moment| moment.acknowledged == steps.len() - 1));
+    let (mut disk, mut done, mut chance, mut between) = (Disk::new(empty), 0, Chance(7), 0);
+    let image = dir.join("cut.img");
+    for number in 0..CUTS + BOOTS {
+        let moment = moments[number * (moments.len() - 1) / (CUTS + BOOTS - 1)];
+        log[done..moment.requests].iter().for_each(|request| disk.take(request));
+        done = moment.requests;
+        let left = [Left::Nothing, Left::AllButTheLast, Left::Some(chance.below(1 << 30))][number % 3];
+        std::fs::write(&image, disk.cut(left)).unwrap();
+        let boots = (number + 1) % ((CUTS + BOOTS) / BOOTS) == 0;
+        let found = if boots { boot_and_look(dir, "cut.img") } else { look(&image) };
+        let allowed = allowed(&steps, moment, &none);
+        assert!(
+            allowed.contains(&&found),
+            "cut after {moment:?}, {left:?} of {} requests left: {found:?}, not one of {allowed:?}",
+            disk.at_stake()
+        );
+        between += usize::from(allowed.len() == 2 && found == *allowed[1]);
+    }
+    println!("{CUTS} cuts looked at here, {BOOTS} in a machine booted again; {between} times what was under way was done");
+}
