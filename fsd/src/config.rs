@@ -1,5 +1,6 @@
 //! What the daemon is told: defaults, then the file, then the environment, then flags.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -93,6 +94,12 @@ pub struct Options {
     /// Program that looks after a container [default: fsd-shim, beside this program]
     #[arg(long, global = true, env = "FSD_SHIM", value_name = "FILE")]
     pub shim: Option<PathBuf>,
+    /// OCI runtime for 'run --runtime NAME', besides runc and crun where they are installed
+    #[arg(long = "add-runtime", global = true, value_name = "NAME=FILE")]
+    pub runtimes: Vec<String>,
+    /// Runtime of containers that name none [default: builtin]
+    #[arg(long, global = true, env = "FSD_DEFAULT_RUNTIME", value_name = "NAME")]
+    pub default_runtime: Option<String>,
     /// Program that serves a tree by FUSE [default: fsd-fuse, beside this program or in ../bin]
     #[arg(long, global = true, env = "FSD_FUSE", value_name = "FILE")]
     pub fuse: Option<PathBuf>,
@@ -114,6 +121,10 @@ struct File {
     #[serde(rename = "storage-opts", default)]
     storage_opts: Vec<String>,
     shim: Option<PathBuf>,
+    #[serde(default)]
+    runtimes: BTreeMap<String, PathBuf>,
+    #[serde(rename = "default-runtime")]
+    default_runtime: Option<String>,
     fuse: Option<PathBuf>,
     log: Option<String>,
     #[serde(default)]
@@ -203,6 +214,10 @@ pub struct Config {
     pub storage: Storage,
     /// What looks after a container.
     pub shim: PathBuf,
+    /// OCI runtimes by name, besides those that are known.
+    pub runtimes: BTreeMap<String, PathBuf>,
+    /// The runtime of containers that name none.
+    pub default_runtime: String,
     /// What serves a tree by FUSE.
     pub fuse: PathBuf,
     /// The log level.
@@ -225,8 +240,7 @@ impl Config {
             Some(host) => socket_path(host)?,
         };
         let log = options.log.clone().or(file.log).unwrap_or_else(|| "info".to_owned());
-        let defaults = Limits::default();
-        Ok(Config {
+        let config = Config {
             root,
             run,
             socket,
@@ -240,18 +254,51 @@ impl Config {
             log: log.parse().map_err(|_| {
                 Error::invalid(format!("invalid log level {log:?}")).with_hint("use error, warn, info, debug or trace")
             })?,
-            limits: Limits {
-                entries: file.limits.entries.unwrap_or(defaults.entries),
-                size: file.limits.bytes.unwrap_or(defaults.size),
-                ratio: file.limits.ratio.unwrap_or(defaults.ratio).max(1),
-                file_size: file.limits.file_bytes.unwrap_or(defaults.file_size),
-                index: file.limits.index_bytes.unwrap_or(defaults.index),
-                time: file.limits.seconds.map_or(defaults.time, Duration::from_secs),
-                ..defaults
-            },
+            runtimes: runtimes(file.runtimes, &options.runtimes)?,
+            default_runtime: options
+                .default_runtime
+                .clone()
+                .or(file.default_runtime)
+                .unwrap_or_else(|| crate::container::runtimes::BUILTIN.to_owned()),
+            limits: limits(&file.limits),
             registries: Settings { insecure: file.registries.insecure, mirrors: file.registries.mirrors },
-        })
+        };
+        crate::container::runtimes::find(&config, "").map_err(|error| error.context("default-runtime"))?;
+        Ok(config)
     }
+}
+
+fn limits(file: &FileLimits) -> Limits {
+    let defaults = Limits::default();
+    Limits {
+        entries: file.entries.unwrap_or(defaults.entries),
+        size: file.bytes.unwrap_or(defaults.size),
+        ratio: file.ratio.unwrap_or(defaults.ratio).max(1),
+        file_size: file.file_bytes.unwrap_or(defaults.file_size),
+        index: file.index_bytes.unwrap_or(defaults.index),
+        time: file.seconds.map_or(defaults.time, Duration::from_secs),
+        ..defaults
+    }
+}
+
+/// The file's and the flags', which win.
+fn runtimes(mut all: BTreeMap<String, PathBuf>, flags: &[String]) -> Result<BTreeMap<String, PathBuf>> {
+    for flag in flags {
+        let (name, path) = flag.split_once('=').filter(|(name, path)| !name.is_empty() && !path.is_empty()).ok_or_else(|| {
+            Error::invalid(format!("invalid runtime {flag:?}")).with_hint("write --add-runtime NAME=/path/to/program")
+        })?;
+        all.insert(name.to_owned(), path.into());
+    }
+    for (name, path) in &mut all {
+        if name == crate::container::runtimes::BUILTIN {
+            return Err(Error::invalid(format!("the runtime {name} is built in and can't be another program")));
+        }
+        *path = absolute(path, &format!("runtime {name}"))?;
+        if !path.is_file() {
+            return Err(Error::not_found(format!("runtime {name}: {} is no program", path.display())));
+        }
+    }
+    Ok(all)
 }
 
 fn read_file(named: Option<&Path>) -> Result<File> {

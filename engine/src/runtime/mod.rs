@@ -13,6 +13,7 @@
 
 mod channel;
 mod exec;
+mod external;
 mod init;
 mod network;
 mod options;
@@ -32,8 +33,9 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use crate::cgroup::Cgroup;
 use crate::seccomp::{self, Filter};
-use channel::Channel;
+pub use channel::Channel;
 pub use exec::{Exec, exec};
+pub use external::External;
 
 /// Standard streams of a new process.
 #[derive(Debug)]
@@ -83,15 +85,22 @@ pub struct Created {
     pub gate: Gate,
 }
 
-/// What a new container waits at. Dropped, the container ends.
+/// What a new container waits at.
 #[derive(Debug)]
-pub struct Gate(Channel);
+pub enum Gate {
+    /// The built-in runtime's. Dropped, the container ends.
+    Builtin(Channel),
+    /// Another's, which has its own.
+    External(External),
+}
 
 impl Gate {
     /// Lets the container become the user's program. An error is the program's that could not be run.
     pub fn open(self) -> Result<()> {
-        self.0.send_start()?;
-        self.0.wait_for_exec()
+        match self {
+            Gate::Builtin(channel) => channel.send_start().and_then(|()| channel.wait_for_exec()),
+            Gate::External(runtime) => runtime.start(),
+        }
     }
 }
 
@@ -124,7 +133,7 @@ pub fn create(request: Create<'_>) -> Result<Created> {
                     root: ready.root.ok_or_else(|| Error::internal("the new process sent no root"))?,
                     console: ready.console,
                     warnings: ready.warnings,
-                    gate: Gate(ours),
+                    gate: Gate::Builtin(ours),
                 }),
                 Err(error) => {
                     let _ = process.signal(rustix::process::Signal::KILL.as_raw());

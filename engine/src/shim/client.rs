@@ -13,6 +13,8 @@ use fs_base::{Class, Error, IoContext, Result};
 use oci_spec::runtime::Spec;
 use rustix::mount::MountAttrFlags;
 
+use crate::runtime::External;
+
 use super::proto::{self, Answer, ExecRequest, Exit, Options, Reply, Request, State};
 
 /// How long a shim may take to make its container: mounts of a network file system can be slow.
@@ -114,6 +116,15 @@ fn answered(mut from: UnixStream, shim: &mut Child) -> Result<(i32, Vec<String>)
             Err(error.context(format!("the shim did not make the container{ended}")).with_class(Class::Internal))
         }
     }
+}
+
+/// Has the OCI runtime that ran a container forget it, where its shim was killed and could not.
+pub fn forget(dir: &Path) -> Result<()> {
+    let path = dir.join("shim.json");
+    let json = std::fs::read(&path).at("read", &path)?;
+    let options: Options =
+        serde_json::from_slice(&json).map_err(|error| Error::internal(format!("{}: {error}", path.display())))?;
+    options.runtime.map_or(Ok(()), |program| External::new(&program, dir).delete())
 }
 
 /// A shim that may be there or not: each call connects anew. One that has ended is [`Class::NotFound`].

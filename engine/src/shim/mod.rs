@@ -15,5 +15,5 @@ pub mod client;
 pub mod proto;
 pub mod server;
 
-pub use client::{Client, Launch, Launched, launch};
+pub use client::{Client, Launch, Launched, forget, launch};
 pub use proto::{Exit, LogOptions, Options, State, Status};

@@ -24,6 +24,9 @@ pub struct Options {
     pub stdin_once: bool,
     /// Whether a small init is the first process.
     pub init: bool,
+    /// The program of an OCI runtime that is to run it; the built-in one if `None`.
+    #[serde(default)]
+    pub runtime: Option<PathBuf>,
     /// Where the output is logged; nowhere if `None`.
     pub log: Option<LogOptions>,
 }

@@ -43,7 +43,8 @@ const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", 
 /// The spec of a container whose tree is `root`: names of users are looked up there.
 pub fn build(container: &Container, root: &Root) -> Result<Spec> {
     let mut spec = Spec::default();
-    spec.set_version("1.2.0".to_owned());
+    // The oldest that has all that is used here: crun 1.8 takes no newer one.
+    spec.set_version("1.0.2".to_owned());
     let mut tree = oci_spec::runtime::Root::default();
     tree.set_readonly(Some(container.read_only_root));
     spec.set_root(Some(tree));

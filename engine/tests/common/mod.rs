@@ -57,7 +57,7 @@ impl Box {
         let log = LogOptions { path: dir.path().join("log"), max_size: None, max_files: 1 };
         Box {
             container: value(args),
-            options: Options { open_stdin: false, stdin_once: false, init: false, log: Some(log) },
+            options: Options { open_stdin: false, stdin_once: false, init: false, runtime: None, log: Some(log) },
             dir,
             launched: None,
         }

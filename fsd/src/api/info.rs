@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::app::App;
+use crate::container;
 use crate::registry::Settings;
 
 /// Docker's answer, with what is ours in its place.
@@ -25,7 +26,7 @@ pub fn describe(app: &App) -> Result<Value> {
         "Plugins": {
             "Volume": ["local"], "Network": ["none", "host"], "Log": ["json-file", "none"], "Authorization": null,
         },
-        "Runtimes": {"builtin": {"path": app.config.shim}}, "DefaultRuntime": "builtin", "InitBinary": "builtin",
+        "Runtimes": runtimes(app), "DefaultRuntime": app.config.default_runtime, "InitBinary": "builtin",
         "LoggingDriver": "json-file", "CgroupDriver": "cgroupfs", "LiveRestoreEnabled": true, "Debug": false,
         "NFd": entries("/proc/self/fd"), "NGoroutines": entries("/proc/self/task"),
         "NEventsListener": app.events.listeners(), "RegistryConfig": registries(&app.config.registries),
@@ -111,6 +112,12 @@ fn os_release() -> (String, String) {
         value.map(|value| value.trim_matches(['"', '\'']).to_owned())
     };
     (field("PRETTY_NAME").unwrap_or_else(|| "linux".to_owned()), field("VERSION_ID").unwrap_or_default())
+}
+
+fn runtimes(app: &App) -> Value {
+    let mut all = container::runtimes::all(&app.config);
+    all.insert(container::runtimes::BUILTIN.to_owned(), app.config.shim.clone());
+    all.into_iter().map(|(name, path)| (name, json!({"path": path}))).collect::<Map<_, _>>().into()
 }
 
 fn total_memory() -> u64 {

@@ -8,7 +8,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use volumes::parse::HostMounts;
 
-use super::refuse;
+use super::{refuse, runtimes};
+use crate::config::Config;
 use crate::image::Config as ImageConfig;
 
 /// A container that was asked for.
@@ -56,6 +57,19 @@ pub fn decode(body: &[u8]) -> Result<New> {
 }
 
 impl New {
+    /// Checks and notes the runtime.
+    pub fn choose_runtime(&mut self, config: &Config) -> Result<()> {
+        let asked = self.host_config.get("Runtime").and_then(Value::as_str).unwrap_or_default();
+        let name = runtimes::name(config, asked).to_owned();
+        let has_init = self.host_config.get("Init") == Some(&json!(true));
+        if runtimes::find(config, &name)?.is_some() && has_init {
+            return Err(Error::unsupported(format!("--init is not supported with --runtime {name}"))
+                .with_hint("the init is the built-in runtime's: leave --runtime out"));
+        }
+        self.host_config.insert("Runtime".to_owned(), json!(name));
+        Ok(())
+    }
+
     /// Merges it with its image. `id` gives the host name where none was asked for.
     pub fn settle(mut self, image: &ImageConfig, id: &fs_base::ContainerId) -> Result<Settled> {
         merge_config(&mut self.config, &image.defaults, &id.as_str()[..12], self.host_config.get("UTSMode"));
@@ -156,7 +170,6 @@ fn default_host_config(host: &mut Map<String, Value>, warnings: &mut Vec<String>
         ("ShmSize", json!(64 << 20)),
         ("IpcMode", json!("private")),
         ("CgroupnsMode", json!("private")),
-        ("Runtime", json!("builtin")),
         ("MaskedPaths", Value::Null),
         ("ReadonlyPaths", Value::Null),
     ];

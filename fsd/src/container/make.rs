@@ -30,7 +30,8 @@ pub struct Made {
 /// Makes a container from the API's body. If it fails, nothing of it is left.
 pub fn create(app: &App, name: Option<&str>, body: &[u8]) -> Result<Made> {
     let name = name.filter(|name| !name.is_empty()).map(names::checked).transpose()?;
-    let new = decode(body)?;
+    let mut new = decode(body)?;
+    new.choose_runtime(&app.config)?;
     let image_name = new.image.clone();
     let image = image::find(app, &image_name)?;
     let id = ContainerId::random()?;

@@ -32,6 +32,7 @@ pub mod resources;
 mod restart;
 mod row;
 mod run;
+pub mod runtimes;
 pub mod show;
 pub mod signal;
 pub mod size;

@@ -48,7 +48,6 @@ pub fn host_config(host: &Map<String, Value>) -> Result<()> {
     }
     let text = |key: &str| host.get(key).and_then(Value::as_str).unwrap_or_default();
     one_of("--isolation", text("Isolation"), &["", "default"])?;
-    one_of("--runtime", text("Runtime"), &["", "builtin"])?;
     one_of("--userns", text("UsernsMode"), &["", "host"])?;
     one_of("--pid", text("PidMode"), &["", "host"])?;
     one_of("--ipc", text("IpcMode"), &["", "private", "host"])?;

@@ -102,6 +102,7 @@ fn make(app: &App, row: &ContainerRow, live: &Live) -> Result<engine::shim::Laun
         open_stdin: container.open_stdin,
         stdin_once: container.stdin_once,
         init: container.init,
+        runtime: super::runtimes::find(&app.config, row.definition.host_text("Runtime"))?,
         log: log.map(|log| LogOptions { path: dir.join(log.path), ..log }),
     };
     let run_dir = app.run_dir(&row.id);
@@ -201,6 +202,9 @@ pub fn ended(app: &Arc<App>, id: &ContainerId, exit: Option<Exit>) -> Result<()>
         // Nothing of a run survives the machine's.
         row.state.exited(LOST, false, crate::db::now())
     } else {
+        if let Err(error) = engine::shim::forget(&app.run_dir(id)) {
+            tracing::warn!(container = %id, %error, "its runtime could not be told of the container's end");
+        }
         end_by_cgroup(&row)?;
         let mut state = row.state.exited(KILLED, false, crate::db::now());
         "the container's shim was killed, so the container was ended".clone_into(&mut state.error);

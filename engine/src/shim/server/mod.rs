@@ -22,7 +22,7 @@ use super::proto::{self, Answer, Exit, Options, Reply, Status};
 use crate::cgroup::Cgroup;
 use crate::failure::Failure;
 use crate::log::{self, Writer};
-use crate::runtime::{self, Created, Gate};
+use crate::runtime::{self, Created, External, Gate};
 use requests::Connection;
 use session::{Kind, Session, Token};
 
@@ -54,6 +54,8 @@ struct Shim {
     dir: PathBuf,
     spec: Spec,
     namespaces: u64,
+    /// The runtime, if it is not the built-in one.
+    external: Option<External>,
     cgroup: Cgroup,
     listener: UnixListener,
     gate: Option<Gate>,
@@ -102,11 +104,13 @@ impl Shim {
         let spec: Spec = serde_json::from_slice(&read("config.json")?).map_err(parse)?;
         let options: Options = serde_json::from_slice(&read("shim.json")?).map_err(parse)?;
         let listener = listen(dir)?;
+        let external = options.runtime.as_deref().map(|program| External::new(program, dir));
         let (cgroup, mut warnings) = make_cgroup(&spec)?;
-        let made = Shim::make_container(dir, &spec, &options, root, &cgroup);
+        let made = Shim::make_container(dir, &spec, &options, root, &cgroup, external.as_ref());
         let (created, main) = match made {
             Ok(made) => made,
             Err(error) => {
+                forget(external.as_ref());
                 let _ = cgroup.kill_all();
                 let _ = cgroup.delete();
                 return Err(error);
@@ -115,7 +119,8 @@ impl Shim {
         warnings.extend(created.warnings);
         let shim = Shim {
             dir: dir.to_owned(),
-            namespaces: runtime::namespaces(&spec)?,
+            namespaces: if external.is_some() { 0 } else { runtime::namespaces(&spec)? },
+            external,
             root: Some(created.root),
             spec,
             cgroup,
@@ -133,7 +138,14 @@ impl Shim {
         Ok((shim, warnings))
     }
 
-    fn make_container(dir: &Path, spec: &Spec, options: &Options, root: Mount, cgroup: &Cgroup) -> Result<(Made, Session)> {
+    fn make_container(
+        dir: &Path,
+        spec: &Spec,
+        options: &Options,
+        root: Mount,
+        cgroup: &Cgroup,
+        external: Option<&External>,
+    ) -> Result<(Made, Session)> {
         let log = options
             .log
             .as_ref()
@@ -143,8 +155,11 @@ impl Shim {
         let kind = if terminal { Kind::Terminal } else { Kind::Pipes { stdin: options.open_stdin } };
         let (stdio, ends) = session::streams(kind)?;
         let scratch = dir.join("rootfs");
-        let request = runtime::Create { spec, root, scratch: &scratch, stdio, cgroup, init: options.init };
-        let Created { process, root, console, warnings, gate } = runtime::create(request)?;
+        let created = match external {
+            Some(external) => external.create(spec, &root, stdio)?,
+            None => runtime::create(runtime::Create { spec, root, scratch: &scratch, stdio, cgroup, init: options.init })?,
+        };
+        let Created { process, root, console, warnings, gate } = created;
         let session = Session::new(process, ends, console, log, options.stdin_once)?;
         Ok((Made { root, warnings, gate }, session))
     }
@@ -278,6 +293,7 @@ impl Shim {
         let json = serde_json::to_vec(&exit).map_err(|error| Error::internal(format!("encode: {error}")))?;
         std::fs::write(&new, json).at("write", &new)?;
         fs_base::durable::replace(&new, &path)?;
+        forget(self.external.as_ref());
         if let Err(error) = self.cgroup.delete() {
             eprintln!("{error}");
         }
@@ -309,6 +325,13 @@ fn listen(dir: &Path) -> Result<UnixListener> {
         UnixListener::bind(format!("/proc/self/fd/{}/shim.sock", folder.as_raw_fd())).at("bind", dir.join("shim.sock"))?;
     listener.set_nonblocking(true).at("configure", "shim socket")?;
     Ok(listener)
+}
+
+/// Has another runtime give up what it keeps of the container, cgroups of its own among it.
+fn forget(external: Option<&External>) {
+    if let Some(Err(error)) = external.map(External::delete) {
+        eprintln!("{error}");
+    }
 }
 
 fn make_cgroup(spec: &Spec) -> Result<(Cgroup, Vec<String>)> {

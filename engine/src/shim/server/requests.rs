@@ -164,15 +164,19 @@ impl Shim {
             (false, false) => Kind::Null,
         };
         let (stdio, ends) = session::streams(kind)?;
-        let filter = if request.unconfined { None } else { runtime::filter(&self.spec)? };
-        let (process, console) = runtime::exec(Exec {
-            target: self.main.process().as_fd(),
-            namespaces: self.namespaces,
-            process: &request.process,
-            filter: filter.as_ref(),
-            stdio,
-            cgroup: &self.cgroup,
-        })?;
+        let (process, console) = if let Some(external) = &self.external {
+            external.exec(&request.process, stdio)?
+        } else {
+            let filter = if request.unconfined { None } else { runtime::filter(&self.spec)? };
+            runtime::exec(Exec {
+                target: self.main.process().as_fd(),
+                namespaces: self.namespaces,
+                process: &request.process,
+                filter: filter.as_ref(),
+                stdio,
+                cgroup: &self.cgroup,
+            })?
+        };
         let pid = process.pid();
         let session = Session::new(process, ends, console, None, true)?;
         if let Some((rows, cols)) = request.size.filter(|_| terminal) {

@@ -66,7 +66,6 @@ fn what_is_not_supported_is_refused_by_name() {
         ("--publish", |b| b["HostConfig"]["PortBindings"] = json!({"80/tcp": [{"HostPort": "80"}]})),
         ("--publish-all", |b| b["HostConfig"]["PublishAllPorts"] = json!(true)),
         ("--device", |b| b["HostConfig"]["Devices"] = json!([{"PathOnHost": "/dev/fuse"}])),
-        ("--runtime runc", |b| b["HostConfig"]["Runtime"] = json!("runc")),
         ("--pid container:x", |b| b["HostConfig"]["PidMode"] = json!("container:x")),
         ("--log-driver syslog", |b| b["HostConfig"]["LogConfig"]["Type"] = json!("syslog")),
         ("--log-opt tag", |b| b["HostConfig"]["LogConfig"]["Config"] = json!({"tag": "x"})),

@@ -1,0 +1,183 @@
+//! `--runtime`: an OCI runtime's program (runc, crun, …) in the built-in one's place.
+//!
+//! The shim's folder is the bundle. The container's tree is attached at `rootfs` in a mount namespace of the shim's own,
+//! so that the host's mount table does not see it; the runtime inherits that namespace. The container's processes become
+//! children of the shim when the runtime, their maker, has ended, because the shim is a subreaper for that moment.
+//!
+//! Source: OCI runtime spec 1.2; the command line is runc's, which other runtimes take.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio as Standard};
+
+use fs_base::sys::mount::{Mount, open_dir, unshare_mount_namespace};
+use fs_base::sys::pid::Process;
+use fs_base::{Error, IoContext, Result};
+use oci_spec::runtime::{Process as ProcessSpec, Spec};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{getpid, set_child_subreaper};
+use serde::Deserialize;
+
+use super::{Created, Gate, Stdio};
+use crate::shim::server::passing;
+
+/// Where the runtime keeps its own state, in the shim's folder.
+const STATE: &str = "runtime";
+/// Where it writes what went wrong.
+const LOG: &str = "runtime.log";
+
+/// A runtime's program, and the container that it is for.
+#[derive(Debug, Clone)]
+pub struct External {
+    program: PathBuf,
+    dir: PathBuf,
+}
+
+impl External {
+    /// `dir` is the shim's folder, whose name is the container's for the runtime too.
+    pub fn new(program: &Path, dir: &Path) -> External {
+        External { program: program.to_owned(), dir: dir.to_owned() }
+    }
+
+    /// Makes the container. Its cgroup may be there already.
+    pub fn create(&self, spec: &Spec, root: &Mount, stdio: Stdio) -> Result<Created> {
+        unshare_mount_namespace()?;
+        root.attach(&self.dir.join("rootfs"))?;
+        let terminal = spec.process().as_ref().and_then(ProcessSpec::terminal).unwrap_or(false);
+        let (process, console) = self.make("create", "init", terminal, stdio, &[])?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let path = format!("/proc/{}/root", process.pid());
+        let root = rustix::fs::open(&path, flags, Mode::empty()).at("open", &path)?;
+        Ok(Created { process, root, console, warnings: Vec::new(), gate: Gate::External(self.clone()) })
+    }
+
+    /// Lets the container's program run.
+    pub fn start(&self) -> Result<()> {
+        let mut command = self.command("start");
+        self.run(command.arg(self.id()), "start")
+    }
+
+    /// Runs a process in the container.
+    pub fn exec(&self, process: &ProcessSpec, stdio: Stdio) -> Result<(Process, Option<OwnedFd>)> {
+        let file = self.dir.join("exec.json");
+        let json = serde_json::to_vec(process).map_err(|error| Error::internal(format!("{}: {error}", file.display())))?;
+        std::fs::write(&file, json).at("write", &file)?;
+        let made = self.make("exec", "exec", process.terminal().unwrap_or(false), stdio, &["--detach", "--process", "exec.json"]);
+        let _ = std::fs::remove_file(&file);
+        made
+    }
+
+    /// Has the runtime forget the container, which is ended if it runs.
+    pub fn delete(&self) -> Result<()> {
+        let mut command = self.command("delete");
+        self.run(command.arg("--force").arg(self.id()), "delete")
+    }
+
+    /// `create` and `exec` are alike: they hand their streams on, or send a terminal, and write a number.
+    fn make(&self, verb: &str, name: &str, terminal: bool, stdio: Stdio, more: &[&str]) -> Result<(Process, Option<OwnedFd>)> {
+        let (pid_file, socket) = (format!("{name}.pid"), format!("{name}.sock"));
+        let mut command = self.command(verb);
+        command.args(["--pid-file", &pid_file]).args(more);
+        let consoles = terminal.then(|| self.listen(&socket)).transpose()?;
+        if consoles.is_some() {
+            command.args(["--console-socket", &socket]);
+        }
+        if let Stdio::Streams { stdin, stdout, stderr } = stdio {
+            command.stdin(Standard::from(stdin)).stdout(Standard::from(stdout)).stderr(Standard::from(stderr));
+        }
+        set_child_subreaper(Some(getpid())).at("become", "subreaper")?;
+        let done = self.run(command.arg(self.id()), verb);
+        let process = done.and_then(|()| self.read_pid(&pid_file)).and_then(Process::open);
+        set_child_subreaper(None).at("be no longer", "subreaper")?;
+        // The command still holds the process's ends of the streams.
+        drop(command);
+        let console = consoles.map(|listener| self.take_console(&listener, &socket)).transpose();
+        Ok((process?, console?.flatten()))
+    }
+
+    fn command(&self, verb: &str) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .current_dir(&self.dir)
+            .env_clear()
+            // It may call programs of its own (newuidmap, criu).
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .arg("--root")
+            .arg(self.dir.join(STATE))
+            .args(["--log", LOG, "--log-format", "json", verb])
+            .stdin(Standard::null())
+            .stdout(Standard::null())
+            .stderr(Standard::null());
+        command
+    }
+
+    fn id(&self) -> &OsStr {
+        self.dir.file_name().unwrap_or_default()
+    }
+
+    fn run(&self, command: &mut Command, verb: &str) -> Result<()> {
+        let log = self.dir.join(LOG);
+        let _ = std::fs::remove_file(&log);
+        let status = command.status().at("run", &self.program)?;
+        if status.success() {
+            return Ok(());
+        }
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let why = last_error(&text).unwrap_or_else(|| format!("{}: {status}", self.program.display()));
+        // Of exec the caller says so itself, as it does for the built-in runtime.
+        Err(Error::internal(if verb == "exec" { why } else { format!("OCI runtime {verb} failed: {why}") }))
+    }
+
+    fn read_pid(&self, name: &str) -> Result<i32> {
+        let path = self.dir.join(name);
+        let text = std::fs::read_to_string(&path).at("read", &path)?;
+        let _ = std::fs::remove_file(&path);
+        text.trim().parse().map_err(|_| Error::internal(format!("{}: {text:?} is no process", path.display())))
+    }
+
+    /// By a short name for its folder: a socket's path may be 107 bytes long.
+    fn listen(&self, name: &str) -> Result<UnixListener> {
+        let _ = std::fs::remove_file(self.dir.join(name));
+        let folder = open_dir(&self.dir)?;
+        let listener =
+            UnixListener::bind(format!("/proc/self/fd/{}/{name}", folder.as_raw_fd())).at("bind", self.dir.join(name))?;
+        listener.set_nonblocking(true).at("configure", "console socket")?;
+        Ok(listener)
+    }
+
+    /// The runtime has ended: what it sent is there, or never comes.
+    fn take_console(&self, listener: &UnixListener, name: &str) -> Result<Option<OwnedFd>> {
+        let _ = std::fs::remove_file(self.dir.join(name));
+        match listener.accept() {
+            Ok((from, _)) => Ok(passing::receive(&from)?.1),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error).at("accept on", "console socket"),
+        }
+    }
+}
+
+/// The last error in the runtime's log, which has an object on each line.
+fn last_error(log: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Line {
+        level: String,
+        msg: String,
+    }
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
+    lines.filter(|line| matches!(line.level.as_str(), "error" | "fatal")).last().map(|line| line.msg)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_went_wrong_is_the_last_error() {
+        let log = "{\"level\":\"warning\",\"msg\":\"w\"}\n{\"level\":\"error\",\"msg\":\"first\"}\nnoise\n\
+                   {\"level\":\"error\",\"msg\":\"last\",\"time\":\"t\"}\n{\"level\":\"info\",\"msg\":\"i\"}\n";
+        assert_eq!(last_error(log).as_deref(), Some("last"));
+        assert_eq!(last_error(""), None);
+    }
+}
