@@ -107,6 +107,11 @@ fn options_reach_the_process() {
     );
     assert_eq!(run(&["--entrypoint", "echo", "busybox", "x"]), "x\n");
     assert_eq!(
+        run(&["--init", "busybox", "ps", "-o", "pid,comm,args"]).lines().nth(1).map(str::trim_end),
+        Some("    1 init             init -- ps -o pid,comm,args"),
+        "nothing of the host is in the first process's arguments"
+    );
+    assert_eq!(
         run(&["--read-only", "--tmpfs", "/t", "busybox", "sh", "-c", "touch /t/x && echo yes; touch /x 2>/dev/null || echo no"]),
         "yes\nno\n"
     );

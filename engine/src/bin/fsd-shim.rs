@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use fs_base::sys::process::close_inherited;
+use fs_base::sys::process::{close_inherited, find_title};
 use fs_base::{Error, IoContext, Result};
 
 fn main() -> ExitCode {
@@ -21,6 +21,9 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     close_inherited()?;
+    find_title();
+    // It may have been started by descriptor, whose number is its name then.
+    let _ = rustix::thread::set_name(c"fsd-shim");
     let Some(dir) = std::env::args_os().nth(1).map(PathBuf::from) else {
         return Err(Error::invalid("usage: fsd-shim DIR (it is started by fsd, not by hand)"));
     };

@@ -3,7 +3,7 @@
 
 use std::os::fd::OwnedFd;
 
-use fs_base::sys::process::{ForkOptions, Forked, exit_now, fork};
+use fs_base::sys::process::{ForkOptions, Forked, exit_now, fork, set_title};
 use fs_base::sys::signal::SignalSet;
 use oci_spec::runtime::Process;
 use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions};
@@ -33,6 +33,9 @@ pub fn run(process: &Process, filter: Option<&Filter>, warnings: &[String], cons
         }
     };
     drop(console);
+    let command = process.args().as_ref().map(|args| args.join(" ")).unwrap_or_default();
+    set_title(&format!("init -- {command}"));
+    let _ = rustix::thread::set_name(c"init");
     // It needs no more rights than the program it looks after.
     if restrict(process, filter, &mut warnings).and_then(|()| late_filter(process, filter)).is_err() {
         return 255;

@@ -22,8 +22,8 @@ use crate::{capability, cgroup, seccomp};
 
 pub use devices::allowed as allowed_devices;
 
-/// Paths that Docker hides.
-const MASKED: &[&str] = &[
+/// Paths that are hidden from a container that is not privileged, as Docker hides them.
+pub const MASKED: &[&str] = &[
     "/proc/asound",
     "/proc/acpi",
     "/proc/interrupts",
@@ -37,8 +37,8 @@ const MASKED: &[&str] = &[
     "/sys/firmware",
     "/sys/devices/virtual/powercap",
 ];
-/// Paths that Docker makes read-only.
-const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+/// Paths that are read-only in one.
+pub const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// The spec of a container whose tree is `root`: names of users are looked up there.
 pub fn build(container: &Container, root: &Root) -> Result<Spec> {

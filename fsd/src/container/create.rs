@@ -125,7 +125,12 @@ fn merge_config(config: &mut Map<String, Value>, image: &Value, short_id: &str, 
     for key in ["Labels", "Volumes", "ExposedPorts"] {
         let mut both = image.get(key).and_then(Value::as_object).cloned().unwrap_or_default();
         both.extend(config.get(key).and_then(Value::as_object).cloned().unwrap_or_default());
-        config.insert(key.to_owned(), Value::Object(both));
+        // As Docker has it: labels are always a map, volumes may be null, ports are there or not.
+        match key {
+            "ExposedPorts" if both.is_empty() => config.remove(key),
+            "Volumes" if both.is_empty() => config.insert(key.to_owned(), Value::Null),
+            _ => config.insert(key.to_owned(), Value::Object(both)),
+        };
     }
     config.insert("Env".to_owned(), json!(merge_env(image.get("Env"), config.get("Env"))));
     if is_empty(config.get("Hostname")) {
@@ -170,13 +175,18 @@ fn default_host_config(host: &mut Map<String, Value>, warnings: &mut Vec<String>
         ("ShmSize", json!(64 << 20)),
         ("IpcMode", json!("private")),
         ("CgroupnsMode", json!("private")),
-        ("MaskedPaths", Value::Null),
-        ("ReadonlyPaths", Value::Null),
     ];
     for (key, default) in fill {
         let unset = is_empty(host.get(key)) || host.get(key) == Some(&json!(0));
         if unset {
             host.insert(key.to_owned(), default);
+        }
+    }
+    // An empty list is `systempaths=unconfined`.
+    for (key, paths) in [("MaskedPaths", engine::spec::MASKED), ("ReadonlyPaths", engine::spec::READ_ONLY)] {
+        if host.get(key).is_none_or(Value::is_null) {
+            let privileged = host.get("Privileged") == Some(&json!(true));
+            host.insert(key.to_owned(), if privileged { Value::Null } else { json!(paths) });
         }
     }
     Ok(())

@@ -142,6 +142,10 @@ proptest! {
         let layer = Layer::new();
         layer.write(&image, 12);
         let Some(out) = fsck(&layer) else { return Ok(()) };
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIPPED: what fsck.erofs unpacks: needs root, for directories that keep their owner out");
+            return Ok(());
+        }
         // It passes over holes when it unpacks, so that what follows them comes out too early: files without only.
         let is_whole = |node: &Node| node.kind == "file" && node.segments.iter().map(|s| s.length).sum::<u64>() == node.size;
         for (path, number) in model.paths.iter().filter(|(_, n)| is_whole(&model.nodes[**n])) {

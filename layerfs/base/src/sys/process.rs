@@ -5,6 +5,7 @@
 use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::OnceLock;
 
 use crate::{Error, IoContext, Result};
 
@@ -140,6 +141,40 @@ pub fn new_session_keyring() -> Result<()> {
     }
 }
 
+/// Where the arguments of this process lie in its memory: start and end.
+static ARGUMENTS: OnceLock<(usize, usize)> = OnceLock::new();
+
+/// Notes where this process's arguments lie, for [`set_title`]. Called first of all, while /proc is the host's.
+pub fn find_title() {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    if let Some(place) = arguments_of(&stat) {
+        ARGUMENTS.get_or_init(|| place);
+    }
+}
+
+/// Has `ps` show this text for this process, as far as there is room, in place of the arguments it was started with.
+/// Without [`find_title`] nothing happens.
+pub fn set_title(text: &str) {
+    let Some(&(start, end)) = ARGUMENTS.get() else { return };
+    // The kernel wants a null byte at the end; where there is none it reads on into the environment.
+    let room = (end - start).saturating_sub(1);
+    let text = &text.as_bytes()[..text.len().min(room)];
+    // SAFETY: the kernel said that the arguments lie there, on this process's own stack, which is writable and lives as
+    // long as the process. Rust copies arguments out when asked and keeps no reference; a null byte at the end stays.
+    unsafe {
+        let arguments = std::ptr::with_exposed_provenance_mut::<u8>(start);
+        std::ptr::write_bytes(arguments, 0, end - start);
+        std::ptr::copy_nonoverlapping(text.as_ptr(), arguments, text.len());
+    }
+}
+
+/// Source: proc_pid_stat(5), fields 48 and 49. The name, field 2, may hold anything, but ends at the last parenthesis.
+fn arguments_of(stat: &str) -> Option<(usize, usize)> {
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(45);
+    let (start, end) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    (start > 0 && start < end).then_some((start, end))
+}
+
 /// Ends this process at once, without running what waits for an exit.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: does not return.
@@ -155,5 +190,14 @@ mod tests {
         // The test harness itself has several threads.
         let error = fork(&ForkOptions::default()).unwrap_err();
         assert!(error.to_string().contains("threads"), "{error}");
+    }
+
+    #[test]
+    fn arguments_are_found_behind_any_name() {
+        let mut fields: Vec<String> = (4..=52).map(|n| n.to_string()).collect();
+        assert_eq!(arguments_of(&format!("1 (a) b) (c) S {}", fields.join(" "))), Some((48, 49)));
+        fields[48 - 4] = "0".to_owned();
+        assert_eq!(arguments_of(&format!("1 (a) S {}", fields.join(" "))), None);
+        assert_eq!(arguments_of(""), None);
     }
 }
