@@ -5,6 +5,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::client::{Client, DEFAULT_HOST};
 use crate::cmd::about::{Info, Version};
+use crate::cmd::commit::Commit;
 use crate::cmd::cp::{Cp, ImageCp};
 use crate::cmd::create::Create;
 use crate::cmd::df::Df;
@@ -50,6 +51,7 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     Attach(Attach),
+    Commit(Commit),
     #[command(subcommand)]
     Container(Box<ContainerVerb>),
     Cp(Cp),
@@ -108,6 +110,7 @@ pub enum Verb {
 #[derive(Debug, Subcommand)]
 pub enum ContainerVerb {
     Attach(Attach),
+    Commit(Commit),
     Cp(Cp),
     Create(Create),
     Diff(Diff),
@@ -189,6 +192,7 @@ impl Verb {
     pub async fn run(self, client: &Client) -> Result<()> {
         match self {
             Verb::Attach(args) => args.run(client).await,
+            Verb::Commit(args) => args.run(client).await,
             Verb::Container(verb) => verb.run(client).await,
             Verb::Cp(args) => args.run(client).await,
             Verb::Create(args) => args.run(client).await,
@@ -242,6 +246,7 @@ impl ContainerVerb {
     async fn run(self, client: &Client) -> Result<()> {
         match self {
             ContainerVerb::Attach(args) => args.run(client).await,
+            ContainerVerb::Commit(args) => args.run(client).await,
             ContainerVerb::Cp(args) => args.run(client).await,
             ContainerVerb::Create(args) => args.run(client).await,
             ContainerVerb::Diff(args) => args.run(client).await,

@@ -156,8 +156,7 @@ impl Client {
         let mut stream = self.send(request)?;
         stream.set_read_timeout(Some(DEADLINE)).at("configure", "shim socket")?;
         let reply = proto::read::<Answer>(&mut stream).map_err(|error| {
-            // It ended while we asked.
-            let class = if error.class() == Class::Corrupt { Class::NotFound } else { Class::Unavailable };
+            let class = if error.class() == Class::Corrupt || has_hung_up(&error) { Class::NotFound } else { Class::Unavailable };
             error.with_class(class)
         })??;
         stream.set_read_timeout(None).at("configure", "shim socket")?;
@@ -196,7 +195,8 @@ impl Client {
     fn send(&self, request: &Request) -> Result<UnixStream> {
         let mut stream = self.connect()?;
         stream.set_write_timeout(Some(DEADLINE)).at("configure", "shim socket")?;
-        proto::write(&mut stream, request)?;
+        proto::write(&mut stream, request)
+            .map_err(|error| if has_hung_up(&error) { error.with_class(Class::NotFound) } else { error })?;
         Ok(stream)
     }
 
@@ -254,6 +254,12 @@ impl Client {
             Err(error) => Err(error).at("read", &path),
         }
     }
+}
+
+/// The shim ended while we asked.
+fn has_hung_up(error: &Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::CONNRESET, Errno::PIPE].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 fn exit_of(reply: Reply) -> Result<Exit> {

@@ -50,6 +50,7 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/containers/{name}/archive", get(copy::read).put(copy::write))
         .route("/containers/{name}/changes", get(copy::changes))
         .route("/containers/{name}/export", get(copy::export))
+        .route("/commit", post(super::commit::commit))
         .route("/events", get(events::events))
 }
 

@@ -1,6 +1,7 @@
 //! HTTP: decode, call a service, encode. Nothing is decided here.
 
 mod archive;
+mod commit;
 mod containers;
 mod copy;
 mod create;

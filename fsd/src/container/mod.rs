@@ -13,6 +13,7 @@
 //! container at the same time; none holds it while it waits for the container to end.
 
 pub mod attach;
+pub mod commit;
 pub mod copy;
 pub mod create;
 pub mod diff;

@@ -10,6 +10,7 @@
 //! contents; a last symlink is the object itself unless the path ends in `/` or `/.`.
 
 mod dir_writer;
+mod from_changes;
 mod from_root;
 mod from_tar;
 mod from_tree;
@@ -26,6 +27,7 @@ use fs_base::sys::root::Root;
 use fs_base::{Class, Error, IoContext, Result};
 use rustix::fs::OFlags;
 
+use crate::diff::Change;
 use crate::store::Layer;
 use crate::tar::Limits;
 use crate::tree::Tree;
@@ -90,6 +92,14 @@ pub fn tar_of_root(root: &Root, path: &Path, out: &mut dyn Write, options: TarOp
     let user = UserPath::new(stat::as_bytes(path))?;
     let mut writer = TarWriter::new(out, options.base(&user), options.sparse);
     from_root::walk(root, &user.path, Bounds { one_file_system: options.one_file_system }, &mut writer)?;
+    writer.finish()
+}
+
+/// Writes changes that lead to `tree` ([`crate::diff`] lists them) as a layer's tar: what is new or other whole, what
+/// is gone as whiteouts.
+pub fn tar_of_changes(tree: &Tree, changes: &[Change], out: &mut dyn Write) -> Result<Stats> {
+    let mut writer = TarWriter::new(out, None, true);
+    from_changes::walk(tree, changes, &mut writer)?;
     writer.finish()
 }
 
