@@ -9,6 +9,7 @@ use crate::cmd::commit::Commit;
 use crate::cmd::cp::{Cp, ImageCp};
 use crate::cmd::create::Create;
 use crate::cmd::df::Df;
+use crate::cmd::duplicates::Duplicates;
 use crate::cmd::images::{History, Images, PruneImages, Push, Rmi, Tag};
 use crate::cmd::inspect::{Inspect, InspectOne};
 use crate::cmd::lifecycle::{Containers, Kill, Port, Rename, Rm, Stop, Top};
@@ -148,6 +149,8 @@ pub enum ContainerVerb {
 pub enum ImageVerb {
     Cat(Cat),
     Cp(ImageCp),
+    #[command(visible_alias = "dedup")]
+    Duplicates(Duplicates),
     History(History),
     Import(Import),
     /// Display detailed information on one or more images
@@ -279,6 +282,7 @@ impl ImageVerb {
         match self {
             ImageVerb::Cat(args) => args.run(client).await,
             ImageVerb::Cp(args) => args.run(client).await,
+            ImageVerb::Duplicates(args) => args.run(client).await,
             ImageVerb::History(args) => args.run(client).await,
             ImageVerb::Import(args) => args.run(client).await,
             ImageVerb::Inspect(args) => args.run(client, "image").await,

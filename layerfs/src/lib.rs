@@ -20,6 +20,7 @@
 pub mod archive;
 pub mod diff;
 pub mod driver;
+pub mod duplicates;
 pub mod erofs;
 pub mod ingest;
 mod merge;

@@ -94,7 +94,7 @@ fn mode(entry: &TreeEntry) -> String {
 }
 
 /// A name without what would drive a terminal.
-fn printable(name: &str) -> String {
+pub(super) fn printable(name: &str) -> String {
     name.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 

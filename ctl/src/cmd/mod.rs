@@ -5,6 +5,7 @@ pub mod commit;
 pub mod cp;
 pub mod create;
 pub mod df;
+pub mod duplicates;
 pub mod flags;
 mod fuse;
 pub mod images;

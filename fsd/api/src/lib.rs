@@ -1,7 +1,7 @@
 //! Wire types of the daemon's own endpoints, `/fsd/v1/…`: what they take and what they answer. Serde values, no I/O.
 //!
 //! Docker's endpoints have Docker's types (`bollard-stubs`); here is what Docker has no word for: looking into an image
-//! without a container, mounts on the host, the difference of any two trees, a check of the store, and what this host can do.
+//! without a container, mounts on the host, the difference of any two trees, what layers have in common, a check of the store, and what this host can do.
 //! Errors are Docker's shape, with a hint beside the message: [`ErrorBody`].
 //!
 //! | request | answer |
@@ -13,6 +13,7 @@
 //! | `GET /fsd/v1/mounts` | `[`[`MountInfo`]`]` |
 //! | `DELETE /fsd/v1/mounts/{id or target}?`[`UnmountQuery`] | 204 |
 //! | `GET /fsd/v1/diff?`[`DiffQuery`] | `[`[`DiffEntry`]`]` |
+//! | `GET /fsd/v1/duplicates?`[`DuplicatesQuery`] | [`Duplicates`] |
 //! | `POST /fsd/v1/check?`[`CheckQuery`] | a stream of JSON lines, each a [`CheckEvent`], [`CheckEvent::Summary`] last |
 //! | `GET /fsd/v1/info` | [`Info`] |
 //!
@@ -27,11 +28,13 @@
 //! ```
 
 pub mod check;
+pub mod duplicates;
 pub mod info;
 pub mod mounts;
 pub mod trees;
 
 pub use check::{CheckEvent, CheckProgress, CheckQuery, CheckSummary, Finding};
+pub use duplicates::{ComparedLayer, DuplicateContent, DuplicateFile, DuplicateGroup, Duplicates, DuplicatesQuery, LayerPlace};
 pub use info::{Info, ProbeAnswer, ProbeInfo};
 pub use mounts::{MountInfo, MountRequest, MountState, Mounted, ObjectKind, UnmountQuery};
 pub use trees::{ChangeKind, DiffEntry, DiffQuery, EntryKind, PATH_STAT_HEADER, PathQuery, TreeEntry, TreeQuery};

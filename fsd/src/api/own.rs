@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
@@ -11,8 +12,8 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use fs_base::{Error, Probe};
 use fsd_api::{
-    CheckQuery, DiffQuery, Info, MountInfo, MountRequest, MountState, Mounted, ObjectKind, PathQuery, ProbeAnswer, ProbeInfo,
-    TreeQuery, UnmountQuery,
+    CheckQuery, DiffQuery, DuplicatesQuery, Info, MountInfo, MountRequest, MountState, Mounted, ObjectKind, PathQuery,
+    ProbeAnswer, ProbeInfo, TreeQuery, UnmountQuery,
 };
 use http::{StatusCode, header};
 use tokio::sync::mpsc;
@@ -23,7 +24,7 @@ use layerfs::driver::Verdict;
 
 use crate::app::App;
 use crate::db::mounts::MountRow;
-use crate::image::tree;
+use crate::image::{duplicates, tree};
 use crate::{check, mounts};
 
 type Answer = Result<Response, Failure>;
@@ -40,6 +41,7 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/mounts", get(list_mounts))
         .route("/mounts/{which}", delete(unmount))
         .route("/diff", get(diff))
+        .route("/duplicates", get(find_duplicates))
         .route("/check", post(run_check))
         .route("/info", get(info))
 }
@@ -115,6 +117,22 @@ async fn unmount(State(app): State<Arc<App>>, Path(which): Path<String>, Query(q
 
 async fn diff(State(app): State<Arc<App>>, Query(query): Query<DiffQuery>) -> Answer {
     Ok(Json(blocking(move || tree::compare(&app, &query.from, &query.to)).await?).into_response())
+}
+
+/// Says that nobody waits when the request that holds it is dropped.
+struct Waiting(Arc<AtomicBool>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+async fn find_duplicates(State(app): State<Arc<App>>, Query(query): Query<DuplicatesQuery>) -> Answer {
+    let waits = Arc::new(AtomicBool::new(true));
+    let _waiting = Waiting(Arc::clone(&waits));
+    let work = move || duplicates::find(&app, &query.images, query.files, &|| waits.load(Ordering::Relaxed));
+    Ok(Json(blocking(work).await?).into_response())
 }
 
 async fn run_check(State(app): State<Arc<App>>, Query(query): Query<CheckQuery>) -> Answer {

@@ -2,6 +2,7 @@
 
 mod adding;
 pub mod config;
+pub mod duplicates;
 pub mod instruction;
 pub mod load;
 mod once;

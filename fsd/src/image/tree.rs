@@ -66,12 +66,12 @@ fn shown(tree: &Tree, path: &[u8], entry: &Entry) -> Result<TreeEntry> {
     })
 }
 
-fn absolute(path: &[u8]) -> String {
+pub(super) fn absolute(path: &[u8]) -> String {
     let text = String::from_utf8_lossy(path);
     if text.starts_with('/') { text.into_owned() } else { format!("/{text}") }
 }
 
-fn exact(path: &[u8]) -> Option<String> {
+pub(super) fn exact(path: &[u8]) -> Option<String> {
     use base64::Engine;
     std::str::from_utf8(path).is_err().then(|| base64::engine::general_purpose::STANDARD.encode(path))
 }

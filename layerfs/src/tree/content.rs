@@ -26,7 +26,7 @@ enum Bytes {
 }
 
 impl Content {
-    pub(super) fn in_layer(layer: Arc<Layer>, extents: Vec<Extent>, size: u64) -> Content {
+    pub(crate) fn in_layer(layer: Arc<Layer>, extents: Vec<Extent>, size: u64) -> Content {
         Content { source: Bytes::Layer(layer, extents), size, position: 0 }
     }
 
