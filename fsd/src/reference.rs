@@ -43,11 +43,7 @@ impl FromStr for Reference {
             _ => (name, None),
         };
         let (registry, path) = match name.split_once('/') {
-            Some((first, rest))
-                if first.contains(['.', ':']) || first == "localhost" || first.chars().any(char::is_uppercase) =>
-            {
-                (first, rest)
-            }
+            Some((first, rest)) if names_registry(first) => (first, rest),
             _ => (DEFAULT_REGISTRY, name),
         };
         let registry = if registry == "index.docker.io" { DEFAULT_REGISTRY } else { registry };
@@ -65,6 +61,11 @@ impl FromStr for Reference {
         let namespace = if registry == DEFAULT_REGISTRY && !path.contains('/') { DEFAULT_NAMESPACE } else { "" };
         Ok(Reference { repository: format!("{registry}/{namespace}{path}"), tag: tag.map(str::to_owned), digest })
     }
+}
+
+/// Whether the first part of a name is a registry. Source: distribution/reference, `splitDockerDomain`.
+fn names_registry(first: &str) -> bool {
+    first.contains(['.', ':']) || first == "localhost" || first.chars().any(char::is_uppercase)
 }
 
 fn is_component(text: &str) -> bool {
@@ -92,9 +93,11 @@ fn is_label(text: &str) -> bool {
     edge(text.chars().next()) && edge(text.chars().last()) && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
 }
 
-/// The short form that people see: `docker.io/library/busybox` is `busybox`.
+/// The short form that people see: `docker.io/library/busybox` is `busybox`. A name that would be another registry's without
+/// its own stays whole: `docker.io/ghcr.io/x` is not what `ghcr.io/x` is (Docker shows it so all the same).
 pub fn familiar(repository: &str) -> &str {
-    let name = repository.strip_prefix("docker.io/").unwrap_or(repository);
+    let is_path = |name: &&str| name.split_once('/').is_none_or(|(first, _)| !names_registry(first));
+    let name = repository.strip_prefix("docker.io/").filter(is_path).unwrap_or(repository);
     match name.strip_prefix(DEFAULT_NAMESPACE) {
         Some(short) if name.len() != repository.len() && !short.contains('/') => short,
         _ => name,
@@ -123,6 +126,9 @@ mod tests {
             ("a/b:1", "docker.io/a/b", Some("1"), "a/b:1"),
             ("docker.io/library/x:y", "docker.io/library/x", Some("y"), "x:y"),
             ("localhost/x", "localhost/x", None, "localhost/x:latest"),
+            ("docker.io/ghcr.io/x", "docker.io/ghcr.io/x", None, "docker.io/ghcr.io/x:latest"),
+            ("docker.io/localhost/x", "docker.io/localhost/x", None, "docker.io/localhost/x:latest"),
+            ("docker.io/library/x.y", "docker.io/library/x.y", None, "x.y:latest"),
             ("[::1]:5000/x", "[::1]:5000/x", None, "[::1]:5000/x:latest"),
             ("127.0.0.1:5000/a/b-c__d:T.1", "127.0.0.1:5000/a/b-c__d", Some("T.1"), "127.0.0.1:5000/a/b-c__d:T.1"),
         ] {

@@ -1,10 +1,9 @@
 //! Which files of layers are the same by content, and how many bytes that is.
 //!
 //! Layers share nothing on the disk but whole layers, so a file that two layers have is there twice. Here it is found
-//! out, exactly; nothing is changed. Nothing is kept either: a digest of each file beside each layer would cost a read
-//! of everything ingested and would be one more thing that can be wrong. Files are sorted by size first, and only those
-//! whose size another file has are read. Measured on Debian with Python and npm layers (160,000 files, 2.3 GB), that is a
-//! third of the bytes.
+//! out, exactly; nothing is changed. Nothing is kept either: digests beside each layer would be one more thing that can be
+//! wrong, and would save little. Files are sorted by size first, and only those whose size another file has are read.
+//! Measured on Debian twice with Python and npm layers (120,764 files, 1.24 GB): 0.27 s with the pages in memory.
 //!
 //! Two files have the same content if they read the same: whether zeros are stored or are a hole, in which format, under
 //! which name and with which owner and mode makes no difference. Empty files are left out. A hard link is no copy.

@@ -65,6 +65,8 @@ pub enum Fault {
     WrongBytes,
     /// A layer's connection is closed without an answer.
     HangUp,
+    /// The last layer may not be handed on.
+    Foreign,
 }
 
 /// A registry with one image, `app:1`, on a thread of its own.
@@ -85,9 +87,14 @@ impl Faulty {
             layers.iter().map(|layer| gzip(layer)).map(|blob| (digest(&blob), blob)).collect();
         let descriptor = |media: &str, bytes: &[u8]| json!({"mediaType": format!("application/vnd.oci.image.{media}"), "digest": digest(bytes), "size": bytes.len()});
         let config = config(layers);
+        let media_type = |number: usize| match fault {
+            Fault::Foreign if number + 1 == layers.len() => "layer.nondistributable.v1.tar+gzip",
+            _ => "layer.v1.tar+gzip",
+        };
+        let described = layers.iter().enumerate().map(|(number, layer)| descriptor(media_type(number), &gzip(layer)));
         let manifest = json!({
             "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": descriptor("config.v1+json", &config),
-            "layers": layers.iter().map(|layer| descriptor("layer.v1.tar+gzip", &gzip(layer))).collect::<Vec<_>>(),
+            "layers": described.collect::<Vec<_>>(),
         });
         let manifest = serde_json::to_vec(&manifest).unwrap();
         blobs.insert(digest(&config), config.clone());

@@ -119,6 +119,19 @@ fn wrong_bytes_and_a_registry_that_hangs_up_are_told_and_nothing_is_seen() {
 }
 
 #[test]
+fn a_layer_that_may_not_be_handed_on_is_refused_before_anything_is_fetched() {
+    let layers = [noise(7, 50_000), noise(8, 1_000)];
+    let layers: Vec<&[u8]> = layers.iter().map(Vec::as_slice).collect();
+    let (registry, daemon) = (Faulty::start(&layers, Fault::Foreign), Daemon::start());
+    let lines = pull(&daemon, &format!("{}/app", registry.address));
+    let error = lines.last().unwrap()["error"].as_str().unwrap_or_default().to_owned();
+    assert!(error.contains("nondistributable.v1.tar+gzip can't be fetched: their licence"), "{lines:?}");
+    assert!(error.contains("layer sha256:"), "{lines:?}");
+    assert_eq!(std::fs::read_dir(daemon.dir().join("root/layers")).unwrap().count(), 0);
+    assert_eq!(registry.requests.lock().unwrap().iter().filter(|request| request.contains("/blobs/")).count(), 1, "the config");
+}
+
+#[test]
 fn a_root_filesystem_is_imported() {
     let daemon = Daemon::start();
     let file = daemon.dir().join("root.tar");

@@ -61,6 +61,17 @@ pub struct History {
     pub empty_layer: bool,
 }
 
+/// Layers of one image. Docker stops at 125; what is built elsewhere has been seen with some hundreds.
+const MOST_LAYERS: usize = 1000;
+
+/// Refuses an image of very many layers: each costs files, memory and time wherever the image is used.
+pub fn check_count(layers: usize) -> Result<()> {
+    if layers > MOST_LAYERS {
+        return Err(Error::invalid(format!("the image has {layers} layers: {MOST_LAYERS} is the most")));
+    }
+    Ok(())
+}
+
 impl Config {
     /// Reads a config's bytes.
     pub fn parse(bytes: &[u8]) -> Result<Config> {

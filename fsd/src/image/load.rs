@@ -8,15 +8,13 @@ use std::collections::HashMap;
 use std::io::{self, Read};
 
 use fs_base::{Digest, Error, LayerId, Result};
-use layerfs::ingest::{Built, IngestOptions, Media};
+use layerfs::ingest::{Archive, Budget, Built, IngestOptions, Media};
 use layerfs::tar::{Entry, EntryKind, Limits, Reader};
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::Adding;
-use super::config::Config;
-use super::once::{self, Candidate};
+use super::config::{self, Config};
 use crate::reference::Reference;
 
 /// Manifests and configs are kept in memory up to this size each. Source: the distribution spec asks registries
@@ -24,6 +22,8 @@ use crate::reference::Reference;
 const SMALL: u64 = 4 << 20;
 /// And up to this size altogether.
 const SMALL_TOTAL: usize = 64 << 20;
+/// Layers in one archive: each is three files, also if no image turns out to need it.
+const MOST_IN_ARCHIVE: usize = 10_000;
 /// How deep an index may hold indexes.
 const NESTED: usize = 4;
 
@@ -47,6 +47,7 @@ struct Contents {
     small_total: usize,
     layers: HashMap<String, Built>,
     links: HashMap<String, String>,
+    budget: Option<Budget>,
 }
 
 /// One entry of `manifest.json`.
@@ -60,35 +61,33 @@ struct SavedImage {
     layers: Vec<String>,
 }
 
+/// A member of an archive that looks like a layer.
+pub struct Candidate<'a> {
+    /// Its path in the archive.
+    pub name: &'a str,
+    /// Its bytes.
+    pub size: u64,
+    /// The first of them.
+    pub head: Vec<u8>,
+    /// The others.
+    pub rest: &'a mut (dyn Read + Send),
+}
+
+/// Brings a layer into the store; it stays there for as long as the load goes on.
+pub type Bring<'a> = dyn Fn(Candidate<'_>, &IngestOptions<'_>) -> Result<Built> + 'a;
+
 /// Reads an archive, compressed or not. Returns the images it holds for this host's platform.
-pub fn load(adding: &Adding<'_>, input: &mut (dyn Read + Send), limits: Limits) -> Result<Vec<Loaded>> {
-    let mut input = inflated(input)?;
-    let mut reader = Reader::new(&mut *input, Limits { entries: 1_000_000, ..limits });
-    let mut contents = Contents::default();
+pub fn load(input: &mut (dyn Read + Send), limits: Limits, bring: &Bring<'_>) -> Result<Vec<Loaded>> {
+    // The whole may be compressed too: `docker load` takes that.
+    let archive = Archive::open(input, limits)?;
+    let mut contents = Contents { budget: Some(archive.budget()), ..Contents::default() };
+    let mut reader = Reader::new(archive, Limits { entries: 1_000_000, ..limits });
     let mut seen = false;
     while let Some(entry) = reader.next_entry().map_err(|e| not_an_archive(e, seen))? {
         seen = true;
-        contents.take(adding, &mut reader, &entry, limits)?;
+        contents.take(bring, &mut reader, &entry, limits)?;
     }
     contents.images()
-}
-
-/// A whole archive may be compressed too: `docker load` takes that.
-fn inflated<'a>(input: &'a mut (dyn Read + Send)) -> Result<Box<dyn Read + Send + 'a>> {
-    let mut magic = [0; 4];
-    let mut got = 0;
-    while got < magic.len() {
-        match input.read(&mut magic[got..]).map_err(|e| Error::io("read", "image archive", e))? {
-            0 => break,
-            n => got += n,
-        }
-    }
-    let whole = io::Cursor::new(magic[..got].to_vec()).chain(input);
-    Ok(match Media::of_magic(&magic[..got]) {
-        Media::Gzip => Box::new(flate2::read::MultiGzDecoder::new(whole)),
-        Media::Zstd => Box::new(zstd::Decoder::new(whole).map_err(|e| Error::io("read", "image archive", e))?),
-        Media::Plain | Media::Auto => Box::new(whole),
-    })
 }
 
 fn not_an_archive(error: Error, seen: bool) -> Error {
@@ -99,7 +98,7 @@ fn not_an_archive(error: Error, seen: bool) -> Error {
 }
 
 impl Contents {
-    fn take<R: Read + Send>(&mut self, adding: &Adding<'_>, reader: &mut Reader<R>, entry: &Entry, limits: Limits) -> Result<()> {
+    fn take<R: Read + Send>(&mut self, bring: &Bring<'_>, reader: &mut Reader<R>, entry: &Entry, limits: Limits) -> Result<()> {
         let name = clean(&String::from_utf8_lossy(&entry.path));
         match &entry.kind {
             EntryKind::HardLink(target) => {
@@ -118,8 +117,13 @@ impl Contents {
                     let options = IngestOptions { limits, ..IngestOptions::default() };
                     let mut rest = Member { reader, left: &mut left };
                     let member = Candidate { name: &name, size: entry.size, head, rest: &mut rest };
-                    let built = once::layer(adding, member, &options).map_err(|e| e.context(format!("layer {name}")))?;
+                    let built = bring(member, &options).map_err(|e| e.context(format!("layer {name}")))?;
                     self.layers.insert(name, built);
+                    self.budget.as_ref().map_or(Ok(()), |budget| budget.spend(built.data_size))?;
+                    if self.layers.len() > MOST_IN_ARCHIVE {
+                        return Err(Error::invalid(format!("the archive has more than {MOST_IN_ARCHIVE} layers"))
+                            .with_hint("save its images in several archives"));
+                    }
                 } else if entry.size <= SMALL && self.small_total + entry.size as usize <= SMALL_TOTAL {
                     let kept = head.len();
                     head.resize(entry.size as usize, 0);
@@ -247,6 +251,7 @@ impl Contents {
 fn assemble(config: &[u8], layers: &[&Built], tags: Vec<(String, String)>) -> Result<Loaded> {
     let id = digest_of(config);
     let wanted = Config::parse(config)?.rootfs.diff_ids;
+    config::check_count(wanted.len())?;
     let layers: Vec<LayerId> = layers.iter().map(|built| built.id).collect();
     if wanted.len() != layers.len() {
         return Err(Error::corrupt(format!("image {id} has {} layers, but its config names {}", layers.len(), wanted.len())));

@@ -29,7 +29,7 @@ pub use turns::Turns;
 pub fn load(app: &App, input: &mut (dyn Read + Send)) -> Result<Vec<Loaded>> {
     let images = {
         let adding = Adding::new(app);
-        let images = load::load(&adding, input, app.config.limits)?;
+        let images = load::load(input, app.config.limits, &|member, options| once::layer(&adding, member, options))?;
         for image in &images {
             app.db.add_image(&image.id, &image.config, &image.layers, None, &image.tags)?;
         }
@@ -143,3 +143,8 @@ pub fn shown_tags(image: &ImageRow) -> Vec<String> {
 pub fn shown_digests(image: &ImageRow) -> Vec<String> {
     image.digests.iter().map(|(repository, digest)| format!("{}@{digest}", familiar(repository))).collect()
 }
+
+#[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
+mod load_tests;

@@ -10,23 +10,12 @@ use layerfs::ingest::{Built, IngestOptions, Media};
 use sha2::{Digest as _, Sha256};
 
 use super::Adding;
+use super::load::Candidate;
 
 /// How long a load waits for another at the same layer, whose client may be slow. Then it does the work itself.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes compared at a time.
 const PIECE: usize = 1 << 17;
-
-/// A member of an archive that looks like a layer.
-pub struct Candidate<'a> {
-    /// Its path in the archive.
-    pub name: &'a str,
-    /// Its bytes.
-    pub size: u64,
-    /// The first of them.
-    pub head: Vec<u8>,
-    /// The others.
-    pub rest: &'a mut (dyn Read + Send),
-}
 
 /// Brings the layer in, or finds that it is in already. Names and sizes only say what it may be: it is taken for that
 /// when its bytes say so.

@@ -14,6 +14,7 @@ use super::blob::Blob;
 use super::client::{Fetched, Repository, bases};
 use crate::app::App;
 use crate::db::images::PulledAs;
+use crate::image::config::check_count;
 use crate::image::load::architecture;
 use crate::image::{Adding, Config};
 use crate::reference::{Reference, familiar};
@@ -54,6 +55,7 @@ pub fn pull(app: &App, request: &Request, tell: &(dyn Fn(Value) + Sync)) -> Resu
         )));
     }
     let new = app.db.image(&config_digest)?.is_none();
+    check_count(diff_ids.len())?;
     layers(app, &adding, &repository, manifest.layers(), &diff_ids, tell)?;
     let tags = if reference.digest.is_some() { Vec::new() } else { vec![(reference.repository.clone(), wanted)] };
     let had = tags.first().map(|(r, t)| app.db.image_by_tag(r, t)).transpose()?.flatten();
@@ -132,6 +134,12 @@ fn layers(
     ids: &[LayerId],
     tell: &(dyn Fn(Value) + Sync),
 ) -> Result<()> {
+    for (blob, id) in blobs.iter().zip(ids) {
+        if app.db.layer(id)?.is_none() {
+            let known = Media::of_type(blob.media_type().as_ref());
+            known.map_err(|error| error.context(format!("layer {}", blob.digest())))?;
+        }
+    }
     for blob in blobs {
         tell(json!({"status": "Pulling fs layer", "progressDetail": {}, "id": shown(blob)}));
     }

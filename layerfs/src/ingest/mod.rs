@@ -4,6 +4,7 @@
 //! they hand on are shared buffers, used again and a few at a time, so that memory does not follow the layer's
 //! size: it is that of the tree ([`crate::erofs::Image`]), the buffers, and the window of the decompressor.
 
+mod archive;
 mod estargz;
 mod source;
 mod stages;
@@ -18,6 +19,7 @@ use fs_base::{Digest, Error, IoContext, LayerId, Result, durable};
 
 use crate::erofs;
 use crate::tar::{Limits, Reader};
+pub use archive::{Archive, Budget};
 pub use source::Media;
 pub(crate) use tree::OPAQUE_XATTR;
 use tree::TreeBuilder;

@@ -14,7 +14,7 @@ use super::stream::{Stream, Supply};
 use crate::tar::{Limits, limit, stream_error};
 
 /// Largest zstd window that is taken, log2: 128 MiB, what `zstd --ultra -22` and `--long` make.
-const ZSTD_WINDOW: u32 = 27;
+pub(super) const ZSTD_WINDOW: u32 = 27;
 /// Bytes between two calls of `progress`.
 const PROGRESS: u64 = 512 << 10;
 
@@ -229,10 +229,7 @@ impl Inflater<'_> {
             if total > limits.size {
                 return Err(too_large(limits));
             }
-            if total > limits.ratio_floor && total / limits.ratio > self.read.load(Ordering::Relaxed) {
-                let what = format_args!("more than {} bytes uncompressed for each byte compressed", limits.ratio);
-                return Err(limit("ratio", what));
-            }
+            limits.check_ratio(total, self.read.load(Ordering::Relaxed))?;
             check_time(started, limits)?;
             if filled == 0 {
                 return Ok(true);
@@ -256,7 +253,7 @@ fn too_large(limits: Limits) -> Error {
 }
 
 /// The error of a decoder: that of the stream below it, or damage.
-fn damaged(error: io::Error) -> Error {
+pub(super) fn damaged(error: io::Error) -> Error {
     match error.downcast::<Error>() {
         Ok(error) => error,
         Err(error) if error.raw_os_error().is_some() => Error::io("read", "layer stream", error),
@@ -265,14 +262,14 @@ fn damaged(error: io::Error) -> Error {
 }
 
 /// gzip members one after the other; bytes behind the last that are no member are ignored, as gzip(1) does.
-struct GzipMembers<R: BufRead>(Option<flate2::bufread::GzDecoder<Begun<R>>>);
+pub(super) struct GzipMembers<R: BufRead>(Option<flate2::bufread::GzDecoder<Begun<R>>>);
 
 /// A member whose first byte has been taken to see what it is.
 type Begun<R> = io::Chain<&'static [u8], R>;
 
 impl<R: BufRead> GzipMembers<R> {
     /// `input` begins with a member.
-    fn new(input: R) -> GzipMembers<R> {
+    pub fn new(input: R) -> GzipMembers<R> {
         GzipMembers(Some(flate2::bufread::GzDecoder::new((&b""[..]).chain(input))))
     }
 

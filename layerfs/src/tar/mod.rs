@@ -16,7 +16,7 @@ mod sparse;
 
 use std::time::Duration;
 
-use fs_base::Error;
+use fs_base::{Error, Result};
 
 pub(crate) use reader::stream_error;
 pub use reader::{Entry, EntryKind, Reader, Segment};
@@ -77,6 +77,14 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Whether `uncompressed` bytes may have come out of `compressed` ones, of a layer or of an archive of many.
+    pub fn check_ratio(&self, uncompressed: u64, compressed: u64) -> Result<()> {
+        if uncompressed > self.ratio_floor && uncompressed / self.ratio > compressed {
+            return Err(limit("ratio", format_args!("more than {} bytes uncompressed for each byte compressed", self.ratio)));
+        }
+        Ok(())
+    }
+
     /// For a layer that has been taken in: what the configuration said then, which may be more than the defaults, is
     /// not asked again, so that its index can always be made again.
     pub(crate) fn of_stored() -> Limits {
