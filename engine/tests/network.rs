@@ -35,6 +35,7 @@ impl Drop for Other {
     }
 }
 
+#[expect(clippy::zombie_processes, reason = "Other waits when it is dropped")]
 fn other() -> Other {
     let child = Command::new("unshare").args(["-n", "sleep", "100"]).spawn().unwrap();
     let own = namespace::of_process(std::process::id() as i32).unwrap();
@@ -200,7 +201,7 @@ fn networks_are_apart_but_for_what_they_publish() {
     host.take_down(&second).unwrap();
     host.take_down(&second).unwrap();
     host.take_down(&inner).unwrap();
-    assert_eq!(host.links().unwrap().0, [bridge.rules.bridge.clone()]);
+    assert_eq!(host.links().unwrap().0, std::slice::from_ref(&bridge.rules.bridge));
     host.remove_all().unwrap();
     assert!(host.links().unwrap().0.is_empty() && !host.has_rules().unwrap());
 }
@@ -238,6 +239,49 @@ fn what_goes_out_has_the_hosts_address_and_loopback_is_closed() {
     // Rules that are made anew hold what they are told to hold.
     host.reset_rules(std::slice::from_ref(bridge), &[]).unwrap();
     assert_eq!(ask_from(&one, (there, 80)).as_deref(), Some("10.249.6.1"));
-    assert!(host.networks_in_use().unwrap().contains(&"10.249.6.0/24".parse().unwrap()));
-    assert!(!host.networks_in_use().unwrap().contains(&"10.249.5.0/24".parse().unwrap()), "our own don't count");
+    let used = |net: &str| host.networks_in_use().unwrap().iter().any(|used| used.net == net.parse().unwrap());
+    assert!(used("10.249.6.0/24"));
+    assert!(!used("10.249.5.0/24"), "our own don't count");
+}
+
+#[test]
+fn a_firewall_that_drops_lets_our_bridges_through() {
+    if !able() {
+        return;
+    }
+    let has = |program: &str| Command::new(program).arg("-V").output().is_ok();
+    if !has("iptables-nft") {
+        println!("SKIPPED: firewalls: iptables-nft is not installed");
+        return;
+    }
+    // A host of its own, whose firewall is nobody else's.
+    let machine = other();
+    let run = |script: &str| {
+        let output =
+            Command::new("nsenter").args(["-t", &machine.child.id().to_string(), "-n", "sh", "-ec", script]).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    for (rules, chain) in [
+        ("iptables-nft -P FORWARD DROP", "FORWARD"),
+        (
+            "iptables-nft -N DOCKER-USER; iptables-nft -A DOCKER-USER -j RETURN; iptables-nft -I FORWARD -j DOCKER-USER",
+            "DOCKER-USER",
+        ),
+    ] {
+        assert!(run(rules).0, "{rules}");
+        let host = Host::new(Scope::of_root(std::path::Path::new("/test/firewall")));
+        let bridge = bridge(&host.scope().bridge, 7, false);
+        let name = host.scope().bridge.clone();
+        namespace::inside(&machine.namespace, || {
+            host.bring_up(&bridge)?;
+            host.bring_up(&bridge)
+        })
+        .unwrap();
+        let (_, listed) = run(&format!("iptables-nft -S {chain}"));
+        let ours: Vec<&str> = listed.lines().filter(|line| line.contains(&name)).collect();
+        assert_eq!(ours.len(), 2, "{listed}");
+        namespace::inside(&machine.namespace, || host.take_down(&bridge)).unwrap();
+        let (_, listed) = run("iptables-nft -S");
+        assert!(!listed.contains(&name), "{listed}");
+    }
 }

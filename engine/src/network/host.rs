@@ -8,9 +8,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use fs_base::{Class, Error, IoContext, Result};
 use ipnet::IpNet;
 
+use super::link::{self, Used};
 use super::netlink::{Message, Socket};
 use super::nft::{Batch, Change, Port, Ruleset};
-use super::{Mac, firewall, link, namespace};
+use super::{Mac, firewall, namespace};
 
 /// Where a daemon's store is if nobody says otherwise: its names are the short ones.
 const USUAL_ROOT: &str = "/var/lib/fsd";
@@ -253,12 +254,18 @@ impl Host {
             sockets.route.request(end.host_link, &mut [link::set_port_up(port), link::bridge_knows(port, end.mac)])
         })
         .and_then(|()| namespace::inside(end.namespace, || set_up_inside(end)))
+        .and_then(|()| self.with(|sockets| link::wait_until_it_operates(&mut sockets.route, end.host_link)))
         .inspect_err(|_| drop(self.disconnect(end.host_link)))
     }
 
     /// Takes a container out of a network. That it is out already is no error.
     pub fn disconnect(&self, host_link: &str) -> Result<()> {
         ignoring_missing(self.with(|sockets| sockets.route.request(host_link, &mut [link::delete_by_name(host_link)])))
+    }
+
+    /// The same without keeping anybody else waiting: the kernel takes its time for it.
+    pub fn cut(&self, host_link: &str) -> Result<()> {
+        ignoring_missing(Socket::route()?.request(host_link, &mut [link::delete_by_name(host_link)]))
     }
 
     /// Opens the way of ports to containers.
@@ -293,11 +300,11 @@ impl Host {
     }
 
     /// The networks that this host uses otherwise.
-    pub fn networks_in_use(&self) -> Result<Vec<IpNet>> {
+    pub fn networks_in_use(&self) -> Result<Vec<Used>> {
         self.with(|sockets| {
             let ours: Vec<u32> = self.own_links(&mut sockets.route)?.iter().map(|link| link.index).collect();
             let used = link::networks_in_use(&mut sockets.route)?;
-            Ok(used.into_iter().filter(|(index, _)| !ours.contains(index)).map(|(_, net)| net).collect())
+            Ok(used.into_iter().filter(|used| !ours.contains(&used.link)).collect())
         })
     }
 
@@ -358,7 +365,8 @@ fn set_up_inside(end: &End<'_>) -> Result<()> {
     let mut messages = vec![link::set_up(index, None)];
     messages.extend(end.addresses.iter().map(|address| link::add_address(index, *address)));
     messages.extend(end.gateways.iter().map(|gateway| default_route(index, *gateway)));
-    socket.request(end.name, &mut messages)
+    socket.request(end.name, &mut messages)?;
+    link::wait_until_it_operates(&mut socket, end.name)
 }
 
 fn turn_on(path: &str) -> Result<()> {

@@ -22,6 +22,7 @@ const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
+const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_NET_NS_FD: u16 = 28;
@@ -53,6 +54,12 @@ const NDA_LLADDR: u16 = 2;
 /// It does not age: the container behind the port keeps its address.
 const NUD_NOARP: u16 = 0x40;
 const NTF_MASTER: u8 = 4;
+
+/// IF_OPER_UP. Source: linux/if.h, RFC 2863.
+const OPERATES: u8 = 6;
+/// How often, and how long apart, it is asked whether a link operates.
+const ASKED: u32 = 100;
+const APART: std::time::Duration = std::time::Duration::from_micros(300);
 
 const AF_BRIDGE: u8 = 7;
 const UP: u32 = 1;
@@ -247,6 +254,22 @@ pub fn index_of(socket: &mut Socket, name: &str) -> Result<u32> {
     by_name(socket, name)?.map(|link| link.index).ok_or_else(|| Error::not_found(format!("there is no link {name}")))
 }
 
+/// Waits until a link that is up can carry packets, which the kernel sees to a moment later: what is sent before that
+/// is lost, and sent again after a second. Asking makes newer kernels do it at once. One that takes too long is left to
+/// itself.
+pub fn wait_until_it_operates(socket: &mut Socket, name: &str) -> Result<()> {
+    for _ in 0..ASKED {
+        let mut message = Message::new(RTM_GETLINK, 0);
+        message.put(&link_header(0, 0, 0, 0)).text(IFLA_IFNAME, name);
+        let answer = socket.get(message)?;
+        if answer.as_ref().and_then(|link| link.attr(LINK, IFLA_OPERSTATE)) == Some(&[OPERATES]) {
+            return Ok(());
+        }
+        std::thread::sleep(APART);
+    }
+    Ok(())
+}
+
 /// All links.
 pub fn all(socket: &mut Socket) -> Result<Vec<Link>> {
     let mut message = Message::new(RTM_GETLINK, 0);
@@ -266,9 +289,19 @@ fn read_link(received: &Received) -> Option<Link> {
     })
 }
 
-/// The networks that this host has an address in or a route to, by the link that they are on; not the way to
-/// everywhere.
-pub fn networks_in_use(socket: &mut Socket) -> Result<Vec<(u32, IpNet)>> {
+/// A network that this host has to do with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Used {
+    /// The link that it is on, by number; 0 if it is on none.
+    pub link: u32,
+    /// The network.
+    pub net: IpNet,
+    /// Whether the host itself has an address in it, and not only a way to it.
+    pub has_address: bool,
+}
+
+/// The networks that this host has an address in or a route to; not the way to everywhere.
+pub fn networks_in_use(socket: &mut Socket) -> Result<Vec<Used>> {
     let mut used = Vec::new();
     let mut message = Message::new(RTM_GETADDR, 0);
     message.put(&[0; ADDRESS]);
@@ -278,7 +311,7 @@ pub fn networks_in_use(socket: &mut Socket) -> Result<Vec<(u32, IpNet)>> {
         if let (Some(index), Some(bytes), Some(length)) = (index, bytes, address.payload.get(1))
             && let Ok(net) = IpNet::new(bytes, *length)
         {
-            used.push((index, net.trunc()));
+            used.push(Used { link: index, net: net.trunc(), has_address: true });
         }
     }
     let mut message = Message::new(RTM_GETROUTE, 0);
@@ -293,7 +326,7 @@ pub fn networks_in_use(socket: &mut Socket) -> Result<Vec<(u32, IpNet)>> {
             && table != Some(TABLE_LOCAL)
             && let Some(Ok(net)) = to.map(|to| IpNet::new(to, *length))
         {
-            used.push((index, net.trunc()));
+            used.push(Used { link: index, net: net.trunc(), has_address: false });
         }
     }
     Ok(used)

@@ -9,6 +9,7 @@
 //! host ── bridge ── veth ═══ eth0 ── container
 //! ```
 
+pub mod dns;
 mod firewall;
 mod host;
 pub mod link;

@@ -207,15 +207,15 @@ impl Steps {
 
     /// Ends the rule.
     pub fn verdict(self, code: i32) -> Steps {
-        self.to_verdict(code, None)
+        self.decide(code, None)
     }
 
     /// Ends the rule with the rules of another chain.
     pub fn jump(self, chain: &str) -> Steps {
-        self.to_verdict(JUMP, Some(chain))
+        self.decide(JUMP, Some(chain))
     }
 
-    fn to_verdict(self, code: i32, chain: Option<&str>) -> Steps {
+    fn decide(self, code: i32, chain: Option<&str>) -> Steps {
         self.step("immediate", |m| {
             m.number_be(1, REGISTER_VERDICT).nest(2, |data| {
                 data.nest(VERDICT, |verdict| {
