@@ -87,14 +87,16 @@ pub struct ManagedFile {
     pub target: PathBuf,
 }
 
-/// The networks that there are today.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Whose network a container has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Network {
-    /// One of its own, with nothing but `lo`.
-    Loopback,
+    /// Its own, with nothing but `lo` until somebody connects it.
+    Own,
     /// The host's.
     Host,
+    /// The one at this path, which is another container's.
+    Of(PathBuf),
 }
 
 /// Whose namespace of a kind a container has.

@@ -18,6 +18,7 @@ use crate::db::Db;
 use crate::events::Events;
 use crate::format;
 use crate::image::Turns;
+use crate::network::Networks;
 
 /// What the services share.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub struct App {
     pub volumes: Volumes,
     /// What is known of containers besides their rows.
     pub containers: Containers,
+    /// The networks.
+    pub networks: Networks,
     /// What happened.
     pub events: Events,
     /// What is thrown away and not gone yet.
@@ -78,6 +81,7 @@ impl App {
         let volumes = Volumes::open(&config.root, Arc::new(db.clone()))?;
         let trash = Trash::open(config.root.join("trash"))?;
         let (containers, events) = (Containers::default(), Events::default());
+        let networks = Networks::new(&config.root);
         let app = App {
             config,
             db,
@@ -85,6 +89,7 @@ impl App {
             mounter,
             volumes,
             containers,
+            networks,
             events,
             trash,
             turns: Turns::default(),

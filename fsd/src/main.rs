@@ -15,6 +15,7 @@ mod fuse;
 mod image;
 mod manual;
 mod mounts;
+mod network;
 mod reference;
 mod registry;
 mod serve;

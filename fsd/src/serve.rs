@@ -101,8 +101,10 @@ pub async fn serve(app: Arc<App>, listener: UnixListener) -> Result<()> {
     let recovered = tokio::task::spawn_blocking(move || crate::container::recover(&recovering)).await;
     recovered.map_err(|_| Error::internal("finding the containers panicked"))??;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let stopping = Arc::clone(&app);
     let stopped = axum::serve(listener, api::router(app)).with_graceful_shutdown(asked_to_stop()).await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    let _ = tokio::task::spawn_blocking(move || crate::network::stop(&stopping)).await;
     if !activated {
         let _ = std::fs::remove_file(&socket);
     }

@@ -192,6 +192,9 @@ impl Drop for Daemon {
                 std::thread::sleep(Duration::from_millis(10));
             }
         }
+        // Bridges and rules outlive it too.
+        let networks = engine::network::Host::new(engine::network::Scope::of_root(&self.dir().join("root")));
+        let _ = networks.remove_all();
         // A failed test must not leave a mount in the way of its folder's removal.
         for mount in fs_base::sys::mount::mount_table().unwrap_or_default() {
             if mount.target.starts_with(self.dir.path()) {

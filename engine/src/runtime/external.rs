@@ -166,7 +166,7 @@ fn last_error(log: &str) -> Option<String> {
         msg: String,
     }
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
-    lines.filter(|line| matches!(line.level.as_str(), "error" | "fatal")).next_back().map(|line| line.msg)
+    lines.filter(|line| matches!(line.level.as_str(), "error" | "fatal")).last().map(|line| line.msg)
 }
 
 #[cfg(test)]

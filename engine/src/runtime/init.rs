@@ -24,6 +24,8 @@ pub struct Inherited<'a> {
     pub joiner: &'a Joiner,
     /// Its new namespaces.
     pub namespaces: u64,
+    /// Another container's network namespace, which it has too.
+    pub network: Option<&'a OwnedFd>,
     /// Its system call filter.
     pub filter: Option<&'a Filter>,
 }
@@ -77,6 +79,10 @@ fn set_up(
     rustix::process::setsid().at("setsid", "first process")?;
     if has(LinuxNamespaceType::Cgroup) {
         unshare(LinuxNamespaceType::Cgroup as u64)?;
+    }
+    if let Some(network) = inherited.network {
+        let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+        rustix::thread::move_into_link_name_space(network.as_fd(), kind).at("join", "network namespace")?;
     }
     if has(LinuxNamespaceType::Network) {
         network::bring_loopback_up()?;

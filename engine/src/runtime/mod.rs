@@ -108,7 +108,9 @@ impl Gate {
 pub fn create(request: Create<'_>) -> Result<Created> {
     let binds = rootfs::open_sources(request.spec)?;
     let joiner = request.cgroup.joiner()?;
-    let namespaces = namespaces(request.spec)?;
+    let network = joined_network(request.spec)?;
+    let joined = if network.is_some() { LinuxNamespaceType::Network as u64 } else { 0 };
+    let namespaces = namespaces(request.spec)? & !joined;
     let filter = filter(request.spec)?;
     let (ours, theirs) = Channel::pair()?;
     let options = ForkOptions {
@@ -120,7 +122,13 @@ pub fn create(request: Create<'_>) -> Result<Created> {
     match fork(&options)? {
         Forked::Child => {
             drop(ours);
-            let inherited = init::Inherited { binds: &binds, joiner: &joiner, namespaces, filter: filter.as_ref() };
+            let inherited = init::Inherited {
+                binds: &binds,
+                joiner: &joiner,
+                namespaces,
+                network: network.as_ref(),
+                filter: filter.as_ref(),
+            };
             let code = init::run(request, &inherited, theirs);
             exit_now(code)
         }
@@ -168,12 +176,21 @@ pub fn filter(spec: &Spec) -> Result<Option<Filter>> {
     profile.map(seccomp::compile).transpose()
 }
 
-/// The namespaces that the spec wants new, as clone flags. Ones to be joined are not supported.
+/// Another container's network namespace, if that is to be joined.
+fn joined_network(spec: &Spec) -> Result<Option<OwnedFd>> {
+    let all = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref()).into_iter().flatten();
+    let path = all.filter(|one| one.typ() == LinuxNamespaceType::Network).find_map(|one| one.path().as_ref());
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    path.map(|path| rustix::fs::open(path, flags, rustix::fs::Mode::empty()).at("open", path)).transpose()
+}
+
+/// The namespaces that a container of this spec has apart from its maker, as clone flags. Of those that exist already
+/// only that of the network can be joined.
 pub fn namespaces(spec: &Spec) -> Result<u64> {
     let linux = spec.linux().as_ref().ok_or_else(|| Error::invalid("the spec has no linux section"))?;
     let mut flags = 0;
     for namespace in linux.namespaces().iter().flatten() {
-        if let Some(path) = namespace.path() {
+        if let Some(path) = namespace.path().as_ref().filter(|_| namespace.typ() != LinuxNamespaceType::Network) {
             return Err(Error::unsupported(format!(
                 "joining the {} namespace {} is not supported by the built-in runtime",
                 namespace.typ(),

@@ -217,14 +217,18 @@ fn namespaces(container: &Container) -> Result<Vec<LinuxNamespace>> {
     let private = |namespace| namespace == Namespace::Private;
     let wanted = [
         (LinuxNamespaceType::Mount, true),
-        (LinuxNamespaceType::Network, container.network == Network::Loopback),
+        (LinuxNamespaceType::Network, container.network != Network::Host),
         (LinuxNamespaceType::Pid, private(container.pid)),
         (LinuxNamespaceType::Ipc, private(container.ipc)),
         (LinuxNamespaceType::Uts, private(container.uts)),
         (LinuxNamespaceType::Cgroup, private(container.cgroup)),
     ];
     let make = |typ| {
-        LinuxNamespaceBuilder::default().typ(typ).build().map_err(|error| Error::internal(format!("namespace {typ}: {error}")))
+        let mut builder = LinuxNamespaceBuilder::default().typ(typ);
+        if let (LinuxNamespaceType::Network, Network::Of(path)) = (typ, &container.network) {
+            builder = builder.path(path.clone());
+        }
+        builder.build().map_err(|error| Error::internal(format!("namespace {typ}: {error}")))
     };
     wanted.into_iter().filter(|(_, own)| *own).map(|(typ, _)| make(typ)).collect()
 }
@@ -232,7 +236,7 @@ fn namespaces(container: &Container) -> Result<Vec<LinuxNamespace>> {
 /// Docker lets any user of a network of its own use low ports and ping.
 fn sysctls(container: &Container) -> HashMap<String, String> {
     let mut all = HashMap::new();
-    if container.network == Network::Loopback {
+    if container.network == Network::Own {
         all.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
         all.insert("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned());
     }

@@ -149,7 +149,7 @@ fn value(args: &[&str]) -> Container {
         read_only_root: false,
         mounts: Vec::new(),
         files: Vec::new(),
-        network: Network::Loopback,
+        network: Network::Own,
         pid: Namespace::Private,
         ipc: Namespace::Private,
         uts: Namespace::Private,

@@ -19,6 +19,7 @@ use super::{blocking, copy, events, flag, lifecycle, resources, streams};
 use crate::app::App;
 use crate::container::filter::ListQuery;
 use crate::container::{self, ContainerRow, exec, make, show, size};
+use crate::network::show::Shown;
 
 type Answer = Result<Response, Failure>;
 
@@ -72,7 +73,8 @@ async fn list(State(app): State<Arc<App>>, Query(query): Query<ContainersQuery>)
     let listed = blocking(move || {
         let now = crate::db::now();
         let rows = container::filter::list(&app, &wanted)?;
-        Ok(rows.iter().map(|row| show::summary(row, now, with_size.then(|| size::of(&app, row)))).collect::<Vec<_>>())
+        let networks = Shown::all(&app)?;
+        Ok(rows.iter().map(|row| show::summary(row, &networks, now, with_size.then(|| size::of(&app, row)))).collect::<Vec<_>>())
     })
     .await?;
     Ok(Json(listed).into_response())
@@ -160,7 +162,7 @@ fn labelled(row: &ContainerRow, filters: &HashMap<String, Vec<String>>) -> bool 
 }
 
 /// `24h`, `10m30s`: so long ago; or a moment.
-fn until(text: &str) -> fs_base::Result<i64> {
+pub(super) fn until(text: &str) -> fs_base::Result<i64> {
     let unit = |c: char| match c {
         'h' => Some(3600),
         'm' => Some(60),

@@ -11,6 +11,7 @@ mod hijack;
 mod images;
 mod info;
 mod lifecycle;
+mod networks;
 mod own;
 mod resources;
 mod streams;
@@ -54,6 +55,7 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(create::routes())
         .merge(volumes::routes())
         .merge(containers::routes())
+        .merge(networks::routes())
         .nest("/fsd/v1", own::routes())
         .fallback(|uri: Uri| async move { Failure(Error::not_found(format!("page not found: {}", uri.path()))) })
         .method_not_allowed_fallback(|| async { Failure(Error::not_found("page not found")) })

@@ -11,6 +11,7 @@ use volumes::parse::HostMounts;
 use super::{refuse, runtimes};
 use crate::config::Config;
 use crate::image::Config as ImageConfig;
+use crate::network::{Mode, request};
 
 /// A container that was asked for.
 #[derive(Debug)]
@@ -20,6 +21,7 @@ pub struct New {
     /// Docker's `Config`, not merged yet.
     config: Map<String, Value>,
     host_config: Map<String, Value>,
+    networking: Value,
 }
 
 /// What of it is settled once the image is known.
@@ -29,6 +31,8 @@ pub struct Settled {
     pub config: Value,
     /// Docker's `HostConfig`, defaults filled in.
     pub host_config: Value,
+    /// Docker's `NetworkingConfig`, as it was asked for.
+    pub networking: Value,
     /// Its mounts, as they were asked for.
     pub mounts: HostMounts,
     /// Where the image or the container wants volumes.
@@ -52,8 +56,9 @@ pub fn decode(body: &[u8]) -> Result<New> {
     }
     refuse::config(&config)?;
     refuse::host_config(&host_config)?;
-    refuse::networking(&networking)?;
-    Ok(New { image, config, host_config })
+    let mode = Mode::parse(host_config.get("NetworkMode").and_then(Value::as_str).unwrap_or_default());
+    request::check_config(&mode, &config, &host_config)?;
+    Ok(New { image, config, host_config, networking })
 }
 
 impl New {
@@ -75,7 +80,7 @@ impl New {
         merge_config(&mut self.config, &image.defaults, &id.as_str()[..12], self.host_config.get("UTSMode"));
         let mut warnings = Vec::new();
         let mounts: HostMounts = read(&Value::Object(self.host_config.clone()), "HostConfig")?;
-        default_host_config(&mut self.host_config, &mut warnings)?;
+        default_host_config(&mut self.host_config)?;
         let config = Value::Object(self.config);
         let command = config["Entrypoint"].as_array().into_iter().chain(config["Cmd"].as_array()).flatten().count();
         if command == 0 {
@@ -86,7 +91,7 @@ impl New {
         // Whatever can't be read is refused now, not at the start.
         super::to_engine::check(&config, &host_config)?;
         warnings.extend(super::resources::warnings(&host_config)?);
-        Ok(Settled { config, host_config, mounts, volumes, warnings })
+        Ok(Settled { config, host_config, networking: self.networking, mounts, volumes, warnings })
     }
 }
 
@@ -158,20 +163,19 @@ fn merge_env(image: Option<&Value>, own: Option<&Value>) -> Vec<String> {
 }
 
 /// Fills in what `inspect` shows although nobody asked for it.
-fn default_host_config(host: &mut Map<String, Value>, warnings: &mut Vec<String>) -> Result<()> {
+fn default_host_config(host: &mut Map<String, Value>) -> Result<()> {
     let mode = host.get("NetworkMode").and_then(Value::as_str).unwrap_or_default().to_owned();
-    if matches!(mode.as_str(), "" | "default" | "bridge") {
-        warnings.push(
-            "This version has no bridge network yet: the container gets a loopback interface only. Use --network none to \
-             say so, or --network host for the host's network."
-                .to_owned(),
-        );
-        host.insert("NetworkMode".to_owned(), json!("default"));
+    if matches!(mode.as_str(), "" | "default") {
+        host.insert("NetworkMode".to_owned(), json!("bridge"));
     }
     let log: LogConfig = host.get("LogConfig").map_or(Ok(LogConfig::default()), |value| read(value, "LogConfig"))?;
     host.insert("LogConfig".to_owned(), json!({"Type": "json-file", "Config": log.config.unwrap_or_default()}));
     super::resources::defaults(host);
-    let fill = [("ShmSize", json!(64 << 20)), ("IpcMode", json!("private")), ("CgroupnsMode", json!("private"))];
+    let fill = [
+        ("ShmSize", json!(64 << 20)),
+        ("IpcMode", json!("private")),
+        ("CgroupnsMode", json!("private")),
+    ];
     for (key, default) in fill {
         let unset = is_empty(host.get(key)) || host.get(key) == Some(&json!(0));
         if unset {

@@ -206,7 +206,7 @@ fn run(app: &Arc<App>, exec: &Arc<Exec>, detach: bool, size: Option<(u16, u16)>)
         tty: wanted.tty,
         privileged: wanted.privileged,
     };
-    let container = to_engine(&row, Vec::new(), Vec::new())?;
+    let container = to_engine(&row, Vec::new(), Vec::new(), engine::config::Network::Own)?;
     let request = ExecRequest {
         id: exec.id.clone(),
         process: exec_process(&container, &process, &root)?,

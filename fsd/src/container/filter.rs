@@ -6,6 +6,7 @@ use fs_base::{Error, Result};
 
 use super::{ContainerRow, Status};
 use crate::app::App;
+use crate::network::show::Shown;
 
 /// What `GET /containers/json` asks for.
 #[derive(Debug, Default)]
@@ -43,6 +44,7 @@ struct Check<'a> {
     images: Option<Vec<fs_base::Digest>>,
     before: Option<i64>,
     since: Option<i64>,
+    networks: Shown,
 }
 
 impl<'a> Check<'a> {
@@ -73,6 +75,7 @@ impl<'a> Check<'a> {
             images,
             before: moment("before")?,
             since: moment("since")?,
+            networks: Shown::all(app)?,
         })
     }
 
@@ -105,13 +108,10 @@ impl<'a> Check<'a> {
                         || mount.source.to_str() == Some(volume)
                 })
             })
-            && any("network", &|network| match row.definition.host_text("NetworkMode") {
-                "default" => matches!(network, "bridge" | "default"),
-                mode => mode == network,
-            })
+            && any("network", &|network| self.networks.is_in(row, network))
             && any("health", &|health| health == row.state.health.map_or("none", super::health::Health::word))
             && any("is-task", &|task| matches!(task, "false" | "0"))
-            && !self.filters.contains_key("publish")
+            && any("publish", &|port| self.networks.publishes(row, port))
             && any("expose", &|port| {
                 row.definition.config["ExposedPorts"]
                     .as_object()

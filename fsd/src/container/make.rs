@@ -7,13 +7,15 @@ use fs_base::{Class, ContainerId, IoContext, Result};
 use layerfs::archive::populate;
 use layerfs::tree::Tree;
 use volumes::MountPoint;
-use volumes::parse::Request;
+use volumes::parse::Request as VolumeRequest;
 
 use super::create::{Settled, decode};
 use super::{ContainerRow, Definition, State, names};
 use crate::app::App;
 use crate::db::images::ImageRow;
 use crate::image;
+use crate::network::request::{self, Request};
+use crate::network::{Endpoint, Mode};
 
 /// How often a name of our own is tried.
 const ATTEMPTS: u32 = 8;
@@ -35,7 +37,8 @@ pub fn create(app: &App, name: Option<&str>, body: &[u8]) -> Result<Made> {
     let image_name = new.image.clone();
     let image = image::find(app, &image_name)?;
     let id = ContainerId::random()?;
-    let settled = new.settle(&image::Config::parse(&image.config)?, &id)?;
+    let mut settled = new.settle(&image::Config::parse(&image.config)?, &id)?;
+    let endpoints = networks(app, &id, &mut settled)?;
     let requests = settled.mounts.requests(inherited(app, &settled)?, settled.volumes.clone())?;
     let attached = app.volumes.attach(&id, &requests)?;
     let warnings = settled.warnings;
@@ -51,7 +54,8 @@ pub fn create(app: &App, name: Option<&str>, body: &[u8]) -> Result<Made> {
     for volume in &attached.created {
         app.events.object("volume", "create", volume.name.as_str(), &[("driver", &volume.driver)]);
     }
-    if let Err(error) = finish(app, &mut row, name, &image) {
+    let finished = app.db.add_endpoints(&endpoints).and_then(|()| finish(app, &mut row, name, &image));
+    if let Err(error) = finished {
         undo(app, &row);
         return Err(error);
     }
@@ -78,7 +82,22 @@ fn finish(app: &App, row: &mut ContainerRow, name: Option<String>, image: &Image
     }
 }
 
+/// The networks that it is to be in. In another container's, it has that one's host name.
+fn networks(app: &App, id: &ContainerId, settled: &mut Settled) -> Result<Vec<Endpoint>> {
+    let mode = settled.host_config["NetworkMode"].as_str().unwrap_or_default();
+    if let Mode::Of(name) = Mode::parse(mode)
+        && let Ok(other) = app.db.find_container(&name)
+    {
+        settled.config["Hostname"] = other.definition.config["Hostname"].clone();
+    }
+    let (networking, config, host_config) = (&settled.networking, &settled.config, &settled.host_config);
+    let (endpoints, warnings) = request::endpoints(app, id, &Request { networking, config, host_config })?;
+    settled.warnings.extend(warnings);
+    Ok(endpoints)
+}
+
 fn undo(app: &App, row: &ContainerRow) {
+    crate::network::forget(app, &row.id);
     let anonymous = app.volumes.detach(&row.id, &row.definition.mounts, true);
     let anonymous = anonymous.map(|names| super::remove::destroyed(app, row, &names));
     let discarded = app.trash.discard(&app.container_dir(&row.id)).map(drop);
@@ -90,7 +109,7 @@ fn undo(app: &App, row: &ContainerRow) {
 }
 
 /// The mounts of the containers that it wants them from.
-fn inherited(app: &App, settled: &Settled) -> Result<Vec<Request>> {
+fn inherited(app: &App, settled: &Settled) -> Result<Vec<VolumeRequest>> {
     let mut requests = Vec::new();
     for (name, read_only) in settled.mounts.inherits_from()? {
         let row = app.db.find_container(name)?;

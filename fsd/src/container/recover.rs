@@ -19,6 +19,7 @@ pub fn recover(app: &Arc<App>) -> Result<()> {
         }
     }
     remove_orphans(app)?;
+    crate::network::recover(app)?;
     super::restart::with_daemon(app)
 }
 

@@ -7,12 +7,7 @@ use super::create::{LogConfig, read};
 
 /// Fields of the host config that must not say anything, with the flag that people know them by and the reason.
 const HOST: &[(&str, &str, &str)] = &[
-    ("PortBindings", "--publish", "publishing ports needs a bridge network, which this version does not have"),
-    ("PublishAllPorts", "--publish-all", "publishing ports needs a bridge network, which this version does not have"),
-    ("Links", "--link", "there is no bridge network to be linked on"),
-    ("Dns", "--dns", "a container without a bridge network has no name server of its own"),
-    ("DnsOptions", "--dns-option", "a container without a bridge network has no name server of its own"),
-    ("DnsSearch", "--dns-search", "a container without a bridge network has no name server of its own"),
+    ("Links", "--link", "containers of a network find each other by their names"),
     ("Devices", "--device", "single devices can't be given yet; --privileged gives all"),
     ("DeviceRequests", "--gpus", "devices can't be requested"),
     ("DeviceCgroupRules", "--device-cgroup-rule", "device rules can't be given yet"),
@@ -31,10 +26,8 @@ const HOST: &[(&str, &str, &str)] = &[
 
 /// Refuses what the config asks for in vain.
 pub fn config(config: &Map<String, Value>) -> Result<()> {
-    for (key, flag) in [("MacAddress", "--mac-address"), ("OnBuild", "OnBuild")] {
-        if says_something(config.get(key)) {
-            return Err(unsupported(flag, "it has no meaning without a bridge network or a builder"));
-        }
+    if says_something(config.get("OnBuild")) {
+        return Err(unsupported("OnBuild", "it has no meaning without a builder"));
     }
     Ok(())
 }
@@ -53,7 +46,6 @@ pub fn host_config(host: &Map<String, Value>) -> Result<()> {
     one_of("--ipc", text("IpcMode"), &["", "private", "host"])?;
     one_of("--uts", text("UTSMode"), &["", "host"])?;
     one_of("--cgroupns", text("CgroupnsMode"), &["", "private", "host"])?;
-    network_mode(text("NetworkMode"))?;
     if let Some(log) = host.get("LogConfig") {
         let log: LogConfig = read(log, "LogConfig")?;
         one_of("--log-driver", log.r#type.as_deref().unwrap_or_default(), &["", "json-file", "none"])?;
@@ -62,31 +54,6 @@ pub fn host_config(host: &Map<String, Value>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Refuses networks that there are not.
-pub fn networking(networking: &Value) -> Result<()> {
-    for (name, endpoint) in networking.get("EndpointsConfig").and_then(Value::as_object).into_iter().flatten() {
-        network_mode(name)?;
-        for key in ["IPAMConfig", "Links", "Aliases", "MacAddress", "DriverOpts"] {
-            if says_something(endpoint.get(key)) {
-                return Err(unsupported(&format!("{key} of network {name:?}"), "this version has no bridge network"));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn network_mode(mode: &str) -> Result<()> {
-    if mode.starts_with("container:") {
-        return Err(unsupported("--network container:…", "another container's network can't be shared yet"));
-    }
-    match mode {
-        "" | "default" | "bridge" | "none" | "host" => Ok(()),
-        other => {
-            Err(Error::not_found(format!("network {other} not found")).with_hint("this version knows the networks none and host"))
-        }
-    }
 }
 
 fn one_of(flag: &str, value: &str, known: &[&str]) -> Result<()> {

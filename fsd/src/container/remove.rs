@@ -34,6 +34,7 @@ pub fn remove(app: &Arc<App>, row: &ContainerRow, options: Options) -> Result<()
         return Err(Error::conflict(format!("cannot remove container \"/{}\": container is {why}", row.name)));
     }
     app.db.remove_container(&row.id)?;
+    crate::network::forget(app, &row.id);
     // From here on it is gone; what can't be cleaned now is cleaned at the next start.
     let volumes = app.volumes.detach(&row.id, &row.definition.mounts, options.volumes);
     let discarded = app.trash.discard(&app.container_dir(&row.id)).map(drop);

@@ -11,11 +11,14 @@ use super::live::Live;
 use super::to_engine::to_engine;
 use super::{ContainerRow, State, Status, files, health, restart};
 use crate::app::App;
+use crate::network;
 
 /// What Docker's clients read off a start that failed: the program is not there.
 const NOT_FOUND: i32 = 127;
 /// It is there, and can't be run.
 const NOT_EXECUTABLE: i32 = 126;
+/// Something else was in its way.
+const NOT_STARTED: i32 = 128;
 /// The exit code of a container whose shim was killed, as if it had been killed itself.
 const KILLED: i32 = 137;
 /// Docker's exit code of a container that ran when the machine went down.
@@ -74,17 +77,21 @@ type Started = (i32, Child, std::os::unix::net::UnixStream);
 
 /// Everything up to the running program. The result is its number, its shim, and the connection that hears of its end.
 fn begin(app: &App, row: &ContainerRow, live: &Live, client: &Client) -> Result<Started> {
-    let mut launched = make(app, row, live)?;
+    let launched = make(app, row, live)?;
     let result = release(live, client);
     match result {
         Ok(waiting) => Ok((launched.pid, launched.shim, waiting)),
         Err(error) => {
-            // What was made and can't run has ended by itself, or is ended now.
-            let _ = client.kill(rustix::process::Signal::KILL.as_raw());
-            let _ = launched.shim.wait();
+            end_made(client, launched);
             Err(error)
         }
     }
+}
+
+/// What was made and can't run has ended by itself, or is ended now.
+fn end_made(client: &Client, mut launched: engine::shim::Launched) {
+    let _ = client.kill(rustix::process::Signal::KILL.as_raw());
+    let _ = launched.shim.wait();
 }
 
 /// Makes the container's processes, which wait.
@@ -93,7 +100,10 @@ fn make(app: &App, row: &ContainerRow, live: &Live) -> Result<engine::shim::Laun
         app.db.image(&row.image)?.ok_or_else(|| Error::corrupt(format!("the image {} of the container is gone", row.image)))?;
     let dir = app.container_dir(&row.id);
     let specs = app.volumes.prepare(&row.definition.mounts)?;
-    let container = to_engine(row, specs, files::write(row, &dir)?)?;
+    let mut prepared = network::prepare(app, row)?;
+    let files = files::write(row, &dir, &prepared.files)?;
+    let own = std::mem::replace(&mut prepared.network, engine::config::Network::Own);
+    let container = to_engine(row, specs, files, own)?;
     live.hold(Some(app.mounter.lease(&image.layers)?));
     let root = app.mounter.container(&image.layers, &dir.join(files::UPPER), &dir.join(files::WORK))?;
     let spec = engine::spec::build(&container, &Root::from_fd(root.try_clone()?.into_fd()))?;
@@ -109,6 +119,10 @@ fn make(app: &App, row: &ContainerRow, live: &Live) -> Result<engine::shim::Laun
     let launched = launch(Launch { program: &app.config.shim, dir: &run_dir, spec: &spec, options: &options, root })?;
     for warning in &launched.warnings {
         tracing::warn!(container = %row.id, "{warning}");
+    }
+    if let Err(error) = network::attach(app, row, prepared, launched.pid) {
+        end_made(&app.shim(&row.id), launched);
+        return Err(error);
     }
     Ok(launched)
 }
@@ -131,7 +145,9 @@ fn release(live: &Live, client: &Client) -> Result<std::os::unix::net::UnixStrea
 /// Undoes a start, and says why as Docker does.
 fn failed(app: &App, row: &ContainerRow, live: &Live, error: Error) -> Error {
     let text = error.to_string();
-    let code = if text.contains("not found") || text.contains("no such file or directory") {
+    let code = if text.starts_with("failed to set up") {
+        NOT_STARTED
+    } else if text.contains("not found") || text.contains("no such file or directory") {
         NOT_FOUND
     } else if text.contains("permission denied")
         || text.contains("is a directory")
@@ -140,9 +156,10 @@ fn failed(app: &App, row: &ContainerRow, live: &Live, error: Error) -> Error {
     {
         NOT_EXECUTABLE
     } else {
-        128
+        NOT_STARTED
     };
-    let error = error.context("failed to create task for container");
+    let is_network = text.starts_with("failed to set up container networking");
+    let error = if is_network { error } else { error.context("failed to create task for container") };
     clean_up(app, row, live);
     if let Err(error) = app.db.set_container_state(&row.id, &row.state.not_started(code, error.to_string())) {
         tracing::error!(container = %row.id, %error, "the failed start could not be recorded");
@@ -154,6 +171,7 @@ fn failed(app: &App, row: &ContainerRow, live: &Live, error: Error) -> Error {
 /// What a container holds while it runs.
 fn clean_up(app: &App, row: &ContainerRow, live: &Live) {
     live.hold(None);
+    network::release(app, row);
     // Who attached and was not connected hears the end.
     live.set_early(Some(Vec::new()));
     let running = |id: &ContainerId| app.db.container(id).ok().flatten().is_some_and(|row| row.state.is_running());

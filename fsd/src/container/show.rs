@@ -1,11 +1,12 @@
 //! Containers as the API shows them.
 
 use fs_base::Result;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use volumes::MountPoint;
 
 use super::{ContainerRow, Status, files, health};
 use crate::app::App;
+use crate::network::show::Shown;
 
 /// Docker's word for "never".
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -42,7 +43,7 @@ pub fn inspect(app: &App, row: &ContainerRow, execs: &[String], size: Option<Siz
         "AppArmorProfile": "", "ExecIDs": if execs.is_empty() { Value::Null } else { json!(execs) },
         "HostConfig": definition.host_config,
         "GraphDriver": {"Name": app.mounter.driver_name().unwrap_or("none"), "Data": {"UpperDir": path(files::UPPER)}},
-        "Mounts": mounts(row), "Config": definition.config, "NetworkSettings": network_settings(row),
+        "Mounts": mounts(row), "Config": definition.config, "NetworkSettings": Shown::one(app, row)?.settings(row),
     });
     if let Some(size) = size {
         value["SizeRw"] = json!(size.own);
@@ -69,43 +70,15 @@ fn mounts(row: &ContainerRow) -> Value {
     json!(row.definition.mounts.iter().filter_map(MountPoint::shown).collect::<Vec<_>>())
 }
 
-fn network_name(row: &ContainerRow) -> &str {
-    match row.definition.host_text("NetworkMode") {
-        "host" => "host",
-        "none" => "none",
-        _ => "bridge",
-    }
-}
-
-fn networks(row: &ContainerRow) -> Value {
-    let endpoint = json!({
-        "IPAMConfig": null, "Links": null, "Aliases": null, "MacAddress": "", "DriverOpts": null, "NetworkID": "",
-        "EndpointID": "", "Gateway": "", "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "", "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0, "DNSNames": null,
-    });
-    let mut networks = Map::new();
-    networks.insert(network_name(row).to_owned(), endpoint);
-    Value::Object(networks)
-}
-
-fn network_settings(row: &ContainerRow) -> Value {
-    json!({
-        "Bridge": "", "SandboxID": "", "SandboxKey": "", "Ports": {}, "HairpinMode": false, "LinkLocalIPv6Address": "",
-        "LinkLocalIPv6PrefixLen": 0, "SecondaryIPAddresses": null, "SecondaryIPv6Addresses": null, "EndpointID": "",
-        "Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "IPAddress": "", "IPPrefixLen": 0,
-        "IPv6Gateway": "", "MacAddress": "", "Networks": networks(row),
-    })
-}
-
 /// One entry of `GET /containers/json`.
-pub fn summary(row: &ContainerRow, now: i64, size: Option<Size>) -> Value {
+pub fn summary(row: &ContainerRow, networks: &Shown, now: i64, size: Option<Size>) -> Value {
     let mut value = json!({
         "Id": row.id, "Names": [format!("/{}", row.name)], "Image": row.image_name, "ImageID": row.image,
-        "Command": command(row), "Created": row.created / 1_000_000_000, "Ports": [],
+        "Command": command(row), "Created": row.created / 1_000_000_000, "Ports": networks.port_list(row),
         "Labels": row.definition.config.get("Labels").filter(|labels| labels.is_object()).unwrap_or(&json!({})),
         "State": row.state.word(), "Status": status(row, now),
         "HostConfig": {"NetworkMode": row.definition.host_text("NetworkMode")},
-        "NetworkSettings": {"Networks": networks(row)}, "Mounts": mounts(row),
+        "NetworkSettings": {"Networks": networks.networks(row)}, "Mounts": mounts(row),
     });
     if let Some(size) = size {
         value["SizeRw"] = json!(size.own);

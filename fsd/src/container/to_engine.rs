@@ -63,7 +63,7 @@ pub fn check(config: &Value, host_config: &Value) -> Result<()> {
 }
 
 /// The engine's value of a container whose mounts are ready.
-pub fn to_engine(row: &ContainerRow, mounts: Vec<MountSpec>, files: Vec<ManagedFile>) -> Result<Container> {
+pub fn to_engine(row: &ContainerRow, mounts: Vec<MountSpec>, files: Vec<ManagedFile>, network: Network) -> Result<Container> {
     let Definition { host_config, .. } = &row.definition;
     let definition = &row.definition;
     let host: Host = read(host_config, "HostConfig")?;
@@ -86,7 +86,7 @@ pub fn to_engine(row: &ContainerRow, mounts: Vec<MountSpec>, files: Vec<ManagedF
         read_only_root: definition.host_flag("ReadonlyRootfs"),
         mounts,
         files,
-        network: if definition.host_text("NetworkMode") == "host" { Network::Host } else { Network::Loopback },
+        network,
         pid: mode("PidMode"),
         ipc: mode("IpcMode"),
         uts: mode("UTSMode"),

@@ -8,6 +8,7 @@ mod definitions;
 pub mod images;
 pub mod layers;
 pub mod mounts;
+pub mod networks;
 pub mod volumes;
 
 use std::path::{Path, PathBuf};
@@ -17,7 +18,8 @@ use fs_base::{Class, Error, Result, durable};
 use rusqlite::{Connection, Transaction};
 use rusqlite_migration::{M, Migrations};
 
-const STEPS: &[M<'static>] = &[M::up(include_str!("migrations/001_start.sql"))];
+const STEPS: &[M<'static>] =
+    &[M::up(include_str!("migrations/001_start.sql")), M::up(include_str!("migrations/002_networks.sql"))];
 const MIGRATIONS: Migrations<'static> = Migrations::from_slice(STEPS);
 
 /// A handle on the database; clones share it.

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::app::App;
 use crate::container::{show, size};
 use crate::db::images::ImageRow;
+use crate::network::show::Shown;
 use crate::volume;
 
 /// Which kinds of object are asked about: all, unless some are named.
@@ -80,7 +81,8 @@ pub fn usage(app: &App, wanted: Wanted) -> Result<Used> {
 
 fn containers(app: &App) -> Result<Vec<Value>> {
     let now = crate::db::now();
-    Ok(app.db.containers()?.iter().map(|row| show::summary(row, now, Some(size::of(app, row)))).collect())
+    let networks = Shown::all(app)?;
+    Ok(app.db.containers()?.iter().map(|row| show::summary(row, &networks, now, Some(size::of(app, row)))).collect())
 }
 
 fn images(app: &App, sizes: &HashMap<fs_base::LayerId, u64>) -> Result<Vec<UsedImage>> {

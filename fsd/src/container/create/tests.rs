@@ -63,22 +63,18 @@ fn a_container_without_a_command_is_refused() {
 fn what_is_not_supported_is_refused_by_name() {
     type Change = fn(&mut Value);
     let cases: &[(&str, Change)] = &[
-        ("--publish", |b| b["HostConfig"]["PortBindings"] = json!({"80/tcp": [{"HostPort": "80"}]})),
-        ("--publish-all", |b| b["HostConfig"]["PublishAllPorts"] = json!(true)),
+        ("--link", |b| b["HostConfig"]["Links"] = json!(["a:b"])),
         ("--device", |b| b["HostConfig"]["Devices"] = json!([{"PathOnHost": "/dev/fuse"}])),
         ("--pid container:x", |b| b["HostConfig"]["PidMode"] = json!("container:x")),
         ("--log-driver syslog", |b| b["HostConfig"]["LogConfig"]["Type"] = json!("syslog")),
         ("--log-opt tag", |b| b["HostConfig"]["LogConfig"]["Config"] = json!({"tag": "x"})),
         ("--security-opt apparmor=x", |b| b["HostConfig"]["SecurityOpt"] = json!(["apparmor=x"])),
-        ("--network container:", |b| b["HostConfig"]["NetworkMode"] = json!("container:x")),
     ];
     for (flag, change) in cases {
         let error = settle(change, &json!({"Cmd": ["true"]})).unwrap_err();
         assert_eq!(error.class(), Class::Unsupported, "{flag}: {error}");
         assert!(error.to_string().starts_with(flag), "{flag}: {error}");
     }
-    let error = settle(|b| b["HostConfig"]["NetworkMode"] = json!("mine"), &json!({"Cmd": ["true"]})).unwrap_err();
-    assert_eq!((error.class(), error.to_string().as_str()), (Class::NotFound, "network mine not found"));
 }
 
 #[test]
@@ -103,8 +99,18 @@ fn values_that_make_no_sense_are_refused_in_dockers_words() {
 }
 
 #[test]
-fn the_bridge_that_there_is_not_is_told_of() {
-    let settled = settle(|b| b["HostConfig"]["NetworkMode"] = json!("default"), &json!({"Cmd": ["true"]})).unwrap();
-    assert!(settled.warnings[0].contains("loopback"), "{:?}", settled.warnings);
-    assert!(settle(|_| {}, &json!({"Cmd": ["true"]})).unwrap().warnings.is_empty());
+fn the_default_network_is_the_bridge() {
+    let mode = |mode: &str| settle(|b| b["HostConfig"]["NetworkMode"] = json!(mode), &json!({"Cmd": ["true"]}));
+    for text in ["", "default", "bridge"] {
+        assert_eq!(mode(text).unwrap().host_config["NetworkMode"], json!("bridge"), "{text}");
+    }
+    assert_eq!(mode("mine").unwrap().host_config["NetworkMode"], json!("mine"));
+    let conflict = settle(
+        |b| {
+            b["HostConfig"]["NetworkMode"] = json!("container:x");
+            b["Hostname"] = json!("h");
+        },
+        &json!({"Cmd": ["true"]}),
+    );
+    assert_eq!(conflict.unwrap_err().to_string(), "conflicting options: hostname and the network mode");
 }

@@ -1,0 +1,148 @@
+//! Networks: which there are, who is in them, and what the kernel and this process do for that.
+//!
+//! The database says which networks there are, which a container is to be in ([`Endpoint`]), and, while it runs, what it
+//! has there ([`Lease`]) and which ports lead to it ([`Published`]). The kernel holds bridges, wires and rules
+//! ([`engine::network`]), and goes on without us. This process only answers names ([`resolver`]) and passes on what the
+//! kernel can't translate ([`proxy`]); both are begun again by [`recover()`].
+//!
+//! ```text
+//! create: request ──► endpoints in the database
+//! start:  prepare: addresses, ports, files ──► (the processes are made) ──► attach: wires, rules, names
+//! end:    release: all of it back
+//! ```
+
+mod attach;
+pub mod connect;
+pub mod create;
+pub mod files;
+mod ipam;
+mod model;
+mod ports;
+mod proxy;
+mod recover;
+pub mod remove;
+pub mod request;
+mod resolver;
+pub mod show;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use engine::network::{Host, Scope};
+use fs_base::{ContainerId, Result};
+use tokio::task::JoinHandle;
+
+use crate::app::App;
+use crate::container::ContainerRow;
+pub use attach::{attach, prepare, release};
+pub use create::NewNetwork;
+pub use model::{Endpoint, Lease, Network, Published, Settings};
+pub use recover::{recover, stop};
+pub use request::Asked;
+
+/// What of networks only this process knows.
+#[derive(Debug)]
+pub struct Networks {
+    host: Arc<Host>,
+    /// The networks whose bridges are known to be there; held while one comes or goes.
+    up: Mutex<HashSet<String>>,
+    /// What this process does for a container's network.
+    tasks: Mutex<HashMap<ContainerId, Vec<JoinHandle<()>>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Networks {
+    /// Of the daemon whose store is there.
+    pub fn new(root: &std::path::Path) -> Networks {
+        Networks { host: Arc::new(Host::new(Scope::of_root(root))), up: Mutex::default(), tasks: Mutex::default() }
+    }
+
+    /// Keeps tasks until the container ends.
+    fn keep(&self, container: &ContainerId, tasks: Vec<JoinHandle<()>>) {
+        if !tasks.is_empty() {
+            lock(&self.tasks).entry(container.clone()).or_default().extend(tasks);
+        }
+    }
+
+    /// Ends them. When this returns, the ports that they held are free. Must be called on a thread of the runtime's that
+    /// may block.
+    fn end_tasks(&self, container: &ContainerId) {
+        let tasks = lock(&self.tasks).remove(container).unwrap_or_default();
+        tasks.iter().for_each(JoinHandle::abort);
+        if !tasks.is_empty() {
+            tokio::runtime::Handle::current().block_on(async {
+                for task in tasks {
+                    // That it was ended is what is wanted.
+                    let _ = task.await;
+                }
+            });
+        }
+    }
+}
+
+/// Makes sure that a network's bridge is there.
+fn bring_up(app: &App, network: &Network) -> Result<()> {
+    let mut up = lock(&app.networks.up);
+    if up.contains(&network.id) {
+        return Ok(());
+    }
+    app.networks.host.bring_up(&network.bridge()).map_err(|error| error.context(format!("network {}", network.name)))?;
+    up.insert(network.id.clone());
+    Ok(())
+}
+
+/// Takes it away.
+fn take_down(app: &App, network: &Network) -> Result<()> {
+    let mut up = lock(&app.networks.up);
+    up.remove(&network.id);
+    app.networks.host.take_down(&network.bridge())
+}
+
+/// What a container's `NetworkMode` means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mode {
+    /// Nothing but a loopback interface.
+    None,
+    /// The host's network.
+    Host,
+    /// Another container's, by name.
+    Of(String),
+    /// Networks of bridges, the first of this name.
+    Bridges(String),
+}
+
+impl Mode {
+    /// Reads it.
+    pub fn parse(text: &str) -> Mode {
+        match text {
+            model::NONE => Mode::None,
+            model::HOST => Mode::Host,
+            "" | "default" => Mode::Bridges(model::BRIDGE.to_owned()),
+            other => match other.strip_prefix("container:") {
+                Some(name) => Mode::Of(name.to_owned()),
+                None => Mode::Bridges(other.to_owned()),
+            },
+        }
+    }
+
+    /// Of a container.
+    pub fn of(row: &ContainerRow) -> Mode {
+        Mode::parse(row.definition.host_text("NetworkMode"))
+    }
+}
+
+/// A container is there no more.
+pub fn forget(app: &App, container: &ContainerId) {
+    if let Err(error) = app.db.remove_endpoints(container) {
+        tracing::warn!(%container, %error, "the networks of a removed container are still noted");
+    }
+}
+
+/// Tells of a container that came into a network or left it.
+fn tell(app: &App, action: &str, network: &str, name: &str, driver: &str, container: &ContainerId) {
+    let attributes = [("container", container.as_str()), ("name", name), ("type", driver)];
+    app.events.object("network", action, network, &attributes);
+}

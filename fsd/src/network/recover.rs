@@ -1,0 +1,104 @@
+//! At the start of the daemon: what the database says of networks, and what the kernel has, are put together again; at
+//! its end: what nobody needs is taken away.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use engine::network::namespace;
+use fs_base::{ContainerId, Result};
+
+use super::attach::{self, Place};
+use super::connect::places_of;
+use super::{Network, create, lock, ports, resolver};
+use crate::app::App;
+use crate::container::ContainerRow;
+
+/// Finds the networks of the containers that run on, and clears away the rest. Must be called on a thread of the
+/// runtime's, when it is known which containers run.
+pub fn recover(app: &Arc<App>) -> Result<()> {
+    create::predefined(app)?;
+    app.db.remove_lost_endpoints()?;
+    let leased = app.db.leased_endpoints()?;
+    let running: Vec<ContainerRow> = app.db.containers()?.into_iter().filter(|row| row.state.is_running()).collect();
+    let runs = |id: &ContainerId| running.iter().any(|row| row.id == *id);
+    for endpoint in leased.iter().filter(|endpoint| !runs(&endpoint.container)) {
+        app.db.release(&endpoint.container)?;
+    }
+    let mut places = Vec::new();
+    for row in &running {
+        let own = places_of(app, row)?;
+        if !own.is_empty() {
+            places.push((row, own));
+        }
+    }
+    clear(app, &places)?;
+    if places.is_empty() {
+        return app.networks.host.remove_all();
+    }
+    restore(app, &places)
+}
+
+/// Links of ours that no container needs.
+fn clear(app: &App, places: &[(&ContainerRow, Vec<Place>)]) -> Result<()> {
+    let (bridges, wires) = app.networks.host.links()?;
+    let known: Vec<String> = places.iter().flat_map(|(_, own)| own).map(|place| place.lease.host_link()).collect();
+    for wire in wires.iter().filter(|wire| !known.contains(wire)) {
+        tracing::info!(link = wire, "removing a wire that no container is at");
+        app.networks.host.disconnect(wire)?;
+    }
+    let networks = app.db.networks()?;
+    for bridge in bridges.iter().filter(|bridge| !networks.iter().any(|network| network.spec.link == **bridge)) {
+        tracing::info!(link = bridge, "removing a bridge that no network has");
+        app.networks.host.remove_link(bridge)?;
+    }
+    Ok(())
+}
+
+fn restore(app: &Arc<App>, places: &[(&ContainerRow, Vec<Place>)]) -> Result<()> {
+    let there = app.networks.host.links()?.0;
+    let bridges: Vec<Network> = app.db.networks()?.into_iter().filter(|network| there.contains(&network.spec.link)).collect();
+    let mut rules = Vec::new();
+    for (row, own) in places {
+        let way = attach::way_out(own);
+        let published = app.db.published(Some(&row.id))?;
+        rules.extend(published.iter().filter_map(|(_, port)| ports::rule(port, way?.lease.address(port.host.is_ipv4()))));
+    }
+    // Whoever changed the rules meanwhile, afterwards they are right.
+    app.networks.host.reset_rules(&bridges.iter().map(Network::bridge).collect::<Vec<_>>(), &rules)?;
+    for network in &bridges {
+        super::bring_up(app, network)?;
+    }
+    for (row, own) in places {
+        // One container in disorder keeps no other from its network.
+        if let Err(error) = serve_again(app, row, own) {
+            tracing::error!(container = %row.id, %error, "a container's names or ports are not served");
+        }
+    }
+    Ok(())
+}
+
+fn serve_again(app: &Arc<App>, row: &ContainerRow, own: &[Place]) -> Result<()> {
+    let mut bound = Vec::new();
+    for (_, port) in app.db.published(Some(&row.id))? {
+        match ports::hold_again(&port) {
+            Ok(held) => bound.push(ports::Bound { port, held }),
+            // The rules lead to the container all the same.
+            Err(error) => tracing::warn!(container = %row.id, %error, "a published port was taken meanwhile"),
+        }
+    }
+    attach::open_ports(app, &row.id, attach::way_out(own), bound)?;
+    if own.iter().any(|place| place.network.is_user_defined()) {
+        resolver::start(app, row, namespace::of_process(row.state.pid)?.as_fd())?;
+    }
+    Ok(())
+}
+
+/// At a clean end: with no container in any network, nothing of them stays on the host.
+pub fn stop(app: &App) {
+    let _alone = lock(&app.networks.up);
+    let result =
+        app.db.leased_endpoints().and_then(|leased| if leased.is_empty() { app.networks.host.remove_all() } else { Ok(()) });
+    if let Err(error) = result {
+        tracing::warn!(%error, "what is left of networks could not be taken away");
+    }
+}
