@@ -15,6 +15,7 @@ use crate::cmd::inspect::{Inspect, InspectOne};
 use crate::cmd::lifecycle::{Containers, Kill, Port, Rename, Rm, Stop, Top};
 use crate::cmd::look::{Cat, LsTree, MountImage, MountLs, Umount};
 use crate::cmd::manual::{Completions, Man};
+use crate::cmd::network::Network;
 use crate::cmd::ps::Ps;
 use crate::cmd::pull::{Export, Import, Load, Pull, Save};
 use crate::cmd::run::Run;
@@ -73,6 +74,8 @@ pub enum Verb {
     Logs(Logs),
     #[command(subcommand)]
     Mount(MountVerb),
+    #[command(subcommand)]
+    Network(Network),
     /// Pause all processes within one or more containers
     Pause(Containers),
     Port(Port),
@@ -214,6 +217,7 @@ impl Verb {
             Verb::Logs(args) => args.run(client).await,
             Verb::Mount(MountVerb::Ls(args)) => args.run(client).await,
             Verb::Mount(MountVerb::Rm(args)) | Verb::Umount(args) => args.run(client).await,
+            Verb::Network(verb) => verb.run(client).await,
             Verb::Pause(args) => args.post(client, "pause").await,
             Verb::Port(args) => args.run(client).await,
             Verb::Ps(args) => args.run(client).await,

@@ -10,7 +10,8 @@ use crate::format::units::parse_bytes;
 use crate::opts::env::{environment, labels, pairs};
 use crate::opts::health::Health;
 use crate::opts::mounts::{self, Bind};
-use crate::opts::values::{boolean, cpus, device, publish, restart, security, ulimit};
+use crate::opts::network::NetworkFlags;
+use crate::opts::values::{boolean, cpus, device, restart, security, ulimit};
 
 /// What a new container is to be like.
 #[derive(Debug, Args)]
@@ -42,12 +43,6 @@ pub struct CreateFlags {
     /// Add a host device to the container
     #[arg(long, value_name = "list")]
     device: Vec<String>,
-    /// Set custom DNS servers
-    #[arg(long, value_name = "list")]
-    dns: Vec<String>,
-    /// Add a custom host-to-IP mapping (host:ip)
-    #[arg(long, value_name = "list")]
-    add_host: Vec<String>,
     /// Overwrite the default ENTRYPOINT of the image
     #[arg(long, value_name = "string")]
     entrypoint: Option<String>,
@@ -57,9 +52,6 @@ pub struct CreateFlags {
     /// Read in a file of environment variables
     #[arg(long, value_name = "list")]
     env_file: Vec<PathBuf>,
-    /// Expose a port or a range of ports
-    #[arg(long, value_name = "list")]
-    expose: Vec<String>,
     /// Add additional groups to join
     #[arg(long, value_name = "list")]
     group_add: Vec<String>,
@@ -107,9 +99,8 @@ pub struct CreateFlags {
     /// Assign a name to the container
     #[arg(long, value_name = "string")]
     pub name: Option<String>,
-    /// Connect a container to a network
-    #[arg(long, alias = "net", value_name = "network")]
-    network: Option<String>,
+    #[command(flatten)]
+    network: NetworkFlags,
     /// Disable OOM Killer
     #[arg(long)]
     oom_kill_disable: bool,
@@ -128,9 +119,6 @@ pub struct CreateFlags {
     /// Give extended privileges to this container
     #[arg(long)]
     privileged: bool,
-    /// Publish a container's port(s) to the host
-    #[arg(short = 'p', long, value_name = "list")]
-    publish: Vec<String>,
     /// Pull image before running ("always", "missing", "never")
     #[arg(long, value_name = "string", default_value = "missing", hide_default_value = true)]
     pub pull: String,
@@ -265,15 +253,8 @@ impl CreateFlags {
         if let Some(timeout) = self.stop_timeout {
             config["StopTimeout"] = timeout.into();
         }
-        let ports = self.publish.iter().map(|port| publish(port)).collect::<Result<Vec<_>>>()?;
-        let exposed = self.expose.iter().map(|port| if port.contains('/') { port.clone() } else { format!("{port}/tcp") });
-        let exposed: Map<String, Value> =
-            ports.iter().map(|(port, _)| port.clone()).chain(exposed).map(|port| (port, json!({}))).collect();
-        if !exposed.is_empty() {
-            config["ExposedPorts"] = exposed.into();
-        }
-        config["HostConfig"] = self.host_config(&binds, ports)?;
-        config["NetworkingConfig"] = json!({"EndpointsConfig": {}});
+        config["HostConfig"] = self.host_config(&binds)?;
+        self.network.fill(&mut config)?;
         Ok(config)
     }
 
@@ -281,14 +262,8 @@ impl CreateFlags {
         self.volume.iter().map(|volume| mounts::volume(volume, current)).collect()
     }
 
-    fn host_config(&self, binds: &[Bind], ports: Vec<(String, Value)>) -> Result<Value> {
+    fn host_config(&self, binds: &[Bind]) -> Result<Value> {
         let current = std::env::current_dir()?;
-        let mut bindings: Map<String, Value> = Map::new();
-        for (port, binding) in ports {
-            if let Some(list) = bindings.entry(port).or_insert_with(|| json!([])).as_array_mut() {
-                list.push(binding);
-            }
-        }
         let binds: Vec<&str> =
             binds.iter().filter_map(|bind| if let Bind::Bind(text) = bind { Some(text.as_str()) } else { None }).collect();
         let tmpfs: Map<String, Value> = self.tmpfs.iter().map(|text| mounts::tmpfs(text)).collect();
@@ -296,14 +271,12 @@ impl CreateFlags {
             "Binds": binds,
             "Mounts": self.mount.iter().map(|text| mounts::mount(text, &current)).collect::<Result<Vec<_>>>()?,
             "Tmpfs": tmpfs,
-            "NetworkMode": self.network.as_deref().unwrap_or("default"),
-            "PortBindings": bindings,
             "RestartPolicy": restart(self.restart.as_deref().unwrap_or("no"))?,
             "AutoRemove": self.rm,
             "LogConfig": {"Type": self.log_driver.as_deref().unwrap_or_default(), "Config": pairs(&self.log_opt)},
             "VolumesFrom": self.volumes_from, "VolumeDriver": self.volume_driver.as_deref().unwrap_or_default(),
             "CapAdd": self.cap_add, "CapDrop": self.cap_drop,
-            "Dns": self.dns, "ExtraHosts": self.add_host, "GroupAdd": self.group_add,
+            "GroupAdd": self.group_add,
             "IpcMode": self.ipc.as_deref().unwrap_or_default(), "PidMode": self.pid.as_deref().unwrap_or_default(),
             "UTSMode": self.uts.as_deref().unwrap_or_default(), "UsernsMode": self.userns.as_deref().unwrap_or_default(),
             "Privileged": self.privileged, "ReadonlyRootfs": self.read_only,

@@ -3,4 +3,6 @@
 pub mod env;
 pub mod health;
 pub mod mounts;
+pub mod network;
+pub mod ports;
 pub mod values;

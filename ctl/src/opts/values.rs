@@ -76,26 +76,6 @@ pub fn security(text: &str) -> Result<String> {
     Ok(format!("seccomp={profile}"))
 }
 
-/// `-p [IP:][HOST:]CONTAINER[/PROTOCOL]`: the port's key and its binding.
-pub fn publish(text: &str) -> Result<(String, Value)> {
-    let (rest, protocol) = text.rsplit_once('/').unwrap_or((text, "tcp"));
-    let (ip, rest) = match rest.strip_prefix('[').and_then(|rest| rest.split_once("]:")) {
-        Some((ip, rest)) => (ip, rest),
-        None if rest.matches(':').count() >= 2 => rest.split_once(':').unwrap_or(("", rest)),
-        None => ("", rest),
-    };
-    let (host, container) = rest.rsplit_once(':').unwrap_or(("", rest));
-    for port in [host, container].into_iter().filter(|port| !port.is_empty()) {
-        if port.parse::<u16>().is_err() {
-            bail!("invalid containerPort: {text}: ranges of ports can't be published yet");
-        }
-    }
-    if container.is_empty() {
-        bail!("no port specified: {text}<empty>");
-    }
-    Ok((format!("{container}/{protocol}"), json!({"HostIp": ip, "HostPort": host})))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,11 +89,6 @@ mod tests {
         assert!(device("a:b:c").is_err());
         assert_eq!(cpus("1.5").unwrap(), 1_500_000_000);
         assert_eq!(restart("on-failure:3").unwrap(), json!({"Name": "on-failure", "MaximumRetryCount": 3}));
-        assert_eq!(
-            publish("127.0.0.1:8080:80/udp").unwrap(),
-            ("80/udp".into(), json!({"HostIp": "127.0.0.1", "HostPort": "8080"}))
-        );
-        assert_eq!(publish("80").unwrap().0, "80/tcp");
         assert_eq!(security("no-new-privileges").unwrap(), "no-new-privileges");
         assert!(security("seccomp=/nonexistent").is_err());
     }
