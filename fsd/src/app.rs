@@ -1,14 +1,15 @@
 //! The parts of the daemon, put together.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use engine::shim::Client;
 use fs_base::lock::Lock;
 use fs_base::trash::Trash;
 use fs_base::{ContainerId, IoContext, LayerId, Result};
-use layerfs::driver::Mounter;
+use layerfs::driver::{Lease, Mounter};
 use layerfs::store::{Pin, Store};
 use volumes::Volumes;
 
@@ -31,6 +32,8 @@ pub struct App {
     pub store: Arc<Store>,
     /// What mounts them.
     pub mounter: Mounter,
+    /// Keeps the layers of images on the host mounted, so that containers share their memory. By the mount's id.
+    pub image_leases: Mutex<HashMap<String, Lease>>,
     /// The volumes.
     pub volumes: Volumes,
     /// What is known of containers besides their rows.
@@ -87,6 +90,7 @@ impl App {
             db,
             store,
             mounter,
+            image_leases: Mutex::default(),
             volumes,
             containers,
             networks,

@@ -81,6 +81,9 @@ fn run(config: Config) -> Result<()> {
     fail_on_purpose()?;
     use_one_cryptography();
     serve::refuse_live(&config.socket)?;
+    if let Err(error) = fs_base::sys::limits::raise_open_files() {
+        tracing::warn!(%error, "only few layers can be mounted at once");
+    }
     let app = Arc::new(App::open(config)?);
     let listener = serve::listen(&app.config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -3,11 +3,15 @@
 //! A row says what is meant before it is done, and is marked when it is done; so after a crash it is known which
 //! mounts are ours. A mount survives the daemon: the next one adopts it.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::{MutexGuard, PoisonError};
 
 use fs_base::sys::fuse::unmount;
 use fs_base::sys::mount::{Mount, mount_table};
 use fs_base::{Class, Error, IoContext, LayerId, Result, id};
+
+use layerfs::driver::Lease;
 
 use crate::app::App;
 use crate::db::mounts::MountRow;
@@ -18,8 +22,8 @@ const FUSE: &str = "fuse";
 
 /// How a tree comes to its place.
 enum Maker {
-    /// The kernel has it already, without a place.
-    Kernel(Mount, String),
+    /// The kernel has it already, without a place; and its layers, for others to stand on.
+    Kernel(Mount, Lease, String),
     /// A session is to serve it.
     Session,
 }
@@ -30,8 +34,9 @@ impl Maker {
         if by_fuse {
             return Ok(Maker::Session);
         }
-        match app.mounter.image(layers) {
-            Ok(mount) => Ok(Maker::Kernel(mount, app.mounter.driver_name().unwrap_or_default().to_owned())),
+        let leased = app.mounter.lease(layers).and_then(|lease| Ok((app.mounter.image(layers)?, lease)));
+        match leased {
+            Ok((mount, lease)) => Ok(Maker::Kernel(mount, lease, app.mounter.driver_name().unwrap_or_default().to_owned())),
             Err(error) if matches!(error.class(), Class::Unsupported | Class::Denied) && app.config.fuse.exists() => {
                 tracing::info!(image = name, why = %error, "mounting by FUSE");
                 Ok(Maker::Session)
@@ -42,14 +47,14 @@ impl Maker {
 
     fn driver(&self) -> &str {
         match self {
-            Maker::Kernel(_, driver) => driver,
+            Maker::Kernel(_, _, driver) => driver,
             Maker::Session => FUSE,
         }
     }
 
     fn make(&self, app: &App, name: &str, layers: &[LayerId], target: &Path) -> Result<()> {
         match self {
-            Maker::Kernel(mount, _) => mount.attach(target),
+            Maker::Kernel(mount, ..) => mount.attach(target),
             Maker::Session => fuse::start(app, name, layers, target),
         }
     }
@@ -85,6 +90,9 @@ pub fn mount_image(app: &App, name: &str, target: Option<&str>, by_fuse: bool) -
         let _ = unmount(&wanted, true);
         clean_up(app, &row);
         return Err(error);
+    }
+    if let Maker::Kernel(_, lease, _) = maker {
+        leases(app).insert(row.id.clone(), lease);
     }
     Ok(row)
 }
@@ -128,7 +136,12 @@ fn make_target(path: &Path) -> Result<bool> {
     }
 }
 
+fn leases(app: &App) -> MutexGuard<'_, HashMap<String, Lease>> {
+    app.image_leases.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn clean_up(app: &App, row: &MountRow) {
+    leases(app).remove(&row.id);
     if row.made_target
         && let Err(error) = std::fs::remove_dir(&row.target)
         && error.kind() != std::io::ErrorKind::NotFound

@@ -227,6 +227,7 @@ fn host(page: &mut Page, own: &OwnInfo, shown: &[&str]) {
     page.line(1, "Store:");
     page.field(2, "Root", &own.root);
     page.field(2, "Run", &own.run);
+    page.field(2, "Layers Mounted", &own.layers_mounted.to_string());
     page.field(2, "Daemon Process", &own.pid.to_string());
     let more: Vec<_> = own.probes.iter().filter(|probe| !shown.contains(&probe.name.as_str())).collect();
     if !more.is_empty() {

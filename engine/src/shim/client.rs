@@ -66,6 +66,7 @@ pub fn launch(launch: Launch<'_>) -> Result<Launched> {
         .spawn()
         .at("run", launch.program)
         .map_err(|error| error.with_hint("fsd-shim belongs beside fsd: install both, or name it with --shim"))?;
+    fs_base::sys::limits::give_custom_open_files(&shim)?;
     match answered(ours, &mut shim) {
         Ok((pid, warnings)) => Ok(Launched { pid, warnings, shim }),
         Err(error) => {

@@ -15,6 +15,9 @@ pub struct Info {
     pub run: String,
     /// The daemon's process.
     pub pid: u32,
+    /// Layers that are mounted now, each once for all images and containers that stand on it.
+    #[serde(default)]
+    pub layers_mounted: u64,
     /// What this host can do, found out by doing it.
     pub probes: Vec<ProbeInfo>,
 }

@@ -170,6 +170,7 @@ async fn info(State(app): State<Arc<App>>) -> Answer {
         root: app.config.root.display().to_string(),
         run: app.config.run.display().to_string(),
         pid: std::process::id(),
+        layers_mounted: app.mounter.mounted() as u64,
         probes: probes.collect(),
     })
     .into_response())

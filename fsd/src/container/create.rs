@@ -171,11 +171,7 @@ fn default_host_config(host: &mut Map<String, Value>) -> Result<()> {
     let log: LogConfig = host.get("LogConfig").map_or(Ok(LogConfig::default()), |value| read(value, "LogConfig"))?;
     host.insert("LogConfig".to_owned(), json!({"Type": "json-file", "Config": log.config.unwrap_or_default()}));
     super::resources::defaults(host);
-    let fill = [
-        ("ShmSize", json!(64 << 20)),
-        ("IpcMode", json!("private")),
-        ("CgroupnsMode", json!("private")),
-    ];
+    let fill = [("ShmSize", json!(64 << 20)), ("IpcMode", json!("private")), ("CgroupnsMode", json!("private"))];
     for (key, default) in fill {
         let unset = is_empty(host.get(key)) || host.get(key) == Some(&json!(0));
         if unset {

@@ -102,7 +102,6 @@ impl Layers {
     }
 
     /// How many layers are mounted.
-    #[cfg(test)]
     pub fn count(&self) -> usize {
         self.lock().known.values().filter(|layer| layer.strong_count() > 0).count()
     }

@@ -126,6 +126,11 @@ impl Mounter {
         self.layers.trim();
     }
 
+    /// How many layers are mounted now, each once for all that stand on it.
+    pub fn mounted(&self) -> usize {
+        self.layers.count()
+    }
+
     fn layers(&self, ids: &[LayerId]) -> Result<Vec<Arc<LayerMount>>> {
         let driver = self.driver()?;
         let mount = |id: &LayerId| {
