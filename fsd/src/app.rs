@@ -16,6 +16,7 @@ use volumes::Volumes;
 use crate::config::Config;
 use crate::container::Containers;
 use crate::db::Db;
+use crate::db::images::ImageRow;
 use crate::events::Events;
 use crate::format;
 use crate::image::Turns;
@@ -122,22 +123,32 @@ impl App {
     /// Removes the layers that no image refers to, and gives back their space. Those that are pinned are left to whoever
     /// lets go of them.
     pub fn collect(&self) -> Result<()> {
-        self.collect_of(None)
+        self.store.collect(|pinned| Ok(self.gone(self.db.take_unreferenced_layers(None, pinned)?)))?;
+        self.store.sweep()
     }
 
-    /// Like [`App::collect`], of these layers only, which takes no longer in a store that has many others.
-    pub fn collect_of(&self, candidates: Option<&[LayerId]>) -> Result<()> {
+    /// Removes an image, unless it is mounted, with the layers that only it had; whether it did. A conflict if a container
+    /// refers to it. Its space is given back a little later.
+    pub fn remove_image(&self, image: &ImageRow) -> Result<bool> {
+        let mut removed = false;
         self.store.collect(|pinned| {
-            let (gone, left) = self.db.take_unreferenced_layers(candidates, pinned)?;
-            if left {
-                self.left.store(true, Ordering::SeqCst);
-            }
-            for id in &gone {
-                self.mounter.forget(id);
-            }
-            Ok(gone)
+            let Some(layers) = self.db.remove_image_and_layers(image, pinned)? else { return Ok(Vec::new()) };
+            removed = true;
+            Ok(self.gone(layers))
         })?;
-        self.store.sweep()
+        self.trash.sweep_soon(|error| tracing::warn!(%error, "the trash could not be emptied"));
+        Ok(removed)
+    }
+
+    /// Lets go of layers that have no rows any more; `left` are those that were pinned.
+    fn gone(&self, (gone, left): (Vec<LayerId>, bool)) -> Vec<LayerId> {
+        if left {
+            self.left.store(true, Ordering::SeqCst);
+        }
+        for id in &gone {
+            self.mounter.forget(id);
+        }
+        gone
     }
 
     /// Keeps an image's layers while they are opened. What has been opened stays readable, so it is not held for long.

@@ -221,6 +221,16 @@ pub fn sh(dir: &Path, script: &str) -> String {
     ok(&Command::new("bash").args(["-euo", "pipefail", "-c", script]).current_dir(dir).output().unwrap())
 }
 
+/// Waits until what was thrown away is gone: a removal has its answer before.
+pub fn swept(daemon: &Daemon) {
+    let end = Instant::now() + Duration::from_secs(20);
+    let trash = daemon.dir().join("root/trash");
+    while std::fs::read_dir(&trash).unwrap().next().is_some() {
+        assert!(Instant::now() < end, "{} is not emptied", trash.display());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Mounts below a folder.
 pub fn mounts_below(dir: &Path) -> usize {
     fs_base::sys::mount::mount_table().unwrap().iter().filter(|mount| mount.target.starts_with(dir)).count()

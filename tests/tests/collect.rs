@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use system_tests::images::{config, digest, docker_archive, layer, oci_archive};
 use system_tests::registry::{Fault, Faulty};
-use system_tests::{Daemon, may_mount, ok, sh};
+use system_tests::{Daemon, may_mount, ok, sh, swept};
 
 /// Text that does not compress, different for each seed.
 fn noise(seed: u64, size: usize) -> String {
@@ -198,6 +198,7 @@ fn prunes_take_nothing_from_loads_and_readers() {
     });
     checks_clean(&daemon);
     ok(&daemon.curl(&["-X", "POST", "http://d/images/prune?filters={%22dangling%22:{%22false%22:true}}"]));
+    swept(&daemon);
     assert_eq!((entries(&daemon, "layers"), entries(&daemon, "tmp"), entries(&daemon, "trash")), (0, 0, 0));
 }
 

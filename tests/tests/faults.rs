@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use system_tests::images::{docker_archive, layer};
-use system_tests::{Daemon, ok, program, sh};
+use system_tests::{Daemon, ok, program, sh, swept};
 
 /// More steps than any scenario has.
 const MANY: usize = 120;
@@ -74,6 +74,16 @@ impl Faulty {
     }
 }
 
+/// Waits until a daemon has swept what it threw away, or is not going to.
+fn settle(dir: &Path) {
+    let end = Instant::now() + Duration::from_secs(2);
+    let swept = || std::fs::read_dir(dir.join("root/trash")).is_ok_and(|mut trash| trash.next().is_none());
+    let hit = || std::fs::read_to_string(dir.join("faulty.log")).is_ok_and(|log| log.contains("fault on purpose"));
+    while !swept() && !hit() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 /// What a daemon shows of its images, each of which can be looked into, and what lies on the disk for them.
 fn state(daemon: &Daemon) -> String {
     let names: Vec<Value> = serde_json::from_str(&ok(&daemon.curl(&["http://d/images/json"]))).unwrap();
@@ -126,6 +136,7 @@ fn every_step(scenario: &Scenario) {
     daemon.restart();
     let before = state(&daemon);
     (scenario.act)(&|arguments| ok(&daemon.curl(arguments)), &dir);
+    swept(&daemon);
     let after = state(&daemon);
     for fault in ["once", "for-good", "kill"] {
         let (mut hits, mut olds) = (0, 0);
@@ -134,6 +145,7 @@ fn every_step(scenario: &Scenario) {
             sh(&dir, "rm -rf root run; cp -a saved root");
             let faulty = Faulty::start(&dir, &format!("{fault}@{at}"));
             (scenario.act)(&|arguments| faulty.curl(arguments), &dir);
+            settle(&dir);
             let (hit, killed) = faulty.end();
             assert_eq!(killed, hit && fault == "kill", "{} {fault}@{at}", scenario.name);
             daemon.restart();

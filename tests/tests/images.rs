@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use system_tests::images::{archive, config, digest, docker_archive, gzip, layer, made, oci_archive};
-use system_tests::{Daemon, fails, has, may_mount, mounts_below, ok, sh};
+use system_tests::{Daemon, fails, has, may_mount, mounts_below, ok, sh, swept};
 
 /// Two layers: a file changed, one removed, one added.
 fn two_layers() -> (Vec<u8>, Vec<u8>) {
@@ -33,6 +33,7 @@ fn get(daemon: &Daemon, path: &str) -> Value {
 }
 
 fn store_is_empty(daemon: &Daemon) {
+    swept(daemon);
     for folder in ["layers", "tmp", "trash"] {
         let left = std::fs::read_dir(daemon.dir().join("root").join(folder)).unwrap().count();
         assert_eq!(left, 0, "{folder} is not empty");
@@ -400,6 +401,7 @@ fn nothing_of_an_image_is_left_when_it_is_gone() {
         }
         ok(&daemon.curl(&["-X", "POST", "http://d/images/prune?filters={%22dangling%22:{%22false%22:true}}"]));
     }
+    swept(&daemon);
     assert_eq!(files(daemon.dir()), before);
     assert_eq!(mounts_below(daemon.dir()), 0);
     daemon.stop();

@@ -46,13 +46,8 @@ pub fn remove(app: &Arc<App>, row: &ContainerRow, options: Options) -> Result<()
     app.events.container("destroy", &row, &[]);
     drop(alone);
     app.containers.forget(&row.id);
-    let trash = app.trash.clone();
     // A large tree takes a while, and nobody has to wait for it.
-    tokio::runtime::Handle::current().spawn_blocking(move || {
-        if let Err(error) = trash.sweep() {
-            tracing::warn!(%error, "the trash could not be emptied");
-        }
-    });
+    app.trash.sweep_soon(|error| tracing::warn!(%error, "the trash could not be emptied"));
     Ok(())
 }
 

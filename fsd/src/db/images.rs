@@ -3,6 +3,7 @@
 use fs_base::{Digest, LayerId, Result};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
+use super::layers::take_unreferenced;
 use super::{Db, now, parsed};
 
 /// An image as stored.
@@ -103,10 +104,18 @@ impl Db {
     /// Removes an image with all its names, unless it is mounted; whether it did. Fails with a conflict while a container
     /// refers to it.
     pub fn remove_image(&self, id: &Digest) -> Result<bool> {
+        self.write(|t| delete_image(t, id))
+    }
+
+    /// Like [`Db::remove_image`]; with it go the rows of the layers that only it had, which are returned. Those that are
+    /// pinned stay; the last value says whether there are such. `None`: it was not removed.
+    pub fn remove_image_and_layers(
+        &self,
+        image: &ImageRow,
+        pinned: &dyn Fn(&LayerId) -> bool,
+    ) -> Result<Option<(Vec<LayerId>, bool)>> {
         self.write(|t| {
-            t.prepare_cached("DELETE FROM image WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM mount WHERE object = ?1)")?
-                .execute([id.to_string()])
-                .map(|removed| removed == 1)
+            if delete_image(t, &image.id)? { take_unreferenced(t, Some(&image.layers), pinned).map(Some) } else { Ok(None) }
         })
     }
 
@@ -181,6 +190,12 @@ impl Db {
                 .collect()
         })
     }
+}
+
+fn delete_image(t: &Transaction<'_>, id: &Digest) -> rusqlite::Result<bool> {
+    t.prepare_cached("DELETE FROM image WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM mount WHERE object = ?1)")?
+        .execute([id.to_string()])
+        .map(|removed| removed == 1)
 }
 
 fn set_tag(t: &Transaction<'_>, repository: &str, tag: &str, id: &Digest) -> rusqlite::Result<()> {

@@ -1,7 +1,7 @@
 //! Layers that the store holds.
 
 use fs_base::{Digest, LayerId, Result};
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::{Db, now};
 
@@ -116,31 +116,38 @@ impl Db {
         candidates: Option<&[LayerId]>,
         pinned: &dyn Fn(&LayerId) -> bool,
     ) -> Result<(Vec<LayerId>, bool)> {
-        const UNREFERENCED: &str = "NOT EXISTS (SELECT 1 FROM image_layer WHERE image_layer.layer = layer.id)";
-        self.write(|t| {
-            let mut ids: Vec<LayerId> = Vec::new();
-            match candidates {
-                None => {
-                    let mut all = t.prepare_cached(&format!("SELECT id FROM layer WHERE {UNREFERENCED}"))?;
-                    ids.extend(all.query_map([], |row| super::parsed(row, 0))?.collect::<rusqlite::Result<Vec<LayerId>>>()?);
-                }
-                Some(candidates) => {
-                    let mut one = t.prepare_cached(&format!("SELECT id FROM layer WHERE id = ? AND {UNREFERENCED}"))?;
-                    for id in candidates {
-                        ids.extend(one.query_row([id.to_string()], |row| super::parsed::<LayerId>(row, 0)).optional()?);
-                    }
-                    // A chain may have a layer twice.
-                    ids.sort();
-                    ids.dedup();
-                }
-            }
-            let (left, gone): (Vec<LayerId>, Vec<LayerId>) = ids.into_iter().partition(pinned);
-            for id in &gone {
-                t.prepare_cached("DELETE FROM layer WHERE id = ?")?.execute([id.to_string()])?;
-            }
-            Ok((gone, !left.is_empty()))
-        })
+        self.write(|t| take_unreferenced(t, candidates, pinned))
     }
+}
+
+/// See [`Db::take_unreferenced_layers`].
+pub(super) fn take_unreferenced(
+    t: &Transaction<'_>,
+    candidates: Option<&[LayerId]>,
+    pinned: &dyn Fn(&LayerId) -> bool,
+) -> rusqlite::Result<(Vec<LayerId>, bool)> {
+    const UNREFERENCED: &str = "NOT EXISTS (SELECT 1 FROM image_layer WHERE image_layer.layer = layer.id)";
+    let mut ids: Vec<LayerId> = Vec::new();
+    match candidates {
+        None => {
+            let mut all = t.prepare_cached(&format!("SELECT id FROM layer WHERE {UNREFERENCED}"))?;
+            ids.extend(all.query_map([], |row| super::parsed(row, 0))?.collect::<rusqlite::Result<Vec<LayerId>>>()?);
+        }
+        Some(candidates) => {
+            let mut one = t.prepare_cached(&format!("SELECT id FROM layer WHERE id = ? AND {UNREFERENCED}"))?;
+            for id in candidates {
+                ids.extend(one.query_row([id.to_string()], |row| super::parsed::<LayerId>(row, 0)).optional()?);
+            }
+            // A chain may have a layer twice.
+            ids.sort();
+            ids.dedup();
+        }
+    }
+    let (left, gone): (Vec<LayerId>, Vec<LayerId>) = ids.into_iter().partition(pinned);
+    for id in &gone {
+        t.prepare_cached("DELETE FROM layer WHERE id = ?")?.execute([id.to_string()])?;
+    }
+    Ok((gone, !left.is_empty()))
 }
 
 fn layer_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<LayerRow> {

@@ -68,7 +68,7 @@ fn users_of(app: &App, image: &ImageRow) -> Result<Vec<ContainerRow>> {
 /// mounted; then nothing has changed.
 fn delete(app: &App, image: &ImageRow) -> Result<Vec<Removed>> {
     refuse_mounted(app, image)?;
-    if !app.db.remove_image(&image.id)? {
+    if !app.remove_image(image)? {
         // Mounted since the look above, or somebody else has removed it.
         refuse_mounted(app, image)?;
         return Err(super::no_such(&image.id.to_string()));
@@ -76,7 +76,6 @@ fn delete(app: &App, image: &ImageRow) -> Result<Vec<Removed>> {
     let mut removed: Vec<Removed> = shown_tags(image).into_iter().map(Removed::Untagged).collect();
     removed.extend(shown_digests(image).into_iter().map(Removed::Untagged));
     removed.push(Removed::Deleted(image.id.to_string()));
-    app.collect_of(Some(&image.layers))?;
     for layer in image.layers.iter().rev() {
         if app.db.layer(layer)?.is_none() {
             removed.push(Removed::Deleted(layer.to_string()));

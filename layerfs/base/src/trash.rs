@@ -1,20 +1,33 @@
 //! Removal in two steps: out of sight by one rename, out of existence later.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::{Class, IoContext, Result, durable, id};
+use crate::{Class, Error, IoContext, Result, durable, id};
 
 /// A folder on the same file system as what is thrown into it.
 #[derive(Debug, Clone)]
 pub struct Trash {
     dir: PathBuf,
+    /// Shared by its clones.
+    soon: Arc<Mutex<Soon>>,
+}
+
+/// What [`Trash::sweep_soon`] has under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Soon {
+    #[default]
+    Nothing,
+    Sweeping,
+    /// Something was thrown away since that began.
+    Again,
 }
 
 impl Trash {
     /// The trash in `dir`, made if missing.
     pub fn open(dir: PathBuf) -> Result<Trash> {
         std::fs::create_dir_all(&dir).at("make directory", &dir)?;
-        Ok(Trash { dir })
+        Ok(Trash { dir, soon: Arc::default() })
     }
 
     /// Takes `path` out of its place, at once and whatever its size. It is gone for readers, and its space is
@@ -26,6 +39,43 @@ impl Trash {
             Err(error) if error.class() == Class::NotFound && !path.exists() => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Like [`Trash::sweep`], on a thread of its own: a large file takes its time, and nobody has to wait for it. `failed`
+    /// is told what could not be removed. What a process that ends leaves is there for the next one's sweep.
+    pub fn sweep_soon(&self, failed: fn(&Error)) {
+        let mut soon = self.soon();
+        *soon = match *soon {
+            Soon::Nothing => Soon::Sweeping,
+            _ => Soon::Again,
+        };
+        if *soon == Soon::Again {
+            return;
+        }
+        drop(soon);
+        let trash = self.clone();
+        let started = std::thread::Builder::new().name("sweep".to_owned()).spawn(move || trash.sweep_until_done(failed));
+        if started.is_err() {
+            self.sweep_until_done(failed);
+        }
+    }
+
+    fn sweep_until_done(&self, failed: fn(&Error)) {
+        loop {
+            if let Err(error) = self.sweep() {
+                failed(&error);
+            }
+            let mut soon = self.soon();
+            if *soon == Soon::Sweeping {
+                *soon = Soon::Nothing;
+                return;
+            }
+            *soon = Soon::Sweeping;
+        }
+    }
+
+    fn soon(&self) -> MutexGuard<'_, Soon> {
+        self.soon.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes all that was discarded; goes on after a failure and returns the first one.
@@ -65,6 +115,24 @@ mod tests {
         assert!(!victim.exists());
         assert_eq!(trash.discard(&victim).unwrap(), None);
         trash.sweep().unwrap();
+        assert_eq!(std::fs::read_dir(dir.path().join("trash")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn many_sweeps_soon_sweep_all_that_was_discarded() {
+        let dir = tempfile::tempdir().unwrap();
+        let trash = Trash::open(dir.path().join("trash")).unwrap();
+        for number in 0..200 {
+            let victim = dir.path().join(number.to_string());
+            std::fs::create_dir_all(victim.join("a/b")).unwrap();
+            trash.discard(&victim).unwrap();
+            trash.sweep_soon(|error| panic!("{error}"));
+        }
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while *trash.soon() != Soon::Nothing {
+            assert!(std::time::Instant::now() < end);
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
         assert_eq!(std::fs::read_dir(dir.path().join("trash")).unwrap().count(), 0);
     }
 }
