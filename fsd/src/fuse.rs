@@ -19,7 +19,7 @@ pub fn start(app: &App, name: &str, layers: &[LayerId], target: &Path) -> Result
     if dirs.is_empty() {
         return Err(Error::unsupported(format!("image {name} has no layers: FUSE has nothing to serve")));
     }
-    let options = format!("ro,fsname={},lowerdir={}", name.replace(',', "\\,"), dirs.join(":"));
+    let options = format!("ro,nosuid,nodev,fsname={},lowerdir={}", name.replace(',', "\\,"), dirs.join(":"));
     let output = Command::new(program)
         .arg("-o")
         .arg(options)

@@ -44,6 +44,8 @@ const AFTER: &str = "\
 Options after -o:
   lowerdir=DIR[:DIR…]   the layers, the top one first; @DIR is a layer of a store (a folder with data and index).
                         A backslash before a colon or comma takes its meaning away
+  upperdir=DIR          where changes go, in overlayfs's format; nothing can be written without
+  workdir=DIR           a folder on the same file system, for upperdir
   squash_to_root        everything belongs to user and group 0
   squash_to_uid=UID     everything belongs to this user
   squash_to_gid=GID     everything belongs to this group
@@ -53,11 +55,11 @@ Options after -o:
   volatile, fsync=0     what is synced need not survive a crash of the machine
   static_nlink          directories have one link
   allow_other           other users may use the mount (always so if root mounts)
-  dev, suid             devices and set-user-id bits count (if root mounts)
+  dev                   devices count (if root mounts)
+  suid, nosuid          set-user-id bits count, or not (if root mounts; they do where something can be written)
   fsname=TEXT           what the mount table says is mounted
 Taken and without effect, as they tune what needs no tuning here: threaded, writeback, clone_fd, max_write,
-max_idle_threads, timeout, xino, noacl, redirect_dir=off, default_permissions, auto_unmount, rw, nodev, nosuid, exec,
-atime, noatime, relatime.";
+max_idle_threads, timeout, xino, noacl, redirect_dir=off, default_permissions, auto_unmount, rw, exec, atime, noatime, relatime.";
 
 /// Writes the manual page.
 pub fn manual(dir: &Path) -> Result<()> {

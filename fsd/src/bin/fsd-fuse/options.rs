@@ -20,12 +20,13 @@ pub struct Options {
     volatile: bool,
     static_links: bool,
     allow_other: bool,
-    trusted: bool,
+    suid: Option<bool>,
+    dev: bool,
     source: Option<String>,
 }
 
 /// Options that tune what needs no tuning here, or ask for what is so anyway.
-const WITHOUT_EFFECT: [&str; 20] = [
+const WITHOUT_EFFECT: [&str; 18] = [
     "threaded",
     "writeback",
     "clone_fd",
@@ -37,8 +38,6 @@ const WITHOUT_EFFECT: [&str; 20] = [
     "default_permissions",
     "auto_unmount",
     "rw",
-    "nodev",
-    "nosuid",
     "exec",
     "atime",
     "noatime",
@@ -69,9 +68,8 @@ impl Options {
         let needed = || value.ok_or_else(|| Error::invalid(format!("option {key} needs a value")));
         match key {
             "lowerdir" => self.lowers = split(needed()?, ':').iter().map(|text| lower(text)).collect(),
-            "upperdir" | "workdir" => {
-                return Err(Error::unsupported(format!("option {key}: this version serves read-only trees")));
-            }
+            "upperdir" => self.upper = Some(plain(needed()?).into()),
+            "workdir" => self.work = Some(plain(needed()?).into()),
             "squash_to_root" => (self.owners.squash_uid, self.owners.squash_gid) = (Some(0), Some(0)),
             "squash_to_uid" => self.owners.squash_uid = Some(number(key, needed()?)?),
             "squash_to_gid" => self.owners.squash_gid = Some(number(key, needed()?)?),
@@ -82,7 +80,8 @@ impl Options {
             "fsync" => self.volatile = needed()? == "0",
             "static_nlink" => self.static_links = true,
             "allow_other" | "allow_root" => self.allow_other = true,
-            "dev" | "suid" => self.trusted = true,
+            "suid" | "nosuid" => self.suid = Some(key == "suid"),
+            "dev" | "nodev" => self.dev = key == "dev",
             "fsname" => self.source = Some(plain(needed()?)),
             _ if WITHOUT_EFFECT.contains(&key) || REFUSED_FEATURES_OFF.contains(&(key, value.unwrap_or_default())) => {}
             _ => return Err(Error::unsupported(format!("option {:?} is not supported", join(key, value)))),
@@ -111,7 +110,7 @@ impl Options {
     /// How it is mounted.
     pub fn session(&self, fs: &Fs, target: &Path) -> Result<SessionOptions> {
         let root = rustix::process::geteuid().is_root();
-        if self.trusted && !root {
+        if (self.dev || self.suid == Some(true)) && !root {
             return Err(Error::denied(format!("{}: options dev and suid are for root", target.display())));
         }
         let threads = std::thread::available_parallelism().map_or(2, |n| n.get() + 1).min(MOST_THREADS);
@@ -121,7 +120,9 @@ impl Options {
                 subtype: "fsd-fuse".to_owned(),
                 read_only: self.read_only || fs.is_read_only(),
                 allow_other: self.allow_other || root,
-                trusted: self.trusted,
+                // Containers run on what can be written, and some of their programs need it.
+                suid: root && self.suid.unwrap_or(!fs.is_read_only()),
+                dev: root && self.dev,
             },
             threads,
         })
@@ -173,7 +174,7 @@ fn number(key: &str, text: &str) -> Result<u32> {
 /// Threes of numbers: as stored, as shown, how many.
 fn mapping(key: &str, text: &str) -> Result<Vec<IdRange>> {
     let numbers: Vec<u32> = text.split(':').map(|part| number(key, part)).collect::<Result<_>>()?;
-    if numbers.is_empty() || numbers.len() % 3 != 0 {
+    if numbers.is_empty() || !numbers.len().is_multiple_of(3) {
         return Err(Error::invalid(format!("option {key}: {text:?} is not HOST:ID:COUNT, once or more often")));
     }
     Ok(numbers.chunks(3).map(|three| IdRange { stored: three[0], shown: three[1], count: three[2] }).collect())
@@ -186,10 +187,11 @@ mod tests {
 
     #[test]
     fn podmans_words_are_understood() {
-        let text = r"lowerdir=l/AA:/b\:c:@/store/x,nodev,fsync=0,uidmapping=1000:0:1:100000:1:65536";
+        let text = r"lowerdir=l/AA:/b\:c:@/store/x,nodev,fsync=0,uidmapping=1000:0:1:100000:1:65536,upperdir=/u\,1,workdir=w";
         let options = Options::read(&[text.to_owned()]).unwrap();
         let lowers: Vec<String> = options.lowers.iter().map(|lower| format!("{lower:?}")).collect();
         assert_eq!(lowers, [r#"Plain("l/AA")"#, r#"Plain("/b:c")"#, r#"Indexed("/store/x")"#]);
+        assert_eq!(options.upper.as_deref(), Some(Path::new("/u,1")));
         assert!(options.volatile && !options.read_only);
         assert_eq!(options.owners.uids[1], IdRange { stored: 100_000, shown: 1, count: 65536 });
     }

@@ -29,8 +29,10 @@ pub struct FuseOptions {
     pub read_only: bool,
     /// Other users than the one that mounts may use it.
     pub allow_other: bool,
-    /// Set-user-id bits and devices count. Only a privileged process may ask for this.
-    pub trusted: bool,
+    /// Set-user-id bits count. Only for a process that may mount.
+    pub suid: bool,
+    /// Devices count. Only for a process that may mount.
+    pub dev: bool,
 }
 
 /// Mounts over the directory `target` and returns the device that requests are read from. The kernel checks permissions
@@ -64,8 +66,11 @@ fn mount_directly(target: &Path, options: &FuseOptions) -> Result<OwnedFd> {
         context.flag("ro")?;
         attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
     }
-    if !options.trusted {
-        attributes |= MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    if !options.suid {
+        attributes |= MountAttrFlags::MOUNT_ATTR_NOSUID;
+    }
+    if !options.dev {
+        attributes |= MountAttrFlags::MOUNT_ATTR_NODEV;
     }
     context.mount(attributes)?.attach(target)?;
     Ok(device)

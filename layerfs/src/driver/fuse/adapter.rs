@@ -3,24 +3,27 @@
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
-    FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags,
-    ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyXattr, Request,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::attr::{Answer, Attr, Time};
+use super::change::{Maker, New};
+use super::convert::{FOREVER, code, device, done, entry, file_attr, file_type, kind, sized, wanted_time};
 use super::file::Seek;
 use super::fs::Fs;
 use super::list::DirEntry;
-use crate::erofs::FileKind;
+use super::passthrough::{Passthrough, Way};
+use super::rename::Over;
+use super::write::SetAttr;
 
-/// Names and attributes change only through the mount, and then the kernel knows: it may keep them for ever.
-const FOREVER: Duration = Duration::from_secs(1 << 30);
 /// The largest request. Source: linux/fs/fuse/fuse_i.h, `FUSE_MAX_MAX_PAGES` (256 by default).
 const MAX_REQUEST: u32 = 1 << 20;
 /// Requests that the kernel may have under way without anybody waiting: readahead, mostly.
@@ -37,92 +40,46 @@ pub(super) struct Adapter {
     fs: Arc<Fs>,
     /// The kernel opens files and directories without asking.
     unasked: bool,
+    passthrough: Passthrough,
 }
 
 impl Adapter {
     pub fn new(fs: Arc<Fs>) -> Adapter {
-        Adapter { fs, unasked: false }
+        Adapter { fs, unasked: false, passthrough: Passthrough::default() }
+    }
+
+    /// Asks for what depends on who we are and what is served.
+    fn negotiate_writing(&self, config: &mut KernelConfig) {
+        let privileged = crate::overlayfs::Namespace::of_process() == crate::overlayfs::Namespace::Trusted;
+        let passes = privileged
+            && !self.fs.is_immutable()
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+            && config.set_max_stack_depth(1).is_ok();
+        self.passthrough.set_able(passes);
+        if self.fs.is_read_only() {
+            return;
+        }
+        let wanted = [
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+            InitFlags::FUSE_POSIX_ACL,
+            InitFlags::FUSE_DONT_MASK,
+        ];
+        for flag in wanted {
+            let _ = config.add_capabilities(flag);
+        }
+        if !passes {
+            let _ = config.add_capabilities(InitFlags::FUSE_WRITEBACK_CACHE);
+        }
     }
 }
 
-pub(super) fn code(errno: Errno) -> fuser::Errno {
-    fuser::Errno::from_i32(errno.raw_os_error())
+fn maker(req: &Request, mode: u32, umask: u32) -> Maker {
+    Maker { uid: req.uid(), gid: req.gid(), mode, umask }
 }
 
-fn time((seconds, nanos): Time) -> SystemTime {
-    let whole = Duration::from_secs(seconds.unsigned_abs());
-    let base = if seconds < 0 { SystemTime::UNIX_EPOCH.checked_sub(whole) } else { SystemTime::UNIX_EPOCH.checked_add(whole) };
-    base.and_then(|base| base.checked_add(Duration::from_nanos(nanos.into()))).unwrap_or(SystemTime::UNIX_EPOCH)
-}
-
-fn file_type(kind: FileKind) -> FileType {
-    match kind {
-        FileKind::File => FileType::RegularFile,
-        FileKind::Dir => FileType::Directory,
-        FileKind::Symlink => FileType::Symlink,
-        FileKind::CharDevice => FileType::CharDevice,
-        FileKind::BlockDevice => FileType::BlockDevice,
-        FileKind::Fifo => FileType::NamedPipe,
-        FileKind::Socket => FileType::Socket,
-    }
-}
-
-pub(super) fn file_attr(attr: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(attr.number),
-        size: attr.size,
-        blocks: attr.blocks,
-        atime: time(attr.atime),
-        mtime: time(attr.mtime),
-        ctime: time(attr.ctime),
-        crtime: SystemTime::UNIX_EPOCH,
-        kind: file_type(attr.kind),
-        perm: (attr.mode & 0o7777) as u16,
-        nlink: attr.links,
-        uid: attr.uid,
-        gid: attr.gid,
-        // The kernel's packing of a device number (`new_encode_dev`).
-        rdev: attr.device.1 & 0xff | attr.device.0 << 8 | (attr.device.1 & !0xff) << 12,
-        blksize: 4096,
-        flags: 0,
-    }
-}
-
-/// "There is no such name", which the kernel may keep too: an entry without a number.
-fn nothing() -> FileAttr {
-    let attr = Attr {
-        number: 0,
-        kind: FileKind::File,
-        mode: 0,
-        uid: 0,
-        gid: 0,
-        links: 0,
-        size: 0,
-        blocks: 0,
-        atime: (0, 0),
-        mtime: (0, 0),
-        ctime: (0, 0),
-        device: (0, 0),
-    };
-    file_attr(&attr)
-}
-
-fn entry(reply: ReplyEntry, answer: Answer<Option<Attr>>) {
-    match answer {
-        Ok(Some(attr)) => reply.entry(&FOREVER, &file_attr(&attr), Generation(0)),
-        Ok(None) => reply.entry(&FOREVER, &nothing(), Generation(0)),
-        Err(error) => reply.error(code(error)),
-    }
-}
-
-fn sized(reply: ReplyXattr, size: u32, answer: Answer<Vec<u8>>) {
-    match answer {
-        Ok(value) if size == 0 => reply.size(value.len() as u32),
-        Ok(value) if value.len() > size as usize => reply.error(fuser::Errno::ERANGE),
-        Ok(value) => reply.data(&value),
-        Err(error) => reply.error(code(error)),
-    }
-}
+/// Flags of a file that goes by the kernel's cache.
+const CACHED: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE.union(FopenFlags::FOPEN_NOFLUSH);
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
@@ -142,6 +99,7 @@ impl Filesystem for Adapter {
         }
         let unasked = InitFlags::FUSE_NO_OPEN_SUPPORT | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
         self.unasked = self.fs.is_immutable() && offered.contains(unasked);
+        self.negotiate_writing(config);
         let _ = config.set_max_write(MAX_REQUEST);
         let _ = config.set_max_background(MAX_BACKGROUND);
         Ok(())
@@ -169,13 +127,107 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn setattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let (atime, mtime) = (atime.map(wanted_time), mtime.map(wanted_time));
+        let set = SetAttr { mode, uid, gid, size, atime, mtime, kill_set_id: size.is_some() && req.uid() != 0 };
+        match self.fs.setattr(ino.0, fh.map(|fh| fh.0), &set) {
+            Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
+            Err(error) => reply.error(code(error)),
+        }
+    }
+
+    fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
+        let Some(kind) = kind(mode) else { return reply.error(fuser::Errno::EINVAL) };
+        let new = New::Node(kind, device(rdev));
+        entry(reply, self.fs.make(parent.0, name.as_bytes(), new, maker(req, mode, umask)).map(Some));
+    }
+
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        entry(reply, self.fs.make(parent.0, name.as_bytes(), New::Dir, maker(req, mode, umask)).map(Some));
+    }
+
+    fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let new = New::Symlink(target.as_os_str().as_bytes());
+        entry(reply, self.fs.make(parent.0, link_name.as_bytes(), new, maker(req, 0o777, 0)).map(Some));
+    }
+
+    fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        entry(reply, self.fs.link(ino.0, newparent.0, newname.as_bytes()).map(Some));
+    }
+
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        done(reply, self.fs.unlink(parent.0, name.as_bytes()));
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        done(reply, self.fs.rmdir(parent.0, name.as_bytes()));
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let over = if flags.is_empty() {
+            Over::Replace
+        } else if flags == RenameFlags::RENAME_NOREPLACE {
+            Over::Keep
+        } else if flags == RenameFlags::RENAME_EXCHANGE {
+            Over::Exchange
+        } else {
+            return reply.error(fuser::Errno::EINVAL);
+        };
+        done(reply, self.fs.rename((parent.0, name.as_bytes()), (newparent.0, newname.as_bytes()), over));
+    }
+
+    fn create(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, _flags: i32, reply: ReplyCreate) {
+        let (attr, handle) = match self.fs.create(parent.0, name.as_bytes(), maker(req, mode, umask)) {
+            Ok(made) => made,
+            Err(error) => return reply.error(code(error)),
+        };
+        let (attr, fh) = (file_attr(&attr), FileHandle(handle));
+        match self.passthrough.choose(&self.fs, handle, true, |file| reply.open_backing(file)) {
+            Way::Cached => reply.created(&FOREVER, &attr, Generation(0), fh, CACHED),
+            Way::Passed(id) => reply.created_passthrough(&FOREVER, &attr, Generation(0), fh, FopenFlags::FOPEN_NOFLUSH, &id),
+        }
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         if self.unasked {
             return reply.error(fuser::Errno::ENOSYS);
         }
-        match self.fs.open(ino.0) {
-            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH),
-            Err(error) => reply.error(code(error)),
+        let truncate = OFlags::from_bits_retain(flags.0 as u32).contains(OFlags::TRUNC);
+        let to_write = truncate || flags.acc_mode() != OpenAccMode::O_RDONLY;
+        let opened = if to_write { self.fs.open_to_write(ino.0, truncate, req.uid() != 0) } else { self.fs.open(ino.0) };
+        let handle = match opened {
+            Ok(handle) => handle,
+            Err(error) => return reply.error(code(error)),
+        };
+        match self.passthrough.choose(&self.fs, handle, to_write, |file| reply.open_backing(file)) {
+            Way::Cached => reply.opened(FileHandle(handle), CACHED),
+            Way::Passed(id) => reply.opened_passthrough(FileHandle(handle), FopenFlags::FOPEN_NOFLUSH, &id),
         }
     }
 
@@ -211,8 +263,62 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.fs.release(fh.0);
+        // Answered first: who closes a file does not wait for what follows.
         reply.ok();
+        self.passthrough.closed(fh.0);
+        self.fs.release(fh.0);
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        match self.fs.write(fh.0, data, offset, kill) {
+            Ok(()) => reply.written(data.len() as u32),
+            Err(error) => reply.error(code(error)),
+        }
+    }
+
+    fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        done(reply, self.fs.fsync(fh.0, datasync));
+    }
+
+    fn fsyncdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        done(reply, self.fs.fsyncdir(ino.0, datasync));
+    }
+
+    fn fallocate(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, length: u64, mode: i32, reply: ReplyEmpty) {
+        done(reply, self.fs.fallocate(fh.0, mode as u32, offset, length));
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        _ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        _ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        // The answer has 32 bits.
+        let length = len.min(1 << 30) as usize;
+        match self.fs.copy_range((fh_in.0, offset_in), (fh_out.0, offset_out), length) {
+            Ok(copied) => reply.written(copied as u32),
+            Err(error) => reply.error(code(error)),
+        }
     }
 
     fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
@@ -296,5 +402,13 @@ impl Filesystem for Adapter {
             ended.collect()
         });
         sized(reply, size, names);
+    }
+
+    fn setxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _position: u32, reply: ReplyEmpty) {
+        done(reply, self.fs.setxattr(ino.0, name.as_bytes(), value, flags as u32));
+    }
+
+    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        done(reply, self.fs.removexattr(ino.0, name.as_bytes()));
     }
 }

@@ -87,6 +87,7 @@ impl Fs {
         let Some(place) = place.filter(|_| !upper) else { return Ok(Holder::File(self.upper_fd(node)?)) };
         match &self.lowers[usize::from(place.layer)] {
             Lower::Indexed(layer) => Ok(Holder::Known(layer.index.xattrs(Nid(place.number)).map_err(|e| errno(&e))?)),
+            Lower::Plain(_) if node.spot().held.is_some() => Ok(Holder::File(self.upper_fd(node)?)),
             Lower::Plain(_) if node.is_dir() => Ok(Holder::File(self.dir_fd(place.layer + 1, node)?)),
             Lower::Plain(_) => {
                 let Name { parent, name } = node.a_name()?;

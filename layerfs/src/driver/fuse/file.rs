@@ -90,6 +90,9 @@ impl Fs {
                 Ok(Bytes::Indexed(Arc::clone(layer), extents.into(), size))
             }
             Lower::Plain(_) => {
+                if let Some(held) = node.spot().held.clone() {
+                    return Ok(Bytes::Plain(Arc::new(reopen(held.as_fd(), OFlags::RDONLY)?)));
+                }
                 let Name { parent, name } = node.a_name()?;
                 let dir = self.dir_fd(place.layer + 1, &parent)?;
                 Ok(Bytes::Plain(Arc::new(open_file(dir.as_fd(), &name, OFlags::RDONLY)?)))

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use fs_base::{Error, Result};
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::attr::{Answer, Attr, Owners, errno};
 use super::cache::Cache;
 use super::handle::Handles;
+use super::links::Links;
 use super::lower::{Indexed, Listing, Lower, OPAQUE_NAME, Plain, WHITEOUT_PREFIX, has_opaque_attribute};
 use super::node::{Key, Name, Node, Nodes, Place, Spot};
 use super::upper::Upper;
@@ -61,6 +62,9 @@ pub struct Fs {
     pub(super) nodes: Nodes,
     pub(super) handles: Handles,
     pub(super) volatile: bool,
+    /// One file is copied up at a time.
+    pub(super) copying: Mutex<()>,
+    pub(super) links: Links,
     static_links: bool,
     dirs: Cache<Arc<OwnedFd>>,
     listings: Cache<Arc<Listing>>,
@@ -103,6 +107,8 @@ impl Fs {
             nodes: Nodes::new(false, Box::default()),
             handles: Handles::default(),
             volatile: options.volatile,
+            copying: Mutex::default(),
+            links: Links::default(),
             static_links: options.static_links,
             dirs: Cache::new(options.open_dirs.max(16)),
             listings: Cache::new(LISTINGS),
@@ -313,8 +319,9 @@ impl Fs {
             lowers: found.lowers.clone().into(),
             ..Spot::default()
         });
-        if node.id != super::node::ROOT && found.upper && !node.in_upper() {
-            node.spot().upper = true;
+        if found.upper && node.spot().held.is_some() {
+            // It had no name that was known; now it has one.
+            node.spot().held = None;
         }
         node
     }

@@ -216,7 +216,7 @@ impl Fs {
 }
 
 /// `.` and `..` of a listing with attributes: the kernel looks at number and type only.
-fn dot(number: u64) -> Attr {
+pub(super) fn dot(number: u64) -> Attr {
     Attr {
         number,
         kind: FileKind::Dir,

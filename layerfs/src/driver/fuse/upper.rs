@@ -23,7 +23,6 @@ pub struct Upper {
     pub(super) namespace: Namespace,
     /// Who creates files without asking for another owner.
     pub owner: (u32, u32),
-    device: u64,
     next: AtomicU64,
 }
 
@@ -51,14 +50,8 @@ impl Upper {
             work: Arc::new(work),
             namespace: Namespace::of_process(),
             owner,
-            device,
             next: AtomicU64::new(0),
         })
-    }
-
-    /// Whether this file system is the upper's.
-    pub fn holds(&self, device: u64) -> bool {
-        self.device == device
     }
 
     /// A name in the work directory that is free.
