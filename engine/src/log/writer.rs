@@ -62,6 +62,16 @@ impl Writer {
         })
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What has come of a stream and waits for the end of its line: it is not in the file yet.
+    pub fn partial(&self, stream: Stream) -> &[u8] {
+        &self.partial[stream as usize]
+    }
+
     /// How many lines could not be written, as the disk was full, say.
     pub fn lost(&self) -> u64 {
         self.lost

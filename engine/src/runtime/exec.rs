@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use fs_base::sys::pid;
-use fs_base::sys::process::{ForkOptions, Forked, exit_now, fork};
+use fs_base::sys::process::{Child, ForkOptions, Forked, exit_now, fork};
 use fs_base::{Class, Error, IoContext, Result};
 use oci_spec::runtime::Process;
 use rustix::fs::{Mode, OFlags};
@@ -34,9 +34,111 @@ pub struct Exec<'a> {
     pub cgroup: &'a Cgroup,
 }
 
-/// Runs a process in a container. When this returns, it is the user's program, and a child of the caller. The master
-/// side of its terminal comes along, if it has one.
-pub fn exec(request: Exec<'_>) -> Result<(pid::Process, Option<OwnedFd>)> {
+/// A process that is on its way to become the user's program. It may take long: its working directory or its program
+/// can lie in a volume whose server is slow, or hangs, and the container may be frozen. Dropped, it is ended.
+#[derive(Debug)]
+pub struct Starting {
+    stage: Stage,
+    /// `None` before it has a number, and once it is the caller's.
+    process: Option<pid::Process>,
+    channel: Channel,
+    console: Option<OwnedFd>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// The process in between joins the container, and tells the number of the one that stays.
+    Number(Channel, Child),
+    /// The process in between ends.
+    Between(Child),
+    /// The one that stays does all but become the program.
+    Ready,
+    /// And becomes it.
+    Exec,
+}
+
+/// How far a process has come.
+#[derive(Debug)]
+pub enum Step {
+    /// There is more to wait for.
+    Pending(Starting),
+    /// It is the user's program, and a child of the caller. The master side of its terminal comes along, if it has one.
+    Running(pid::Process, Option<OwnedFd>),
+}
+
+impl Starting {
+    /// Takes the next step, for which this must be readable. An error is why it could not become the program.
+    pub fn step(mut self) -> Result<Step> {
+        match self.go_on() {
+            Ok(false) => Ok(Step::Pending(self)),
+            Ok(true) => {
+                let process = self.process.take().ok_or_else(|| Error::internal("a process was taken twice"))?;
+                Ok(Step::Running(process, self.console.take()))
+            }
+            Err(error) => {
+                // It has ended, or is about to: what it had to say was its last word.
+                if let Some(process) = self.process.take() {
+                    let _ = process.signal(rustix::process::Signal::KILL.as_raw());
+                    let _ = reap(process.as_fd());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether that was the last step.
+    fn go_on(&mut self) -> Result<bool> {
+        self.stage = match std::mem::replace(&mut self.stage, Stage::Exec) {
+            Stage::Number(number, between) => match number.wait_for_pid().and_then(pid::Process::open) {
+                Ok(process) => {
+                    self.process = Some(process);
+                    Stage::Between(between)
+                }
+                Err(error) => {
+                    reap(between.pidfd.as_fd())?;
+                    return Err(error);
+                }
+            },
+            Stage::Between(between) => {
+                reap(between.pidfd.as_fd())?;
+                Stage::Ready
+            }
+            Stage::Ready => {
+                self.console = self.channel.wait_for_ready()?.console;
+                self.channel.send_start()?;
+                Stage::Exec
+            }
+            Stage::Exec => {
+                self.channel.wait_for_exec()?;
+                return Ok(true);
+            }
+        };
+        Ok(false)
+    }
+}
+
+impl AsFd for Starting {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.stage {
+            Stage::Number(number, _) => number.as_fd(),
+            Stage::Between(between) => between.pidfd.as_fd(),
+            Stage::Ready | Stage::Exec => self.channel.as_fd(),
+        }
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        use rustix::process::{WaitId, WaitIdOptions, waitid};
+        let Some(process) = &self.process else { return };
+        let _ = process.signal(rustix::process::Signal::KILL.as_raw());
+        // One that hangs in the kernel is not waited for: whoever comes after us takes its status.
+        let _ = waitid(WaitId::PidFd(process.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+    }
+}
+
+/// Begins to run a process in a container. Nothing here waits for the container's files.
+pub fn exec(request: Exec<'_>) -> Result<Starting> {
     let joiner = request.cgroup.joiner()?;
     let (ours, theirs) = Channel::pair()?;
     // Its own, because the process that stays may speak before the one that made it.
@@ -53,22 +155,7 @@ pub fn exec(request: Exec<'_>) -> Result<(pid::Process, Option<OwnedFd>)> {
         }
         Forked::Parent(child) => child,
     };
-    drop((theirs, tell_number));
-    let process = number.wait_for_pid().and_then(pid::Process::open);
-    reap(between.pidfd.as_fd())?;
-    let process = process?;
-    let started = ours.wait_for_ready().and_then(|ready| {
-        ours.send_start()?;
-        ours.wait_for_exec().map(|()| ready.console)
-    });
-    match started {
-        Ok(console) => Ok((process, console)),
-        Err(error) => {
-            let _ = process.signal(rustix::process::Signal::KILL.as_raw());
-            let _ = reap(process.as_fd());
-            Err(error)
-        }
-    }
+    Ok(Starting { stage: Stage::Number(number, between), process: None, channel: ours, console: None })
 }
 
 /// In the process in between: joins the container, and makes the process that stays, whose parent is the caller.

@@ -34,7 +34,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use crate::cgroup::Cgroup;
 use crate::seccomp::{self, Filter};
 pub use channel::Channel;
-pub use exec::{Exec, exec};
+pub use exec::{Exec, Starting, Step, exec};
 pub use external::External;
 
 /// Standard streams of a new process.

@@ -213,7 +213,12 @@ impl Client {
 
     /// The container's streams; see [`proto`] for what goes over them.
     pub fn attach(&self, stdin: bool, stdout: bool, stderr: bool) -> Result<UnixStream> {
-        Ok(self.ask(&Request::Attach { stdin, stdout, stderr })?.1)
+        Ok(self.ask(&Request::Attach { stdin, stdout, stderr, logs: false })?.1)
+    }
+
+    /// The same, and before it what the log has.
+    pub fn attach_with_logs(&self, stdin: bool, stdout: bool, stderr: bool) -> Result<UnixStream> {
+        Ok(self.ask(&Request::Attach { stdin, stdout, stderr, logs: true })?.1)
     }
 
     /// Runs a further process. The result is its number, and its streams if they were asked for.

@@ -66,6 +66,9 @@ pub enum Request {
         stdout: bool,
         /// Its standard error.
         stderr: bool,
+        /// First what its log has; then what comes, without a gap between them.
+        #[serde(default)]
+        logs: bool,
     },
     /// Run a further process.
     Exec(Box<ExecRequest>),

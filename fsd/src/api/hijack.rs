@@ -11,8 +11,10 @@ use http::{HeaderValue, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{mpsc, oneshot};
 
 use super::Version;
+use super::escape::Escape;
 
 /// From this version on the type says whether output is framed. Source: Docker Engine API history, 1.42.
 const TYPED: Version = Version(1, 42);
@@ -23,6 +25,15 @@ const PIECE: usize = 32 << 10;
 pub struct Hijack {
     upgrade: Option<OnUpgrade>,
     content_type: &'static str,
+    /// What it gets before the stream.
+    before: Option<mpsc::Receiver<Bytes>>,
+    leave: Option<Leave>,
+}
+
+/// How it leaves a terminal, and who is told that it did.
+struct Leave {
+    escape: Escape,
+    told: Box<dyn FnOnce() + Send>,
 }
 
 impl Hijack {
@@ -34,7 +45,8 @@ impl Hijack {
             Some(version) if version >= TYPED && framed => "application/vnd.docker.multiplexed-stream",
             _ => "application/vnd.docker.raw-stream",
         };
-        Hijack { upgrade: asked.then(|| hyper::upgrade::on(&mut request)), content_type }
+        let upgrade = asked.then(|| hyper::upgrade::on(&mut request));
+        Hijack { upgrade, content_type, before: None, leave: None }
     }
 
     /// Refuses an input from a client that asked for no connection of its own: a plain request has no way for it.
@@ -46,16 +58,33 @@ impl Hijack {
         Ok(())
     }
 
+    /// The client gets this first.
+    pub fn after(self, before: mpsc::Receiver<Bytes>) -> Hijack {
+        Hijack { before: Some(before), ..self }
+    }
+
+    /// The client is at a terminal, and these keys let it leave; `told` hears of it.
+    pub fn leaving(self, escape: Escape, told: impl FnOnce() + Send + 'static) -> Hijack {
+        Hijack { leave: Some(Leave { escape, told: Box::new(told) }), ..self }
+    }
+
     /// Answers, and joins the client with the stream that `from` gives. If it gives none, the connection is closed.
     pub fn join(self, from: impl Future<Output = Option<UnixStream>> + Send + 'static) -> Response {
         let Some(upgrade) = self.upgrade else {
-            return ([(header::CONTENT_TYPE, self.content_type)], output_of(from)).into_response();
+            return ([(header::CONTENT_TYPE, self.content_type)], output_of(self.before, from)).into_response();
         };
         tokio::spawn(async move {
             let Ok(client) = upgrade.await else { return };
             let mut client = TokioIo::new(client);
+            if let Some(mut before) = self.before {
+                while let Some(bytes) = before.recv().await {
+                    if client.write_all(&bytes).await.is_err() {
+                        return;
+                    }
+                }
+            }
             match from.await.map(to_tokio) {
-                Some(Ok(stream)) => both_ways(client, stream).await,
+                Some(Ok(stream)) => both_ways(client, stream, self.leave).await,
                 _ => drop(client.shutdown().await),
             }
         });
@@ -88,23 +117,41 @@ fn to_tokio(stream: UnixStream) -> Result<tokio::net::UnixStream> {
     tokio::net::UnixStream::from_std(stream).at("configure", "shim socket")
 }
 
-/// Until the output ends. The end of the client's input is handed on, and output goes on after it.
-async fn both_ways(client: TokioIo<hyper::upgrade::Upgraded>, stream: tokio::net::UnixStream) {
+/// Until the output ends, or the client leaves. The end of the client's input is handed on, and output goes on after it.
+async fn both_ways(client: TokioIo<hyper::upgrade::Upgraded>, stream: tokio::net::UnixStream, mut leave: Option<Leave>) {
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_shim, mut to_shim) = stream.into_split();
+    let (left, mut has_left) = oneshot::channel();
     let input = tokio::spawn(async move {
         let mut piece = vec![0; PIECE];
-        loop {
-            match from_client.read(&mut piece).await {
-                Ok(count @ 1..) if to_shim.write_all(&piece[..count]).await.is_ok() => {}
-                // The half that is dropped here is closed, and with it the input.
-                _ => return from_client,
+        // While the client is there, so is this.
+        let mut left = Some(left);
+        while let Ok(count @ 1..) = from_client.read(&mut piece).await {
+            let mut typed = Vec::new();
+            let leaves = match &mut leave {
+                Some(leave) => leave.escape.filter(&piece[..count], &mut typed),
+                None => false,
+            };
+            let bytes = if leave.is_some() { &typed[..] } else { &piece[..count] };
+            if to_shim.write_all(bytes).await.is_err() {
+                break;
+            }
+            if leaves {
+                leave.into_iter().for_each(|leave| (leave.told)());
+                let _ = left.take().map(|left| left.send(()));
+                break;
             }
         }
+        // The half that is dropped here is closed, and with it the input.
+        (from_client, left)
     });
     let mut piece = vec![0; PIECE];
-    while let Ok(count @ 1..) = from_shim.read(&mut piece).await {
-        if to_client.write_all(&piece[..count]).await.is_err() {
+    loop {
+        let count = tokio::select! {
+            read = from_shim.read(&mut piece) => read.unwrap_or(0),
+            Ok(()) = &mut has_left => 0,
+        };
+        if count == 0 || to_client.write_all(&piece[..count]).await.is_err() {
             break;
         }
     }
@@ -113,22 +160,28 @@ async fn both_ways(client: TokioIo<hyper::upgrade::Upgraded>, stream: tokio::net
 }
 
 /// Output alone, as a body.
-fn output_of(from: impl Future<Output = Option<UnixStream>> + Send + 'static) -> Body {
+fn output_of(before: Option<mpsc::Receiver<Bytes>>, from: impl Future<Output = Option<UnixStream>> + Send + 'static) -> Body {
     let start = async move { from.await.and_then(|stream| to_tokio(stream).ok()) };
-    let pieces = futures_util::stream::unfold(Source::Waiting(Box::pin(start)), |source| async move {
+    let first = before.map_or_else(|| mpsc::channel(1).1, |before| before);
+    let pieces = futures_util::stream::unfold(Source::Before(first, Box::pin(start)), |source| async move {
         let mut stream = match source {
-            Source::Waiting(start) => start.await?,
+            Source::Before(mut before, start) => {
+                if let Some(bytes) = before.recv().await {
+                    return Some((Ok::<_, std::convert::Infallible>(bytes), Source::Before(before, start)));
+                }
+                start.await?
+            }
             Source::Open(stream) => stream,
         };
         let mut piece = vec![0; PIECE];
         let count = stream.read(&mut piece).await.ok().filter(|count| *count > 0)?;
         piece.truncate(count);
-        Some((Ok::<_, std::convert::Infallible>(Bytes::from(piece)), Source::Open(stream)))
+        Some((Ok(Bytes::from(piece)), Source::Open(stream)))
     });
     Body::from_stream(pieces)
 }
 
 enum Source<F> {
-    Waiting(std::pin::Pin<Box<F>>),
+    Before(mpsc::Receiver<Bytes>, std::pin::Pin<Box<F>>),
     Open(tokio::net::UnixStream),
 }

@@ -6,6 +6,7 @@ mod containers;
 mod copy;
 mod create;
 mod error;
+mod escape;
 mod events;
 mod hijack;
 mod images;

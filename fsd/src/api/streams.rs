@@ -15,6 +15,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::error::Failure;
+use super::escape::Escape;
 use super::hijack::Hijack;
 use super::own::body_of;
 use super::{blocking, events, flag};
@@ -35,6 +36,7 @@ pub struct AttachQuery {
     stdin: Option<String>,
     stdout: Option<String>,
     stderr: Option<String>,
+    detach_keys: Option<String>,
 }
 
 pub async fn attach(
@@ -43,30 +45,59 @@ pub async fn attach(
     Query(query): Query<AttachQuery>,
     request: Request,
 ) -> Answer {
-    if flag(query.logs.as_deref()) {
-        return Err(Error::unsupported("attach with logs=1 is not supported: read them with /logs first").into());
-    }
+    let escape = Escape::parse(query.detach_keys.as_deref())?;
     let row = app.db.find_container(&name)?;
     if row.state.paused {
         return Err(Error::conflict(format!("container {name} is paused, unpause the container before attach")).into());
     }
     let streams = [flag(query.stdin.as_deref()), flag(query.stdout.as_deref()), flag(query.stderr.as_deref())];
-    let hijack = Hijack::new(request, !row.definition.config_flag("Tty"));
+    let (logs, stream) = (flag(query.logs.as_deref()), flag(query.stream.as_deref()));
+    let terminal = row.definition.config_flag("Tty");
+    let mut hijack = Hijack::new(request, !terminal);
     hijack.refuse_input(streams[0])?;
-    if !flag(query.stream.as_deref()) {
+    let logged = log_options(&row.definition.host_config)?.is_some();
+    if logs && !logged {
+        return Err(Error::unsupported("configured logging driver does not support reading").into());
+    }
+    // Of one that runs, the shim gives the log, so that nothing is missed or told twice where it meets the stream.
+    let by_shim = logs && stream && row.state.is_running();
+    if logs && !by_shim {
+        hijack = hijack.after(whole_log(&app, &row, streams)?);
+    }
+    if !stream {
         return Ok(hijack.join(async { None }));
     }
     let attached = {
         let (app, id) = (Arc::clone(&app), row.id.clone());
-        blocking(move || attach_to(&app, &id, streams)).await?
+        blocking(move || attach_to(&app, &id, streams, by_shim)).await?
     };
     app.events.container("attach", &row, &[]);
+    if terminal && streams[0] {
+        let (app, row) = (Arc::clone(&app), row.clone());
+        hijack = hijack.leaving(escape, move || app.events.container("detach", &row, &[]));
+    }
     Ok(hijack.join(async move {
         match attached {
             Attached::Now(stream) => Some(stream),
             Attached::Later(stream) => stream.await.ok(),
         }
     }))
+}
+
+/// All that the log has now, as it goes to a client.
+fn whole_log(app: &App, row: &ContainerRow, [_, stdout, stderr]: [bool; 3]) -> Result<mpsc::Receiver<Bytes>> {
+    let wanted = LogQuery { stdout, stderr, ..LogQuery::default() };
+    let mut reader = Reader::open(&app.container_dir(&row.id).join(files::LOG), wanted)?;
+    let shown = Shown { framed: !row.definition.config_flag("Tty"), timestamps: false, details: false };
+    let (to, from) = mpsc::channel(16);
+    tokio::task::spawn_blocking(move || {
+        while let Ok(Some(record)) = reader.read() {
+            if to.blocking_send(encode(&record, shown)).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(from)
 }
 
 #[derive(Deserialize)]
@@ -170,7 +201,13 @@ fn encode(record: &Record, shown: Shown) -> Bytes {
 }
 
 pub async fn create_exec(State(app): State<Arc<App>>, Path(name): Path<String>, body: Bytes) -> Answer {
-    let id = blocking(move || exec::create(&app, &name, &body)).await?;
+    let id = blocking(move || {
+        let wanted = exec::decode(&body)?;
+        Escape::parse(wanted.detach_keys.as_deref())?;
+        let row = app.db.find_container(&name)?;
+        exec::add(&app, &row, wanted).map(|exec| exec.id.clone())
+    })
+    .await?;
     Ok((StatusCode::CREATED, Json(json!({"Id": id}))).into_response())
 }
 
@@ -194,7 +231,12 @@ pub async fn start_exec(State(app): State<Arc<App>>, Path(id): Path<String>, mut
     if wanted.tty != exec.wanted.tty && !wanted.detach {
         return Err(Error::invalid("Tty of the start is not that of the exec's creation").into());
     }
-    let hijack = Hijack::new(request, !exec.wanted.tty);
+    let mut hijack = Hijack::new(request, !exec.wanted.tty);
+    if exec.wanted.tty && exec.wanted.attach_stdin {
+        let (app, exec) = (Arc::clone(&app), Arc::clone(&exec));
+        let escape = Escape::parse(exec.wanted.detach_keys.as_deref())?;
+        hijack = hijack.leaving(escape, move || exec::detached(&app, &exec));
+    }
     if !wanted.detach {
         hijack.refuse_input(exec.wanted.attach_stdin)?;
     }

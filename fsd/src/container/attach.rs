@@ -16,8 +16,8 @@ pub enum Attached {
     Later(oneshot::Receiver<std::os::unix::net::UnixStream>),
 }
 
-/// Connects to input, output and errors, those that are wanted.
-pub fn attach(app: &App, id: &ContainerId, streams: [bool; 3]) -> Result<Attached> {
+/// Connects to input, output and errors, those that are wanted; of one that runs, after what its log has if `logs`.
+pub fn attach(app: &App, id: &ContainerId, streams: [bool; 3], logs: bool) -> Result<Attached> {
     let live = app.containers.of(id);
     let mut early = live.early();
     if let Some(waiting) = early.as_mut() {
@@ -27,5 +27,7 @@ pub fn attach(app: &App, id: &ContainerId, streams: [bool; 3]) -> Result<Attache
     }
     drop(early);
     let [stdin, stdout, stderr] = streams;
-    app.shim(id).attach(stdin, stdout, stderr).map(Attached::Now)
+    let shim = app.shim(id);
+    let stream = if logs { shim.attach_with_logs(stdin, stdout, stderr) } else { shim.attach(stdin, stdout, stderr) };
+    stream.map(Attached::Now)
 }

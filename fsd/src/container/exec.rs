@@ -97,14 +97,19 @@ impl Exec {
     }
 }
 
-/// Prepares a further process; it runs when it is started.
-pub fn create(app: &App, name: &str, body: &[u8]) -> Result<String> {
-    let wanted: Wanted = serde_json::from_slice(body).map_err(|error| Error::invalid(format!("invalid JSON: {error}")))?;
-    let row = app.db.find_container(name)?;
-    add(app, &row, wanted).map(|exec| exec.id.clone())
+/// Reads the body of its creation.
+pub fn decode(body: &[u8]) -> Result<Wanted> {
+    serde_json::from_slice(body).map_err(|error| Error::invalid(format!("invalid JSON: {error}")))
 }
 
-/// Prepares one in a container that runs.
+/// Its client has left it, and it runs on.
+pub fn detached(app: &App, exec: &Exec) {
+    if let Ok(Some(row)) = app.db.container(&exec.container) {
+        app.events.container("exec_detach", &row, &[("execID", exec.id.clone())]);
+    }
+}
+
+/// Prepares a further process in a container that runs; it runs when it is started.
 pub fn add(app: &App, row: &ContainerRow, wanted: Wanted) -> Result<Arc<Exec>> {
     if wanted.cmd.as_ref().is_none_or(Vec::is_empty) {
         return Err(Error::invalid("No exec command specified"));

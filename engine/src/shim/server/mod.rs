@@ -4,6 +4,7 @@ mod client_stream;
 pub mod passing;
 mod requests;
 mod session;
+mod starting;
 
 use std::collections::VecDeque;
 use std::io::Write;
@@ -23,11 +24,14 @@ use crate::cgroup::Cgroup;
 use crate::failure::Failure;
 use crate::log::{self, Writer};
 use crate::runtime::{self, Created, External, Gate};
+use client_stream::{STALL, STALL_UNLOGGED};
 use requests::Connection;
-use session::{Kind, Session, Token};
+use session::{Kind, Rules, Session, Token};
+use starting::Beginning;
 
-/// How long clients may take for the rest of the output after the container has ended.
-const LINGER: Duration = Duration::from_secs(10);
+/// How long clients may take nothing of the rest of the output after the container has ended: a person reads it in a
+/// pager, say.
+const LINGER: Duration = Duration::from_secs(600);
 /// How long nothing may come until the shim rests. Longer than a start takes, and a short container lives.
 const REST: Duration = Duration::from_secs(1);
 /// Bytes that one read takes.
@@ -63,6 +67,7 @@ struct Shim {
     status: Status,
     main: Session,
     execs: Vec<(String, Session)>,
+    beginning: Vec<Beginning>,
     finished: VecDeque<(String, Exit)>,
     exit: Option<(Exit, Instant)>,
     connections: Vec<Connection>,
@@ -92,6 +97,7 @@ enum Source {
     Waiter(usize),
     Main(Token),
     Exec(usize, Token),
+    Beginning(usize),
 }
 
 impl Shim {
@@ -129,6 +135,7 @@ impl Shim {
             status: Status::Created,
             main,
             execs: Vec::new(),
+            beginning: Vec::new(),
             finished: VecDeque::new(),
             exit: None,
             connections: Vec::new(),
@@ -160,7 +167,8 @@ impl Shim {
             None => runtime::create(runtime::Create { spec, root, scratch: &scratch, stdio, cgroup, init: options.init })?,
         };
         let Created { process, root, console, warnings, gate } = created;
-        let session = Session::new(process, ends, console, log, options.stdin_once)?;
+        let patience = Some(if log.is_some() { STALL } else { STALL_UNLOGGED });
+        let session = Session::new(process, ends, console, Rules { log, input_once: options.stdin_once, patience })?;
         Ok((Made { root, warnings, gate }, session))
     }
 
@@ -181,7 +189,14 @@ impl Shim {
     /// The container has ended, all who waited know it, and all output is delivered or overdue.
     fn is_done(&self) -> bool {
         let delivered = self.main.is_delivered() && self.execs.is_empty();
-        self.exit.is_some_and(|(_, when)| delivered || when.elapsed() > LINGER)
+        self.exit.is_some() && (delivered || self.linger().is_none_or(|end| Instant::now() > end))
+    }
+
+    /// When those who have not taken all of the output are waited for no more.
+    fn linger(&self) -> Option<Instant> {
+        let (_, ended) = self.exit?;
+        let moved = self.execs.iter().map(|(_, session)| session).chain([&self.main]).filter_map(Session::moved).max();
+        Some(moved.map_or(ended, |moved| moved.max(ended)) + LINGER)
     }
 
     fn wait(&self) -> Result<Vec<(Source, PollFlags)>> {
@@ -202,6 +217,10 @@ impl Shim {
             session.poll(&mut fds, &mut tokens);
             sources.extend(tokens.drain(..).map(|token| Source::Exec(index, token)));
         }
+        for (index, beginning) in self.beginning.iter().enumerate() {
+            fds.push(PollFd::new(beginning, PollFlags::IN));
+            sources.push(Source::Beginning(index));
+        }
         match poll(&mut fds, self.timeout().as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error).at("poll", "streams"),
@@ -213,7 +232,7 @@ impl Shim {
 
     fn timeout(&self) -> Option<Timespec> {
         let sessions = self.execs.iter().map(|(_, session)| session).chain([&self.main]);
-        let linger = self.exit.map(|(_, when)| when + LINGER);
+        let linger = self.exit.and_then(|_| self.linger());
         let rest = (!self.is_resting).then(|| Instant::now() + REST);
         let next = sessions.filter_map(Session::deadline).chain(linger).chain(rest).min()?;
         let left = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
@@ -224,6 +243,7 @@ impl Shim {
         let mut main = Vec::new();
         let mut execs: Vec<Vec<(Token, PollFlags)>> = self.execs.iter().map(|_| Vec::new()).collect();
         let (mut asking, mut leaving, mut arriving) = (Vec::new(), Vec::new(), false);
+        let mut speaking = Vec::new();
         for (source, flags) in answers {
             match source {
                 Source::Listener => arriving = true,
@@ -231,6 +251,7 @@ impl Shim {
                 Source::Waiter(index) => leaving.push(index),
                 Source::Main(token) => main.push((token, flags)),
                 Source::Exec(index, token) => execs[index].push((token, flags)),
+                Source::Beginning(index) => speaking.push(index),
             }
         }
         self.main.work(&main, buffer)?;
@@ -240,6 +261,12 @@ impl Shim {
         // Nobody sends anything while waiting: it has hung up.
         for index in leaving.into_iter().rev() {
             self.waiting.swap_remove(index);
+        }
+        for index in speaking.into_iter().rev() {
+            // Whoever asked for it has gone.
+            if let Err(error) = self.advance(index) {
+                eprintln!("{error}");
+            }
         }
         for index in asking.into_iter().rev() {
             self.read_request(index);
@@ -264,6 +291,7 @@ impl Shim {
         }
         if self.main.has_ended() && self.status != Status::Ended {
             self.status = Status::Ended;
+            self.beginning.clear();
             // With the host's process ids, others may have stayed.
             self.cgroup.kill_all()?;
         }

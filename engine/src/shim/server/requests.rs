@@ -7,11 +7,10 @@ use std::os::unix::net::UnixStream;
 use fs_base::{Error, IoContext, Result};
 
 use super::passing;
-use super::session::{self, Kind, Session};
+use super::session::Session;
 use super::{Shim, Waiter};
 use crate::failure::Failure;
-use crate::runtime::{self, Exec};
-use crate::shim::proto::{self, Answer, ExecRequest, Reply, Request, State, Status};
+use crate::shim::proto::{self, Answer, Reply, Request, State, Status};
 
 /// A connection whose request is not all there yet.
 pub struct Connection {
@@ -88,16 +87,13 @@ impl Shim {
                 };
                 reply
             }
-            Request::Attach { stdin, stdout, stderr } => {
+            Request::Attach { stdin, stdout, stderr, logs } => {
                 proto::write(&mut socket, &Answer::Ok(Reply::Done))?;
                 socket.set_nonblocking(true).at("configure", "connection")?;
                 self.main.attach(OwnedFd::from(socket), stdin, stdout, stderr);
-                return Ok(());
+                return if logs { self.main.replay() } else { Ok(()) };
             }
-            Request::Exec(request) => match self.exec(&request) {
-                Ok((pid, session)) => return self.started(*request, pid, session, socket),
-                Err(error) => Err(error),
-            },
+            Request::Exec(request) => return self.begin_exec(*request, socket),
         };
         let answer: Answer = reply.map_err(|error| Failure::from(&error));
         proto::write(&mut socket, &answer)
@@ -151,48 +147,6 @@ impl Shim {
             return proto::write(&mut &*socket, &answer);
         };
         passing::send(socket, &proto::encode(&Answer::Ok(Reply::Done))?, root.as_fd())
-    }
-
-    fn exec(&self, request: &ExecRequest) -> Result<(i32, Session)> {
-        if self.status != Status::Running {
-            return Err(Error::conflict("the container is not running"));
-        }
-        let terminal = request.process.terminal().unwrap_or(false);
-        let kind = match (terminal, request.attach) {
-            (true, _) => Kind::Terminal,
-            (false, true) => Kind::Pipes { stdin: request.stdin },
-            (false, false) => Kind::Null,
-        };
-        let (stdio, ends) = session::streams(kind)?;
-        let (process, console) = if let Some(external) = &self.external {
-            external.exec(&request.process, stdio)?
-        } else {
-            let filter = if request.unconfined { None } else { runtime::filter(&self.spec)? };
-            runtime::exec(Exec {
-                target: self.main.process().as_fd(),
-                namespaces: self.namespaces,
-                process: &request.process,
-                filter: filter.as_ref(),
-                stdio,
-                cgroup: &self.cgroup,
-            })?
-        };
-        let pid = process.pid();
-        let session = Session::new(process, ends, console, None, true)?;
-        if let Some((rows, cols)) = request.size.filter(|_| terminal) {
-            session.resize(rows, cols)?;
-        }
-        Ok((pid, session))
-    }
-
-    fn started(&mut self, request: ExecRequest, pid: i32, mut session: Session, mut socket: UnixStream) -> Result<()> {
-        let told = proto::write(&mut socket, &Answer::Ok(Reply::Started { pid, warnings: Vec::new() }));
-        if request.attach && told.is_ok() {
-            socket.set_nonblocking(true).at("configure", "connection")?;
-            session.attach(OwnedFd::from(socket), request.stdin, true, true);
-        }
-        self.execs.push((request.id, session));
-        told
     }
 }
 

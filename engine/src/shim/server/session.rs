@@ -95,12 +95,27 @@ pub struct Session {
     clients: Vec<ClientStream>,
     /// Whether the input ends when a client that has it ends it.
     input_once: bool,
+    /// How long it waits for a client that takes nothing; for ever if `None`.
+    patience: Option<Duration>,
+    /// When a client held it up last.
+    held: Option<Instant>,
     ended: Option<(i32, Instant)>,
+}
+
+/// What a [`Session`] is besides its process.
+#[derive(Debug, Default)]
+pub struct Rules {
+    /// Where its output is logged.
+    pub log: Option<Writer>,
+    /// Whether its input ends with the first client that had it.
+    pub input_once: bool,
+    /// How long it waits for a client that takes nothing; for ever if `None`.
+    pub patience: Option<Duration>,
 }
 
 impl Session {
     /// A process that was just made.
-    pub fn new(process: Process, ends: Ends, console: Option<OwnedFd>, log: Option<Writer>, input_once: bool) -> Result<Session> {
+    pub fn new(process: Process, ends: Ends, console: Option<OwnedFd>, rules: Rules) -> Result<Session> {
         let has_console = console.is_some();
         let mut outputs = Vec::new();
         let mut stdin = ends.stdin;
@@ -120,9 +135,11 @@ impl Session {
             close_input: false,
             outputs,
             console: has_console,
-            log,
+            log: rules.log,
             clients: Vec::new(),
-            input_once,
+            input_once: rules.input_once,
+            patience: rules.patience,
+            held: None,
             ended: None,
         })
     }
@@ -139,7 +156,23 @@ impl Session {
 
     /// Connects a client.
     pub fn attach(&mut self, socket: OwnedFd, stdin: bool, stdout: bool, stderr: bool) {
-        self.clients.push(ClientStream::new(socket, stdin && self.stdin.is_some(), stdout, stderr, !self.console));
+        self.clients.push(ClientStream::new(
+            socket,
+            [stdin && self.stdin.is_some(), stdout, stderr],
+            !self.console,
+            self.patience,
+        ));
+    }
+
+    /// Gives the client that was connected last what the log has before anything else.
+    pub fn replay(&mut self) -> Result<()> {
+        match self.clients.last_mut() {
+            Some(client) => {
+                client.fall_behind(self.log.as_ref(), true);
+                client.catch_up(self.log.as_ref())
+            }
+            None => Ok(()),
+        }
     }
 
     /// Sets the size of its terminal.
@@ -160,7 +193,7 @@ impl Session {
         if self.ended.is_none() {
             add(Token::Process, self.process.as_fd(), PollFlags::IN);
         }
-        if self.clients.iter().all(ClientStream::has_room) {
+        if !self.is_held() {
             for (index, (_, output)) in self.outputs.iter().enumerate() {
                 add(Token::Output(index), output.as_fd(), PollFlags::IN);
             }
@@ -179,7 +212,19 @@ impl Session {
 
     /// How long a wait may take at most, if something is due then.
     pub fn deadline(&self) -> Option<Instant> {
-        self.ended.filter(|_| !self.outputs.is_empty()).map(|(_, when)| when + DRAIN)
+        let patience = self.clients.iter().filter_map(ClientStream::patience);
+        patience.chain(self.drained_by()).min()
+    }
+
+    /// Whether a client holds it up: then there may be more to read.
+    fn is_held(&self) -> bool {
+        !self.clients.iter().all(ClientStream::has_room)
+    }
+
+    /// When its outputs are closed although somebody holds them open.
+    fn drained_by(&self) -> Option<Instant> {
+        let (_, ended) = self.ended.filter(|_| !self.outputs.is_empty() && !self.is_held())?;
+        Some(self.held.map_or(ended, |held| held.max(ended)) + DRAIN)
     }
 
     /// Does what the answers to [`Session::poll`] allow.
@@ -196,12 +241,25 @@ impl Session {
         for index in closed.into_iter().rev() {
             self.outputs.remove(index);
         }
-        if self.deadline().is_some_and(|deadline| Instant::now() >= deadline) {
+        let now = Instant::now();
+        if self.is_held() {
+            self.held = Some(now);
+        }
+        if self.drained_by().is_some_and(|deadline| now >= deadline) {
             self.outputs.clear();
         }
         if let Some(log) = self.log.as_mut().filter(|_| self.outputs.is_empty()) {
             // What could not be logged was said when it happened.
             let _ = log.flush_partial();
+        }
+        for client in &mut self.clients {
+            if client.patience().is_some_and(|end| now >= end) {
+                client.fall_behind(self.log.as_ref(), false);
+            }
+            if let Err(error) = client.catch_up(self.log.as_ref()) {
+                eprintln!("log: {error}");
+                client.hang_up();
+            }
         }
         self.clients.retain(|client| !client.is_gone());
         self.write_input();
@@ -279,7 +337,12 @@ impl Session {
 
     /// Whether every client has what it was to get. Afterwards they can be let go.
     pub fn is_delivered(&self) -> bool {
-        !self.clients.iter().any(ClientStream::has_backlog)
+        self.clients.iter().all(ClientStream::is_delivered)
+    }
+
+    /// When one that has not taken all took something last.
+    pub fn moved(&self) -> Option<Instant> {
+        self.clients.iter().filter(|client| !client.is_delivered()).map(ClientStream::moved).max()
     }
 
     /// The record of an end that was just noticed.

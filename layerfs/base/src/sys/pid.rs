@@ -6,6 +6,9 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::{Error, IoContext, Result};
 
+/// The highest signal. Source: signal(7), `SIGRTMAX`.
+const MOST: i32 = 64;
+
 /// A process held by descriptor.
 #[derive(Debug)]
 pub struct Process {
@@ -33,7 +36,12 @@ impl Process {
 
     /// Sends a signal by number. A process that has ended is [`crate::Class::NotFound`].
     pub fn signal(&self, signal: i32) -> Result<()> {
-        let signal = Signal::from_named_raw(signal).ok_or_else(|| Error::invalid(format!("{signal} is not a signal")))?;
+        if !(1..=MOST).contains(&signal) {
+            return Err(Error::invalid(format!("{signal} is not a signal")));
+        }
+        // SAFETY: the number is a signal's. Those that a libc keeps for itself are kept for the process that gets them, and
+        // whether it may be sent them is for who sends them to say; nothing of this process is touched by it.
+        let signal = unsafe { Signal::from_raw_unchecked(signal) };
         rustix::process::pidfd_send_signal(&self.fd, signal).at("signal process", self.pid.to_string())
     }
 

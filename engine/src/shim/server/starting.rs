@@ -1,0 +1,129 @@
+//! Further processes on their way to become the user's program: the shim does not wait for them, as what they wait for
+//! may be a volume that hangs, and the container's output goes on meanwhile.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use fs_base::sys::pid::Process;
+use fs_base::{Error, IoContext, Result};
+
+use super::Shim;
+use super::session::{self, Ends, Kind, Rules, Session};
+use crate::failure::Failure;
+use crate::runtime::{self, Exec, Starting, Stdio, Step};
+use crate::shim::proto::{self, Answer, ExecRequest, Reply, Status};
+
+/// One of them, and who asked for it.
+pub struct Beginning {
+    request: ExecRequest,
+    starting: Starting,
+    ends: Ends,
+    socket: UnixStream,
+}
+
+impl AsFd for Beginning {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.starting.as_fd()
+    }
+}
+
+impl Shim {
+    /// Begins one, or says why not.
+    pub fn begin_exec(&mut self, request: ExecRequest, mut socket: UnixStream) -> Result<()> {
+        if self.external.is_some() {
+            return match self.run_by_external(&request) {
+                Ok((process, console, ends)) => self.runs(request, process, console, ends, socket),
+                Err(error) => refuse(&mut socket, &error),
+            };
+        }
+        match self.fork_exec(&request) {
+            Ok((starting, ends)) => {
+                self.beginning.push(Beginning { request, starting, ends, socket });
+                Ok(())
+            }
+            Err(error) => refuse(&mut socket, &error),
+        }
+    }
+
+    fn fork_exec(&self, request: &ExecRequest) -> Result<(Starting, Ends)> {
+        let (stdio, ends) = self.exec_streams(request)?;
+        let filter = if request.unconfined { None } else { runtime::filter(&self.spec)? };
+        let starting = runtime::exec(Exec {
+            target: self.main.process().as_fd(),
+            namespaces: self.namespaces,
+            process: &request.process,
+            filter: filter.as_ref(),
+            stdio,
+            cgroup: &self.cgroup,
+        })?;
+        Ok((starting, ends))
+    }
+
+    fn exec_streams(&self, request: &ExecRequest) -> Result<(Stdio, Ends)> {
+        if self.status != Status::Running {
+            return Err(Error::conflict("the container is not running"));
+        }
+        let kind = match (has_terminal(request), request.attach) {
+            (true, _) => Kind::Terminal,
+            (false, true) => Kind::Pipes { stdin: request.stdin },
+            (false, false) => Kind::Null,
+        };
+        session::streams(kind)
+    }
+
+    /// Another runtime's program does all of it before it answers, and is waited for.
+    fn run_by_external(&self, request: &ExecRequest) -> Result<(Process, Option<OwnedFd>, Ends)> {
+        let external = self.external.as_ref().ok_or_else(|| Error::internal("there is no other runtime"))?;
+        let (stdio, ends) = self.exec_streams(request)?;
+        let (process, console) = external.exec(&request.process, stdio)?;
+        Ok((process, console, ends))
+    }
+
+    /// Goes on with one that has said something.
+    pub fn advance(&mut self, index: usize) -> Result<()> {
+        let Beginning { request, starting, ends, mut socket } = self.beginning.remove(index);
+        match starting.step() {
+            Ok(Step::Pending(starting)) => {
+                self.beginning.insert(index, Beginning { request, starting, ends, socket });
+                Ok(())
+            }
+            Ok(Step::Running(process, console)) => self.runs(request, process, console, ends, socket),
+            Err(error) => refuse(&mut socket, &error),
+        }
+    }
+
+    fn runs(
+        &mut self,
+        request: ExecRequest,
+        process: Process,
+        console: Option<OwnedFd>,
+        ends: Ends,
+        socket: UnixStream,
+    ) -> Result<()> {
+        let pid = process.pid();
+        let session = Session::new(process, ends, console, Rules { input_once: true, ..Rules::default() })?;
+        if let Some((rows, cols)) = request.size.filter(|_| has_terminal(&request)) {
+            session.resize(rows, cols)?;
+        }
+        self.started(request, pid, session, socket)
+    }
+
+    fn started(&mut self, request: ExecRequest, pid: i32, mut session: Session, mut socket: UnixStream) -> Result<()> {
+        let told = proto::write(&mut socket, &Answer::Ok(Reply::Started { pid, warnings: Vec::new() }));
+        if request.attach && told.is_ok() {
+            socket.set_nonblocking(true).at("configure", "connection")?;
+            session.attach(OwnedFd::from(socket), request.stdin, true, true);
+        }
+        self.execs.push((request.id, session));
+        told
+    }
+}
+
+fn has_terminal(request: &ExecRequest) -> bool {
+    request.process.terminal().unwrap_or(false)
+}
+
+fn refuse(socket: &mut UnixStream, error: &Error) -> Result<()> {
+    let answer: Answer = Err(Failure::from(error));
+    proto::write(socket, &answer)
+}
