@@ -35,9 +35,14 @@ pub fn layer(files: &[(&str, &str)]) -> Vec<u8> {
 
 /// A config for these layers.
 pub fn config(layers: &[&[u8]]) -> Vec<u8> {
+    config_of(&json!({"Cmd": ["sh"], "Labels": {"k": "v"}}), layers)
+}
+
+/// A config that says this of containers.
+fn config_of(settings: &Value, layers: &[&[u8]]) -> Vec<u8> {
     let ids: Vec<String> = layers.iter().map(|layer| digest(layer)).collect();
     let config: Value = json!({
-        "architecture": "amd64", "os": "linux", "created": "2026-01-02T03:04:05Z", "config": {"Cmd": ["sh"], "Labels": {"k": "v"}},
+        "architecture": "amd64", "os": "linux", "created": "2026-01-02T03:04:05Z", "config": settings,
         "rootfs": {"type": "layers", "diff_ids": ids},
     });
     serde_json::to_vec(&config).unwrap()
@@ -58,12 +63,20 @@ pub fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
 
 /// A docker-archive of one image, layers first as `docker save` writes them.
 pub fn docker_archive(name: &str, layers: &[&[u8]]) -> Vec<u8> {
-    let config = config(layers);
+    docker_archive_of(name, &config(layers), layers)
+}
+
+/// One of an image whose containers are to be so (`Cmd`, `User`, `WorkingDir`, …).
+pub fn docker_archive_with(name: &str, settings: &Value, layers: &[&[u8]]) -> Vec<u8> {
+    docker_archive_of(name, &config_of(settings, layers), layers)
+}
+
+fn docker_archive_of(name: &str, config: &[u8], layers: &[&[u8]]) -> Vec<u8> {
     let names: Vec<String> = (0..layers.len()).map(|n| format!("{n}/layer.tar")).collect();
     let manifest = json!([{"Config": "config.json", "RepoTags": [name], "Layers": names}]);
     let manifest = serde_json::to_vec(&manifest).unwrap();
     let mut members: Vec<(&str, &[u8])> = names.iter().map(String::as_str).zip(layers.iter().copied()).collect();
-    members.push(("config.json", &config));
+    members.push(("config.json", config));
     members.push(("manifest.json", &manifest));
     archive(&members)
 }
