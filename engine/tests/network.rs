@@ -224,6 +224,8 @@ fn what_goes_out_has_the_hosts_address_and_loopback_is_closed() {
     assert!(Command::new("sh").args(["-ec", &script]).status().unwrap().success());
     serve(&world, 80);
     let there: IpAddr = "10.249.6.2".parse().unwrap();
+    // A wire carries packets a moment after it is up.
+    assert!((0..10).any(|_| ask((there, 80)).is_some()));
     assert_eq!(ask_from(&one, (there, 80)).as_deref(), Some("10.249.6.1"));
     let local = TcpListener::bind("127.0.0.1:0").unwrap();
     let script = format!(

@@ -18,10 +18,12 @@ const FORWARD: &str = "FORWARD";
 /// What old iptables has in force.
 const LEGACY_TABLES: &str = "/proc/net/ip_tables_names";
 
-/// Lets packets from and to a bridge through, where they would be dropped.
-pub fn let_through(socket: &mut Socket, table: &str, bridge: &str) -> Result<()> {
+/// Lets packets from and to a bridge through, where they would be dropped; whether it was so.
+pub fn let_through(socket: &mut Socket, table: &str, bridge: &str) -> Result<bool> {
+    let mut dropped = false;
     for program in programs(socket)? {
         let Some(chain) = chain(program)? else { continue };
+        dropped = true;
         for direction in ["-i", "-o"] {
             let rule = rule(direction, table, bridge);
             if !run(program, "-C", chain, &rule)? && !run(program, "-I", chain, &rule)? {
@@ -29,7 +31,7 @@ pub fn let_through(socket: &mut Socket, table: &str, bridge: &str) -> Result<()>
             }
         }
     }
-    Ok(())
+    Ok(dropped)
 }
 
 /// Takes back what let a bridge through.

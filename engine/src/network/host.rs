@@ -1,5 +1,6 @@
 //! What one daemon has of networks on its host.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -11,7 +12,7 @@ use ipnet::IpNet;
 use super::link::{self, Used};
 use super::netlink::{Message, Socket};
 use super::nft::{Batch, Change, Port, Ruleset};
-use super::{Mac, firewall, namespace};
+use super::{Mac, conntrack, firewall, namespace};
 
 /// Where a daemon's store is if nobody says otherwise: its names are the short ones.
 const USUAL_ROOT: &str = "/var/lib/fsd";
@@ -98,6 +99,8 @@ struct Sockets {
     netfilter: Socket,
     /// Whether the table is known to be there.
     has_table: bool,
+    /// The bridges that somebody else's firewall has let through.
+    let_through: HashSet<String>,
 }
 
 /// A daemon's networks on its host.
@@ -126,7 +129,12 @@ impl Host {
         let mut guard: MutexGuard<'_, Option<Sockets>> = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
         let sockets = match guard.as_mut() {
             Some(sockets) => sockets,
-            None => guard.insert(Sockets { route: Socket::route()?, netfilter: Socket::netfilter()?, has_table: false }),
+            None => guard.insert(Sockets {
+                route: Socket::route()?,
+                netfilter: Socket::netfilter()?,
+                has_table: false,
+                let_through: HashSet::new(),
+            }),
         };
         let result = work(sockets);
         if result.is_err() {
@@ -142,7 +150,7 @@ impl Host {
             let rules = self.rules();
             let mut batch = rules.batch();
             if !sockets.has_table && !rules.exists(&mut sockets.netfilter)? {
-                Ruleset::create(&mut batch);
+                Ruleset::create(&mut batch, false);
             }
             fill(&mut batch);
             batch.commit(&mut sockets.netfilter)?;
@@ -160,7 +168,8 @@ impl Host {
     pub fn reset_rules(&self, bridges: &[Bridge], ports: &[Port]) -> Result<()> {
         self.with(|sockets| {
             let mut batch = self.rules().batch();
-            Ruleset::create(&mut batch);
+            let exists = self.rules().exists(&mut sockets.netfilter)?;
+            Ruleset::create(&mut batch, exists);
             for bridge in bridges {
                 Ruleset::add_network(&mut batch, &bridge.rules);
             }
@@ -190,11 +199,18 @@ impl Host {
         })?;
         let done = self
             .change(|batch| Ruleset::add_network(batch, &bridge.rules))
-            .and_then(|()| self.with(|sockets| firewall::let_through(&mut sockets.netfilter, &self.scope.table, name)));
+            .and_then(|()| self.with(|sockets| self.let_through(sockets, name)));
         if let (Err(_), true) = (&done, is_new) {
             let _ = self.with(|sockets| sockets.route.request(name, &mut [link::delete_by_name(name)]));
         }
         done
+    }
+
+    fn let_through(&self, sockets: &mut Sockets, name: &str) -> Result<()> {
+        if firewall::let_through(&mut sockets.netfilter, &self.scope.table, name)? {
+            sockets.let_through.insert(name.to_owned());
+        }
+        Ok(())
     }
 
     fn make(&self, socket: &mut Socket, bridge: &Bridge) -> Result<()> {
@@ -236,7 +252,7 @@ impl Host {
         } else {
             Ok(())
         };
-        firewall::forget(&self.scope.table, name);
+        self.forget_firewall(name)?;
         ignoring_missing(link).and(rules)
     }
 
@@ -244,6 +260,10 @@ impl Host {
     pub fn connect(&self, end: &End<'_>) -> Result<()> {
         self.with(|sockets| {
             let bridge = link::index_of(&mut sockets.route, end.bridge)?;
+            // A firewall may have come up after the bridge did.
+            if !sockets.let_through.contains(end.bridge) {
+                self.let_through(sockets, end.bridge)?;
+            }
             let veth =
                 link::Veth { name: end.host_link, bridge, peer: end.name, mac: end.mac, namespace: end.namespace, mtu: end.mtu };
             sockets.route.request(end.host_link, &mut [link::new_veth(&veth)])?;
@@ -326,8 +346,21 @@ impl Host {
 
     /// Takes away a link of ours that nobody needs.
     pub fn remove_link(&self, name: &str) -> Result<()> {
-        firewall::forget(&self.scope.table, name);
+        self.forget_firewall(name)?;
         self.disconnect(name)
+    }
+
+    fn forget_firewall(&self, name: &str) -> Result<()> {
+        firewall::forget(&self.scope.table, name);
+        self.with(|sockets| {
+            sockets.let_through.remove(name);
+            Ok(())
+        })
+    }
+
+    /// Forgets connections that lead to an address that nobody has any more.
+    pub fn forget_connections(&self, address: IpAddr) -> Result<()> {
+        conntrack::forget(&mut Socket::netfilter()?, address)
     }
 
     /// Takes all away: rules, wires, bridges.

@@ -9,6 +9,7 @@
 //! host ── bridge ── veth ═══ eth0 ── container
 //! ```
 
+mod conntrack;
 pub mod dns;
 mod firewall;
 mod host;

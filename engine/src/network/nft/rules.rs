@@ -24,6 +24,9 @@ const BEFORE_NAT: i32 = -100;
 const BEFORE_FILTER: i32 = -10;
 const AFTER_NAT: i32 = 100;
 
+/// The table in a container's namespace.
+const RESOLVER_TABLE: &str = "fsd";
+
 /// What a port is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
@@ -126,11 +129,12 @@ impl Ruleset<'_> {
         Batch::new(Family::Inet, self.table)
     }
 
-    /// The table anew, empty but for its rules.
-    pub fn create(batch: &mut Batch) {
-        // Made and taken away, so that it does not matter whether it was there.
-        batch.table();
-        batch.delete_table();
+    /// The table anew, empty but for its rules. One that `exists` is taken away in the same step; to do that in vain
+    /// would cost the kernel ten times as long.
+    pub fn create(batch: &mut Batch, exists: bool) {
+        if exists {
+            batch.delete_table();
+        }
         batch.table();
         sets(batch);
         batch.base_chain("raw", "filter", Hook::Prerouting, RAW);
@@ -321,9 +325,10 @@ fn port_pair(port: &Port) -> (&'static str, Vec<u8>, Vec<u8>) {
 /// In a container's namespace: what is asked of `resolver` port 53 goes to these ports of it. Processes of the
 /// container may have port 53 for themselves.
 pub fn redirect_names(socket: &mut Socket, resolver: std::net::Ipv4Addr, udp: u16, tcp: u16) -> Result<()> {
-    let mut batch = Batch::new(Family::Ipv4, "fsd");
-    batch.table();
-    batch.delete_table();
+    let mut batch = Batch::new(Family::Ipv4, RESOLVER_TABLE);
+    if super::has_table(socket, Family::Ipv4, RESOLVER_TABLE)? {
+        batch.delete_table();
+    }
     batch.table();
     batch.base_chain("output", "nat", Hook::Output, BEFORE_NAT);
     for (protocol, port) in [(Protocol::Udp, udp), (Protocol::Tcp, tcp)] {
