@@ -183,6 +183,24 @@ fn datagrams_come_through() {
     assert!(ask("127.0.0.1", "127.0.0.1"));
     assert!(ask("::1", "::1"), "IPv6 to a container with IPv4 goes through the daemon");
     assert!(ask("0.0.0.0", &inspect(&daemon, "udp", "{{.NetworkSettings.Gateway}}")));
+    // Who goes on sending from one port reaches the container that has the port now, wherever that is.
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    client.connect(("127.0.0.1", port)).unwrap();
+    let talk = || {
+        let mut buffer = [0; 100];
+        (0..10).any(|_| {
+            let _ = client.send(b"still");
+            matches!(client.recv(&mut buffer), Ok(length) if &buffer[..length] == b"echo still")
+        })
+    };
+    assert!(talk());
+    let before = address(&daemon, "udp");
+    ok(&daemon.docker(&["rm", "-f", "udp"]));
+    idle(&daemon, "between", &[]);
+    ok(&daemon.docker(&["run", "-d", "--name", "udp", "-p", &format!("{port}:9/udp"), "debian:12", "perl", "-e", echo]));
+    assert_ne!(address(&daemon, "udp"), before);
+    assert!(talk());
 }
 
 #[test]
@@ -594,15 +612,23 @@ fn networks_go_on_without_the_daemon() {
     assert!(taken.contains("port is already allocated"), "{taken}");
     idle(&daemon, "new", &["--network", "net"]);
     assert_ne!(address(&daemon, "new"), own, "no address is given twice");
-    // Somebody has swept all rules away, and the daemon was not there.
-    daemon.kill();
+    // Somebody sweeps all rules away, with and without the daemon.
     let scope = Scope::of_root(&daemon.dir().join("root"));
-    if Command::new("nft").args(["delete", "table", "inet", &scope.table]).status().is_ok_and(|status| status.success()) {
-        assert_eq!(curl(&format!("127.0.0.1:{port}")), None);
-    }
+    let sweep = || {
+        let rules = engine::network::nft::Ruleset { table: &scope.table };
+        rules.remove(&mut engine::network::netlink::Socket::netfilter().unwrap()).unwrap();
+    };
+    daemon.kill();
+    sweep();
+    assert_eq!(curl(&format!("127.0.0.1:{port}")), None);
     daemon.restart();
     assert_eq!(curl(&format!("127.0.0.1:{port}")).as_deref(), Some("I am web"));
-    ok(&daemon.docker(&["rm", "-f", "web", "asker", "deb", "new"]));
+    sweep();
+    idle(&daemon, "another", &["--network", "net"]);
+    assert!(host(&daemon).has_rules().unwrap(), "the next start brings them back");
+    let own = inspect(&daemon, "web", "{{.NetworkSettings.Networks.net.Gateway}}");
+    assert_eq!(curl(&format!("{own}:{port}")).as_deref(), Some("I am web"));
+    ok(&daemon.docker(&["rm", "-f", "web", "asker", "deb", "new", "another"]));
     daemon.stop();
     let host = host(&daemon);
     assert!(host.links().unwrap().0.is_empty() && !host.has_rules().unwrap(), "nothing stays when nobody needs it");

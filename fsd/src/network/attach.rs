@@ -5,8 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use engine::network::nft::Port;
+use engine::network::nft::{Port, Protocol};
 use engine::network::{End, Mac, namespace};
 use fs_base::{ContainerId, Error, Result};
 use ipnet::IpNet;
@@ -16,6 +17,9 @@ use super::ports::{self, Bound};
 use super::{Endpoint, Lease, Mode, Network, Published, create, files, ipam, proxy, request, resolver, tell};
 use crate::app::App;
 use crate::container::ContainerRow;
+
+/// How long the kernel has for taking a container's wires away by itself.
+const WIRES_GO: Duration = Duration::from_secs(1);
 
 /// A container's place in a network that is known to be there.
 #[derive(Debug, Clone)]
@@ -242,15 +246,28 @@ pub fn release(app: &App, row: &ContainerRow) {
         return;
     }
     close_ports(app, &had, &ports);
-    let links: Vec<String> = had.iter().filter_map(|endpoint| endpoint.lease.as_ref()).map(Lease::host_link).collect();
-    let host = Arc::clone(&app.networks.host);
-    // The wires go with the container's namespace, but that may be in use by another container, or the kernel slow.
-    tokio::runtime::Handle::current().spawn_blocking(move || {
-        for link in links {
-            if let Err(error) = host.cut(&link) {
-                tracing::warn!(link, %error, "a wire could not be taken away");
+    if ports.iter().any(|port| port.protocol == Protocol::Udp) {
+        let addresses = had.iter().filter_map(|endpoint| endpoint.lease.as_ref());
+        for address in addresses.flat_map(|lease| [lease.address(true), lease.address(false)]).flatten() {
+            if let Err(error) = app.networks.host.forget_connections(address) {
+                tracing::warn!(container = %row.id, %error, "connections to a container that has ended are still known");
             }
         }
+    }
+    let links: Vec<String> = had.iter().filter_map(|endpoint| endpoint.lease.as_ref()).map(Lease::host_link).collect();
+    let host = Arc::clone(&app.networks.host);
+    // The wires go with the container's namespace, many at once where many containers end, and that is faster than to
+    // take each away. But another container may be in the namespace.
+    tokio::runtime::Handle::current().spawn(async move {
+        tokio::time::sleep(WIRES_GO).await;
+        let cut = move || {
+            for link in links {
+                if let Err(error) = host.cut(&link) {
+                    tracing::warn!(link, %error, "a wire could not be taken away");
+                }
+            }
+        };
+        let _ = tokio::task::spawn_blocking(cut).await;
     });
     for endpoint in &had {
         tell(app, "disconnect", &endpoint.network, &endpoint.name, BRIDGE, &row.id);

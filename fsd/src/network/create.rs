@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::model::{BRIDGE, HOST, NONE, Network, NetworkSpec, Pool, option};
-use super::{ipam, lock};
+use super::{ipam, lock, recover};
 use crate::app::App;
 
 /// Docker's `NetworkCreateRequest`.
@@ -281,6 +281,7 @@ pub fn default_bridge(app: &App) -> Result<Network> {
     let mut up = lock(&app.networks.up);
     let mut network = app.db.find_network(BRIDGE)?;
     if up.contains(&network.id) {
+        recover::keep_rules(app)?;
         return Ok(network);
     }
     let is_there = app.networks.host.links()?.0.contains(&network.spec.link);

@@ -87,7 +87,7 @@ impl Networks {
 fn bring_up(app: &App, network: &Network) -> Result<()> {
     let mut up = lock(&app.networks.up);
     if up.contains(&network.id) {
-        return Ok(());
+        return recover::keep_rules(app);
     }
     app.networks.host.bring_up(&network.bridge()).map_err(|error| error.context(format!("network {}", network.name)))?;
     up.insert(network.id.clone());

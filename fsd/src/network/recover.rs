@@ -54,17 +54,33 @@ fn clear(app: &App, places: &[(&ContainerRow, Vec<Place>)]) -> Result<()> {
     Ok(())
 }
 
-fn restore(app: &Arc<App>, places: &[(&ContainerRow, Vec<Place>)]) -> Result<()> {
+/// Makes the rules anew from what the database says. The result is the networks whose bridges are there.
+fn reset_rules(app: &App) -> Result<Vec<Network>> {
     let there = app.networks.host.links()?.0;
     let bridges: Vec<Network> = app.db.networks()?.into_iter().filter(|network| there.contains(&network.spec.link)).collect();
     let mut rules = Vec::new();
-    for (row, own) in places {
-        let way = attach::way_out(own);
+    for row in app.db.containers()?.iter().filter(|row| row.state.is_running()) {
+        let own = places_of(app, row)?;
+        let way = attach::way_out(&own);
         let published = app.db.published(Some(&row.id))?;
         rules.extend(published.iter().filter_map(|(_, port)| ports::rule(port, way?.lease.address(port.host.is_ipv4()))));
     }
-    // Whoever changed the rules meanwhile, afterwards they are right.
     app.networks.host.reset_rules(&bridges.iter().map(Network::bridge).collect::<Vec<_>>(), &rules)?;
+    Ok(bridges)
+}
+
+/// Makes the rules anew if somebody has swept them away, as those do who load rules of their own with `flush ruleset`.
+pub fn keep_rules(app: &App) -> Result<()> {
+    if app.networks.host.has_rules()? {
+        return Ok(());
+    }
+    tracing::warn!("the rules of networks were gone, and are made anew");
+    reset_rules(app).map(drop)
+}
+
+fn restore(app: &Arc<App>, places: &[(&ContainerRow, Vec<Place>)]) -> Result<()> {
+    // Whoever changed the rules meanwhile, afterwards they are right.
+    let bridges = reset_rules(app)?;
     for network in &bridges {
         super::bring_up(app, network)?;
     }
