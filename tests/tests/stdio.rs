@@ -248,3 +248,66 @@ fn signals_reach_what_is_attached_to() {
         ok(&daemon.docker(&["rm", "-f", "rt"]));
     }
 }
+
+#[test]
+fn logs_are_rotated_compressed_and_read_in_every_way() {
+    let Some(daemon) = daemon() else { return };
+    for (name, cli) in CLIS {
+        let flags = [
+            "--log-opt",
+            "max-size=20k",
+            "--log-opt",
+            "max-file=4",
+            "--log-opt",
+            "compress=true",
+            "--log-opt",
+            "labels=tier",
+            "-l",
+            "tier=front end",
+        ];
+        let script = "i=0; while [ $i -lt 600 ]; do echo line-$i; i=$((i+1)); done; echo error >&2; sleep 0.2; echo last";
+        let run = [&["run", "-d", "--network", "none", "--name", "c1"], &flags[..], &["busybox", "sh", "-c", script]].concat();
+        ok(&cli(&daemon, &run));
+        until("it has ended", || inspect(&daemon, "c1", "{{.State.Running}}") == "false");
+        let folder = daemon.dir().join("root/containers").join(inspect(&daemon, "c1", "{{.Id}}"));
+        until("the older files are compressed", || {
+            let names: Vec<String> =
+                std::fs::read_dir(&folder).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap()).collect();
+            names.contains(&"container.log.1.gz".to_owned())
+                && !names.iter().any(|name| name.ends_with(".new") || name.ends_with("log.1"))
+        });
+        let text = ok(&cli(&daemon, &["logs", "c1"]));
+        let lines: Vec<&str> = text.lines().collect();
+        let first: usize = lines[0].strip_prefix("line-").unwrap().parse().unwrap();
+        let mut expected: Vec<String> = (first..600).map(|number| format!("line-{number}")).collect();
+        expected.push("last".to_owned());
+        assert_eq!(lines, expected, "{name}: all that is kept, once, in order");
+        assert!(lines.len() > 450, "{name}: four files of 20 kB: {}", lines.len());
+        assert_eq!(ok(&cli(&daemon, &["logs", "--tail", "300", "c1"])).lines().count(), 299, "{name}: one of them is an error");
+        let details = ok(&cli(&daemon, &["logs", "--details", "--tail", "2", "c1"]));
+        assert_eq!(details, "tier=front+end last\n", "{name}");
+        let stamped = ok(&cli(&daemon, &["logs", "-t", "--tail", "2", "c1"]));
+        let (time, rest) = stamped.trim().split_once(' ').unwrap();
+        assert!(rest == "last" && time.ends_with('Z') && time.len() == 30, "{name}: {stamped}");
+        assert_eq!(ok(&cli(&daemon, &["logs", "--since", time, "--tail", "all", "c1"])), "last\n", "{name}");
+        assert_eq!(ok(&cli(&daemon, &["logs", "--until", "1h", "c1"])), "", "{name}: nothing is so old");
+        assert_eq!(inspect(&daemon, "c1", "{{.HostConfig.LogConfig.Type}}"), "json-file");
+        ok(&daemon.docker(&["rm", "c1"]));
+        ok(&cli(&daemon, &["run", "-d", "--network", "none", "--name", "none", "--log-driver", "none", "busybox", "echo", "x"]));
+        assert_eq!(inspect(&daemon, "none", "{{.HostConfig.LogConfig.Type}}"), "none");
+        let unread = fails(&cli(&daemon, &["logs", "none"]));
+        assert!(unread.contains("configured logging driver does not support reading"), "{name}: {unread}");
+        ok(&cli(&daemon, &["run", "--network", "none", "--name", "local", "--log-driver", "local", "busybox", "echo", "kept"]));
+        assert_eq!(ok(&cli(&daemon, &["logs", "local"])), "kept\n", "{name}");
+        for (flags, text) in [
+            (&["--log-driver", "journald"][..], "--log-driver journald is not supported"),
+            (&["--log-opt", "tag=x"], "--log-opt tag is not supported"),
+            (&["--log-opt", "compress=true"], "compress cannot be true when max-file is less than 2 or max-size is not set"),
+        ] {
+            let refused = fails(&cli(&daemon, &[&["create", "--network", "none"], flags, &["busybox", "true"]].concat()));
+            assert!(refused.contains(text), "{name}: {refused}");
+        }
+        until("both have ended", || ok(&daemon.docker(&["ps", "-q"])).is_empty());
+        ok(&daemon.docker(&["rm", "none", "local"]));
+    }
+}

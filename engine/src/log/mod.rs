@@ -1,6 +1,7 @@
 //! Docker's json-file log: one JSON object per line, `{"log":"…\n","stream":"stdout","time":"…Z"}`, in a file that is
-//! rotated by size. The shim writes, the daemon reads, also while it is written.
+//! rotated by size; older files may be compressed. The shim writes, the daemon reads, also while it is written.
 
+mod compress;
 mod reader;
 mod writer;
 

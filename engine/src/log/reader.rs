@@ -1,9 +1,10 @@
 //! The reading side: from the oldest file to the newest, then on as the log grows.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 use serde::Deserialize;
 
+use super::compress::{self, compressed};
 use super::{Stream, rotated};
 
 /// No line is longer: 16 KiB of output, every byte escaped, and some more. What is longer is garbage.
@@ -43,6 +45,8 @@ pub struct Record {
     pub stream: Stream,
     /// What it says, with its newline if it has one.
     pub line: String,
+    /// What is said of it besides.
+    pub attributes: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -52,6 +56,8 @@ struct Entry<'a> {
     stream: Stream,
     #[serde(borrow)]
     time: Cow<'a, str>,
+    #[serde(default)]
+    attrs: BTreeMap<String, String>,
 }
 
 /// Reads a log while it may be written.
@@ -130,9 +136,9 @@ impl Reader {
                 self.later = open_all(&self.path)?.into_iter().map(BufReader::new).collect();
                 return Ok(self.move_on());
             };
-            let ours = identity(file.get_ref());
+            let number = file.get_ref().metadata().ok().map(|found| (found.dev(), found.ino()));
             let is_newest = match std::fs::metadata(&self.path) {
-                Ok(newest) => ours == Some((newest.dev(), newest.ino())),
+                Ok(newest) => number == Some((newest.dev(), newest.ino())),
                 Err(_) => true,
             };
             let length = file.get_ref().metadata().at("stat", &self.path)?.len();
@@ -149,6 +155,7 @@ impl Reader {
                 return Ok(false);
             }
             // Nothing is added to a file after its rotation. Others may have come and been rotated meanwhile.
+            let ours = identity(file.get_ref());
             let mut newer = open_all(&self.path)?;
             if let Some(known) = newer.iter().position(|other| identity(other) == ours) {
                 newer.truncate(known);
@@ -195,9 +202,21 @@ impl Reader {
     }
 }
 
-/// Which file this is, whatever its name.
-fn identity(file: &File) -> Option<(u64, u64)> {
-    file.metadata().ok().map(|found| (found.dev(), found.ino()))
+/// Which file of the log this is, whatever its name, compressed meanwhile or not: its first line has its time in it.
+fn identity(file: &File) -> Option<Vec<u8>> {
+    let mut first = Vec::new();
+    let mut piece = [0; 4096];
+    while first.len() < LINE_MAX as usize {
+        let count = file.read_at(&mut piece, first.len() as u64).ok().filter(|count| *count > 0)?;
+        match piece[..count].iter().position(|byte| *byte == b'\n') {
+            Some(end) => {
+                first.extend(&piece[..end]);
+                return Some(first);
+            }
+            None => first.extend(&piece[..count]),
+        }
+    }
+    Some(first)
 }
 
 /// The log's files, newest first. A file moves up by one name in a rotation: looked for in this order, it is found
@@ -207,14 +226,18 @@ fn open_all(path: &Path) -> Result<Vec<File>> {
     let mut free = 0;
     for number in 0.. {
         let name = if number == 0 { path.to_owned() } else { rotated(path, number) };
-        match File::open(&name) {
+        let opened = match File::open(&name) {
+            Err(error) if number > 0 && error.kind() == std::io::ErrorKind::NotFound => compress::open(&compressed(&name)),
+            other => other,
+        };
+        match opened {
             Ok(file) => files.push(file),
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).at("open", &name),
             Err(_) if free == 1 => break,
             Err(_) => free += 1,
         }
     }
-    files.dedup_by(|a, b| identity(a) == identity(b));
+    files.dedup_by(|a, b| identity(a).is_some_and(|first| Some(first) == identity(b)));
     Ok(files)
 }
 
@@ -236,6 +259,7 @@ fn parse(line: &[u8]) -> Option<Record> {
         time: entry.time.into_owned(),
         stream: entry.stream,
         line: entry.log.into_owned(),
+        attributes: entry.attrs,
     })
 }
 

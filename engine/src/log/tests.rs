@@ -1,7 +1,8 @@
 use super::*;
+use std::collections::BTreeMap;
 use std::path::Path;
 
-const NEVER: Options = Options { max_size: None, max_files: 1 };
+const NEVER: Options = Options { max_size: None, max_files: 1, compress: false, attributes: BTreeMap::new() };
 const ALL: Query = Query { tail: None, since: None, until: None, stdout: true, stderr: true };
 
 fn lines(path: &Path, query: Query) -> Vec<String> {
@@ -59,7 +60,7 @@ fn the_tail_is_found_from_the_end_whatever_its_length() {
 fn a_rotated_log_is_read_whole_and_followed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
-    let mut writer = Writer::open(&path, Options { max_size: Some(2000), max_files: 4 }).unwrap();
+    let mut writer = Writer::open(&path, Options { max_size: Some(2000), max_files: 4, ..NEVER }).unwrap();
     let mut follower = Reader::open(&path, ALL).unwrap();
     let mut followed = Vec::new();
     let mut written = Vec::new();
@@ -110,7 +111,7 @@ fn several_rotations_between_two_reads_lose_nothing() {
     for max_files in [1, 2, 4] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let mut writer = Writer::open(&path, Options { max_size: Some(500), max_files }).unwrap();
+        let mut writer = Writer::open(&path, Options { max_size: Some(500), max_files, ..NEVER }).unwrap();
         let mut follower = Reader::open(&path, ALL).unwrap();
         let (mut followed, mut written) = (Vec::new(), Vec::new());
         // As many files as are kept are filled between two reads, and then some.
@@ -147,7 +148,7 @@ fn a_log_that_is_cut_by_hand_is_followed_from_its_new_start() {
 fn a_rotation_in_progress_hides_no_older_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
-    let mut writer = Writer::open(&path, Options { max_size: Some(100), max_files: 5 }).unwrap();
+    let mut writer = Writer::open(&path, Options { max_size: Some(100), max_files: 5, ..NEVER }).unwrap();
     for number in 0..8 {
         writer.write(Stream::Stdout, format!("{number}\n").as_bytes()).unwrap();
     }
@@ -213,7 +214,7 @@ fn however_output_is_cut_the_lines_are_the_same() {
     assert_eq!(expected.concat().as_bytes(), output);
     for size in [1, 2, 7, 100, 4096] {
         let path = dir.path().join(size.to_string());
-        let mut writer = Writer::open(&path, Options { max_size: Some(9000), max_files: 100 }).unwrap();
+        let mut writer = Writer::open(&path, Options { max_size: Some(9000), max_files: 100, ..NEVER }).unwrap();
         output.chunks(size).for_each(|piece| writer.write(Stream::Stdout, piece).unwrap());
         writer.flush_partial().unwrap();
         assert_eq!(lines(&path, ALL), expected, "{size}");
@@ -245,7 +246,7 @@ fn a_full_disk_costs_lines_but_tears_none_and_ends_nothing() {
     }
     let outcome = std::panic::catch_unwind(|| {
         let path = dir.path().join("log");
-        let mut writer = Writer::open(&path, Options { max_size: Some(40_000), max_files: 3 }).unwrap();
+        let mut writer = Writer::open(&path, Options { max_size: Some(40_000), max_files: 3, ..NEVER }).unwrap();
         let line = format!("{}\n", "z".repeat(900));
         let refused = (0..200).filter(|_| writer.write(Stream::Stdout, line.as_bytes()).is_err()).count() as u64;
         assert!(refused > 100, "{refused}");

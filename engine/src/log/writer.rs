@@ -1,5 +1,6 @@
 //! The writing side.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -7,18 +8,23 @@ use std::path::{Path, PathBuf};
 
 use fs_base::{IoContext, Result, durable};
 
+use super::compress::{self, Compressing, compressed};
 use super::{Stream, rotated};
 
 /// The longest piece of a line that is logged as one, as in Docker.
 const LINE_MAX: usize = 16 << 10;
 
 /// When a new file is begun.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Bytes after which; never if `None`.
     pub max_size: Option<u64>,
     /// How many files are kept, the newest included.
     pub max_files: u32,
+    /// Whether the older ones are compressed.
+    pub compress: bool,
+    /// What is said of every line.
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// Writes a log. A line is in the file whole or not at all, as far as this process can see to it.
@@ -34,6 +40,9 @@ pub struct Writer {
     /// How many lines are in it.
     waiting: u64,
     lost: u64,
+    /// What is said of every line, as it is written.
+    attributes: Vec<u8>,
+    compressing: Option<Compressing>,
 }
 
 impl Writer {
@@ -54,6 +63,8 @@ impl Writer {
             path: path.to_owned(),
             file,
             size,
+            attributes: encoded(&options.attributes),
+            compressing: None,
             options,
             partial: [Vec::new(), Vec::new()],
             out: Vec::new(),
@@ -94,7 +105,7 @@ impl Writer {
             partial.extend(&rest[..end]);
             rest = &rest[end..];
             if whole {
-                encode(&mut self.out, stream, &partial, &time);
+                encode(&mut self.out, stream, &partial, &time, &self.attributes);
                 self.waiting += 1;
                 partial.clear();
             }
@@ -109,7 +120,7 @@ impl Writer {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let partial = std::mem::take(&mut self.partial[stream as usize]);
             if !partial.is_empty() {
-                encode(&mut self.out, stream, &partial, &time);
+                encode(&mut self.out, stream, &partial, &time, &self.attributes);
                 self.waiting += 1;
             }
         }
@@ -154,15 +165,27 @@ impl Writer {
         let fresh = PathBuf::from(fresh);
         let file = open(&fresh)?;
         file.set_len(0).at("truncate", &fresh)?;
+        // It would be looked for under its old name.
+        if let Some(compressing) = self.compressing.take() {
+            compressing.wait();
+        }
         for number in (1..self.options.max_files.max(1)).rev() {
             let from = if number == 1 { self.path.clone() } else { rotated(&self.path, number - 1) };
-            if from.exists() {
-                durable::replace(&from, &rotated(&self.path, number))?;
+            let to = rotated(&self.path, number);
+            for (from, to, other) in [(from.clone(), to.clone(), compressed(&to)), (compressed(&from), compressed(&to), to)] {
+                if from.exists() {
+                    durable::replace(&from, &to)?;
+                    // The file of this name that was there before may have been of the other kind.
+                    let _ = std::fs::remove_file(other);
+                }
             }
         }
         durable::replace(&fresh, &self.path)?;
         self.file = file;
         self.size = 0;
+        if self.options.compress && self.options.max_files > 1 {
+            self.compressing = compress::begin(&rotated(&self.path, 1))?;
+        }
         Ok(())
     }
 }
@@ -176,7 +199,7 @@ fn now() -> String {
 }
 
 /// One line, byte for byte as Docker writes it.
-fn encode(out: &mut Vec<u8>, stream: Stream, line: &[u8], time: &str) {
+fn encode(out: &mut Vec<u8>, stream: Stream, line: &[u8], time: &str, attributes: &[u8]) {
     out.reserve(line.len() + 128);
     out.extend(b"{\"log\":\"");
     for chunk in line.utf8_chunks() {
@@ -187,9 +210,25 @@ fn encode(out: &mut Vec<u8>, stream: Stream, line: &[u8], time: &str) {
         Stream::Stdout => "stdout",
         Stream::Stderr => "stderr",
     };
-    for part in ["\",\"stream\":\"", name, "\",\"time\":\"", time, "\"}\n"] {
-        out.extend(part.as_bytes());
+    for part in [&b"\",\"stream\":\""[..], name.as_bytes(), b"\"", attributes, b",\"time\":\"", time.as_bytes(), b"\"}\n"] {
+        out.extend(part);
     }
+}
+
+/// The attributes as a field of every line; nothing if there are none.
+fn encoded(attributes: &BTreeMap<String, String>) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, value) in attributes {
+        out.extend(if out.is_empty() { &b",\"attrs\":{\""[..] } else { b",\"" });
+        escape(&mut out, name.as_bytes());
+        out.extend(b"\":\"");
+        escape(&mut out, value.as_bytes());
+        out.push(b'"');
+    }
+    if !out.is_empty() {
+        out.push(b'}');
+    }
+    out
 }
 
 /// A JSON string's inside as Go's encoder has it: also safe in HTML and in JavaScript.

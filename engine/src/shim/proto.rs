@@ -2,6 +2,7 @@
 //! end first) and JSON. After the answer to `Attach` and `Exec` the connection carries the streams: input raw, output
 //! in Docker's frames, or raw where there is a terminal.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
@@ -40,6 +41,12 @@ pub struct LogOptions {
     pub max_size: Option<u64>,
     /// How many files are kept.
     pub max_files: u32,
+    /// Whether the older ones are compressed.
+    #[serde(default)]
+    pub compress: bool,
+    /// What is said of every line.
+    #[serde(default)]
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// What a shim can be asked.

@@ -54,7 +54,13 @@ impl Box {
         }
         std::fs::write(tree.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n").unwrap();
         std::fs::write(tree.join("etc/group"), "root:x:0:\nuser:x:1000:\nextra:x:44:user\n").unwrap();
-        let log = LogOptions { path: dir.path().join("log"), max_size: None, max_files: 1 };
+        let log = LogOptions {
+            path: dir.path().join("log"),
+            max_size: None,
+            max_files: 1,
+            compress: false,
+            attributes: std::collections::BTreeMap::new(),
+        };
         Box {
             container: value(args),
             options: Options { open_stdin: false, stdin_once: false, init: false, runtime: None, log: Some(log) },

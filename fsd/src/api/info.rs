@@ -24,7 +24,7 @@ pub fn describe(app: &App) -> Result<Value> {
         "ContainersPaused": paused, "ContainersStopped": containers.len() - running - paused,
         "Driver": app.mounter.driver_name().unwrap_or("none"), "DriverStatus": status, "DockerRootDir": app.config.root,
         "Plugins": {
-            "Volume": ["local"], "Network": ["bridge", "host", "null"], "Log": ["json-file", "none"], "Authorization": null,
+            "Volume": ["local"], "Network": ["bridge", "host", "null"], "Log": ["json-file", "local", "none"], "Authorization": null,
         },
         "Runtimes": runtimes(app), "DefaultRuntime": app.config.default_runtime, "InitBinary": "builtin",
         "LoggingDriver": "json-file", "CgroupDriver": "cgroupfs", "LiveRestoreEnabled": true, "Debug": false,

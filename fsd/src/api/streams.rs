@@ -176,6 +176,19 @@ fn send_logs(
     }
 }
 
+/// As Go's `url.QueryEscape`.
+fn escaped(text: &str) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b' ' => out.push('+'),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
 fn encode(record: &Record, shown: Shown) -> Bytes {
     let mut text = String::new();
     if shown.timestamps {
@@ -183,7 +196,9 @@ fn encode(record: &Record, shown: Shown) -> Bytes {
         text.push(' ');
     }
     if shown.details {
-        // There are no attributes, so only what separates them.
+        let pairs: Vec<String> =
+            record.attributes.iter().map(|(key, value)| format!("{}={}", escaped(key), escaped(value))).collect();
+        text.push_str(&pairs.join(","));
         text.push(' ');
     }
     text.push_str(&record.line);

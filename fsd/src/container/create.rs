@@ -169,7 +169,8 @@ fn default_host_config(host: &mut Map<String, Value>) -> Result<()> {
         host.insert("NetworkMode".to_owned(), json!("bridge"));
     }
     let log: LogConfig = host.get("LogConfig").map_or(Ok(LogConfig::default()), |value| read(value, "LogConfig"))?;
-    host.insert("LogConfig".to_owned(), json!({"Type": "json-file", "Config": log.config.unwrap_or_default()}));
+    let driver = log.r#type.filter(|name| !name.is_empty()).unwrap_or_else(|| "json-file".to_owned());
+    host.insert("LogConfig".to_owned(), json!({"Type": driver, "Config": log.config.unwrap_or_default()}));
     super::resources::defaults(host);
     let fill = [("ShmSize", json!(64 << 20)), ("IpcMode", json!("private")), ("CgroupnsMode", json!("private"))];
     for (key, default) in fill {

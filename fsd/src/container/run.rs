@@ -108,12 +108,13 @@ fn make(app: &App, row: &ContainerRow, live: &Live) -> Result<engine::shim::Laun
     let root = app.mounter.container(&image.layers, &dir.join(files::UPPER), &dir.join(files::WORK))?;
     let spec = engine::spec::build(&container, &Root::from_fd(root.try_clone()?.into_fd()))?;
     let log = super::log_options(&row.definition.host_config)?;
+    let attributes = super::logs::attributes(&row.definition)?;
     let options = Options {
         open_stdin: container.open_stdin,
         stdin_once: container.stdin_once,
         init: container.init,
         runtime: super::runtimes::find(&app.config, row.definition.host_text("Runtime"))?,
-        log: log.map(|log| LogOptions { path: dir.join(log.path), ..log }),
+        log: log.map(|log| LogOptions { path: dir.join(log.path), attributes, ..log }),
     };
     let run_dir = app.run_dir(&row.id);
     let launched = launch(Launch { program: &app.config.shim, dir: &run_dir, spec: &spec, options: &options, root })?;

@@ -153,10 +153,17 @@ impl Shim {
         cgroup: &Cgroup,
         external: Option<&External>,
     ) -> Result<(Made, Session)> {
-        let log = options
-            .log
-            .as_ref()
-            .map(|log| Writer::open(&log.path, log::Options { max_size: log.max_size, max_files: log.max_files }));
+        let log = options.log.as_ref().map(|log| {
+            Writer::open(
+                &log.path,
+                log::Options {
+                    max_size: log.max_size,
+                    max_files: log.max_files,
+                    compress: log.compress,
+                    attributes: log.attributes.clone(),
+                },
+            )
+        });
         let log = log.transpose()?;
         let terminal = spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
         let kind = if terminal { Kind::Terminal } else { Kind::Pipes { stdin: options.open_stdin } };
