@@ -18,7 +18,7 @@ use crate::common::{may_mount, sh};
 use crate::tree_of;
 
 /// A layer's folder through the kernel, and the mount that holds it.
-fn kernel(dir: &Path) -> (fs_base::sys::mount::Mount, PathBuf) {
+pub fn kernel(dir: &Path) -> (fs_base::sys::mount::Mount, PathBuf) {
     let context = fs_base::sys::mount::FsContext::open("erofs").unwrap();
     context.string("source", dir.join("index")).unwrap();
     context.string("device", dir.join("data")).unwrap();
@@ -28,7 +28,7 @@ fn kernel(dir: &Path) -> (fs_base::sys::mount::Mount, PathBuf) {
     (mount, place)
 }
 
-fn layer_dir(dir: &Path) -> PathBuf {
+pub fn layer_dir(dir: &Path) -> PathBuf {
     std::fs::read_dir(dir.join("store/layers")).unwrap().next().unwrap().unwrap().path()
 }
 

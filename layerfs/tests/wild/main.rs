@@ -8,6 +8,7 @@ mod chains;
 mod common;
 mod compressed;
 mod large;
+mod random;
 mod tools;
 
 use std::path::Path;
