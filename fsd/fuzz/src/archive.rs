@@ -2,13 +2,7 @@
 #![no_main]
 #![allow(dead_code)] // what the target does not reach
 
-/// The daemon's modules under the names that they have there.
-mod image {
-    #[path = "../../../src/image/config.rs"]
-    pub mod config;
-    #[path = "../../../src/image/load.rs"]
-    pub mod load;
-}
+mod image;
 #[path = "../../src/reference.rs"]
 mod reference;
 #[path = "../targets/archive.rs"]

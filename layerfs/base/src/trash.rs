@@ -1,8 +1,11 @@
 //! Removal in two steps: out of sight by one rename, out of existence later.
 
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::sys::remove;
 use crate::{Class, Error, IoContext, Result, durable, id};
 
 /// A folder on the same file system as what is thrown into it.
@@ -94,11 +97,12 @@ impl Trash {
 
 fn remove(path: &Path) -> Result<()> {
     durable::step("remove", path)?;
-    if path.symlink_metadata().at("stat", path)?.is_dir() {
-        std::fs::remove_dir_all(path).at("remove", path)
-    } else {
-        std::fs::remove_file(path).at("remove", path)
-    }
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(Error::internal(format!("{} can't be removed", path.display())));
+    };
+    let parent = std::fs::File::open(parent).at("open", parent)?;
+    // A container may have written what is in it.
+    remove::tree(parent.as_fd(), name.as_bytes()).map_err(std::io::Error::from).at("remove", path)
 }
 
 #[cfg(test)]

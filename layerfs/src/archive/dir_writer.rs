@@ -338,16 +338,8 @@ fn fill(file: &File, data: &mut dyn Data, size: u64, shown: &std::path::Path) ->
 
 /// Removes a name and, if it is a directory, all below it. Symlinks are removed, not followed.
 pub fn remove(directory: impl AsFd, name: &[u8]) -> Result<()> {
-    let shown = as_path(name);
-    match rustix::fs::unlinkat(&directory, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        Err(error) => return Err(error).at("remove", shown),
+    match fs_base::sys::remove::tree(directory.as_fd(), name) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error).at("remove", as_path(name)),
     }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(&directory, name, flags, Mode::empty()).at("remove", shown)?;
-    for child in crate::tree::names_of(fd.as_fd())? {
-        remove(&fd, &child)?;
-    }
-    rustix::fs::unlinkat(&directory, name, AtFlags::REMOVEDIR).at("remove", shown)
 }

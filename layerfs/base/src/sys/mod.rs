@@ -11,6 +11,7 @@ pub mod mount;
 pub mod pid;
 pub mod priority;
 pub mod process;
+pub mod remove;
 pub mod root;
 pub mod seccomp;
 pub mod signal;
