@@ -12,15 +12,17 @@ use crate::app::App;
 /// How long a session may take to answer whether it lives.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// Serves a chain of layers, bottom first, at `target`, read-only. It is there when this returns.
-pub fn start(app: &App, name: &str, layers: &[LayerId], target: &Path) -> Result<()> {
+/// Serves a chain of layers, bottom first, at `target`, read-only, or with a writable directory that goes with the mount.
+/// It is there when this returns.
+pub fn start(app: &App, name: &str, layers: &[LayerId], target: &Path, writable: bool) -> Result<()> {
     let program = &app.config.fuse;
     let dirs: Vec<String> = layers.iter().rev().map(|id| format!("@{}", escaped(&app.store.layer_dir(id)))).collect();
     if dirs.is_empty() {
         return Err(Error::unsupported(format!("image {name} has no layers: FUSE has nothing to serve")));
     }
-    let options = format!("ro,nosuid,nodev,fsname={},lowerdir={}", name.replace(',', "\\,"), dirs.join(":"));
+    let options = format!("nosuid,nodev,fsname={},lowerdir={}", name.replace(',', "\\,"), dirs.join(":"));
     let output = Command::new(program)
+        .args(writable.then_some("--rw"))
         .arg("-o")
         .arg(options)
         .arg("--")

@@ -13,6 +13,8 @@ use fs_base::{Class, Error, IoContext, LayerId, Result, id};
 
 use layerfs::driver::Lease;
 
+use fsd_api::MountRequest;
+
 use crate::app::App;
 use crate::db::mounts::MountRow;
 use crate::{fuse, image};
@@ -24,22 +26,22 @@ const FUSE: &str = "fuse";
 enum Maker {
     /// The kernel has it already, without a place; and its layers, for others to stand on.
     Kernel(Mount, Lease, String),
-    /// A session is to serve it.
-    Session,
+    /// A session is to serve it, writable or not.
+    Session { writable: bool },
 }
 
 impl Maker {
     /// By the kernel unless FUSE is asked for, or is all that works here.
-    fn of(app: &App, name: &str, layers: &[LayerId], by_fuse: bool) -> Result<Maker> {
-        if by_fuse {
-            return Ok(Maker::Session);
+    fn of(app: &App, name: &str, layers: &[LayerId], by_fuse: bool, writable: bool) -> Result<Maker> {
+        if by_fuse || writable {
+            return Ok(Maker::Session { writable });
         }
         let leased = app.mounter.lease(layers).and_then(|lease| Ok((app.mounter.image(layers)?, lease)));
         match leased {
             Ok((mount, lease)) => Ok(Maker::Kernel(mount, lease, app.mounter.driver_name().unwrap_or_default().to_owned())),
             Err(error) if matches!(error.class(), Class::Unsupported | Class::Denied) && app.config.fuse.exists() => {
                 tracing::info!(image = name, why = %error, "mounting by FUSE");
-                Ok(Maker::Session)
+                Ok(Maker::Session { writable })
             }
             Err(error) => Err(error.context(format!("mount image {name}"))),
         }
@@ -48,26 +50,26 @@ impl Maker {
     fn driver(&self) -> &str {
         match self {
             Maker::Kernel(_, _, driver) => driver,
-            Maker::Session => FUSE,
+            Maker::Session { .. } => FUSE,
         }
     }
 
     fn make(&self, app: &App, name: &str, layers: &[LayerId], target: &Path) -> Result<()> {
         match self {
             Maker::Kernel(mount, ..) => mount.attach(target),
-            Maker::Session => fuse::start(app, name, layers, target),
+            Maker::Session { writable } => fuse::start(app, name, layers, target, *writable),
         }
     }
 }
 
-/// Mounts an image read-only at `target`, an empty folder or one to be made; under the run folder if `None`.
-pub fn mount_image(app: &App, name: &str, target: Option<&str>, by_fuse: bool) -> Result<MountRow> {
+/// Mounts an image at `request.target`, an empty folder or one to be made; under the run folder if there is none.
+pub fn mount_image(app: &App, name: &str, request: &MountRequest) -> Result<MountRow> {
     let image = image::find(app, name)?;
     // Until the row is there, which keeps the image.
     let _pinned = image::pinned(app, &image)?;
-    let maker = Maker::of(app, name, &image.layers, by_fuse)?;
+    let maker = Maker::of(app, name, &image.layers, request.fuse, request.rw)?;
     let id = id::random_hex::<6>()?;
-    let wanted = match target {
+    let wanted = match request.target.as_deref() {
         Some(path) => check_target(app, Path::new(path))?,
         None => app.mount_dir().join(&id),
     };

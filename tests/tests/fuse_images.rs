@@ -135,6 +135,36 @@ fn an_image_by_fuse_is_the_image_by_the_kernel_and_outlives_the_daemon() {
 }
 
 #[test]
+fn a_writable_mount_keeps_nothing() {
+    if !has_fuse() {
+        return;
+    }
+    let (place, daemon) = (Place::new(), Daemon::start());
+    loaded(&daemon, &place);
+    let target = place.join("fuse");
+    let mount = || ok(&daemon.ctl(&["image", "mount", "--fuse", "--rw", "seen:1", target.to_str().unwrap()]));
+    let scratch = || {
+        std::fs::read_dir("/var/tmp")
+            .unwrap()
+            .flatten()
+            .filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"fsd-fuse-"))
+            .count()
+    };
+    let before = scratch();
+    mount();
+    sh(&target, "echo own > etc/two; rm -r dir; mkdir dir; echo x > dir/x; ln dir/x dir/y; cat etc/two");
+    assert_eq!(std::fs::read_to_string(target.join("dir/y")).unwrap(), "x\n");
+    ok(&daemon.ctl(&["umount", target.to_str().unwrap()]));
+    wait_until("the session's end", || session(&target).is_empty());
+    assert_eq!(scratch(), before);
+    mount();
+    assert_eq!(std::fs::read_to_string(target.join("etc/two")).unwrap(), "new\n");
+    ok(&daemon.ctl(&["umount", target.to_str().unwrap()]));
+    let refused = fails(&daemon.ctl(&["image", "mount", "--rw", "seen:1"]));
+    assert!(refused.contains("--fuse"), "{refused}");
+}
+
+#[test]
 fn a_killed_session_leaves_no_dead_mount() {
     if !has_fuse() {
         return;
@@ -221,8 +251,12 @@ fn an_ordinary_user_mounts_an_image_file_by_the_helper() {
     let script =
         "set -e; chmod 755 .. .; chown 65534:65534 .; mknod ../fuse c 10 229; chmod 666 ../fuse; mount --bind ../fuse /dev/fuse
         setpriv --reuid 65534 --regid 65534 --clear-groups bash -ec '
-            mkdir m; TMPDIR=$PWD timeout 30 ./fsd-fuse --image image.tar m
-            cat m/etc/two; stat -f -c %T m; timeout 10 ./fsd-fuse -u m; ! grep -q \"$PWD/m \" /proc/mounts; ls -A m'";
+            export TMPDIR=$PWD; mkdir m; timeout 30 ./fsd-fuse --image image.tar m
+            cat m/etc/two; stat -f -c %T m; stat -c %u:%g m/etc/two; timeout 10 ./fsd-fuse -u m
+            ! grep -q \"$PWD/m \" /proc/mounts; ls -A m
+            timeout 30 ./fsd-fuse --rw --image image.tar m; echo mine > m/etc/two; rm -r m/dir; ls m; cat m/etc/two; timeout 10 ./fsd-fuse -u m
+            for i in $(seq 50); do ls -d fsd-fuse-* > /dev/null 2>&1 || break; sleep 0.1; done; ls -d fsd-fuse-* 2>/dev/null || true'";
     let output = Command::new("timeout").args(["60", "unshare", "-m", "bash", "-c", script]).current_dir(&dir).output().unwrap();
-    assert_eq!(ok(&output), "new\nfuseblk\n", "{}", String::from_utf8_lossy(&output.stderr));
+    let wanted = "new\nfuseblk\n65534:65534\netc\nopaque\nmine\n";
+    assert_eq!(ok(&output), wanted, "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -22,15 +22,15 @@ pub fn is_file(name: &str) -> bool {
         || path.join("oci-layout").is_file()
 }
 
-/// Mounts an image file read-only and says where.
-pub fn mount_file(image: &str, name: Option<&str>, target: Option<&str>) -> Result<()> {
+/// Mounts an image file and says where.
+pub fn mount_file(image: &str, name: Option<&str>, target: Option<&str>, rw: bool) -> Result<()> {
     let Some(target) = target else { bail!("say where to mount {image}: ctl image mount --fuse {image} DIR") };
     let made = !Path::new(target).exists();
     if made {
         std::fs::create_dir_all(target).with_context(|| format!("make directory {target}"))?;
     }
     let mut command = Command::new(program());
-    command.args(["--image", image]);
+    command.args(["--image", image]).args(rw.then_some("--rw"));
     if let Some(name) = name {
         command.args(["--name", name]);
     }

@@ -122,12 +122,15 @@ impl Cat {
     }
 }
 
-/// Mount an image on the host, read-only, and print where; without an image, list what is mounted
+/// Mount an image on the host and print where; without an image, list what is mounted
 #[derive(Debug, Args)]
 pub struct MountImage {
     /// Serve it by FUSE; an image file is served without the daemon
     #[arg(long)]
     fuse: bool,
+    /// Let it be written to; what is written goes when it is unmounted
+    #[arg(long, requires = "fuse")]
+    rw: bool,
     /// Which image of the file, if it has several
     #[arg(long, value_name = "name", requires = "fuse")]
     name: Option<String>,
@@ -142,7 +145,7 @@ impl MountImage {
     pub async fn run(self, client: &Client) -> Result<()> {
         let Some(image) = &self.image else { return MountLs::default().run(client).await };
         if self.fuse && (self.name.is_some() || fuse::is_file(image)) {
-            return fuse::mount_file(image, self.name.as_deref(), self.target.as_deref());
+            return fuse::mount_file(image, self.name.as_deref(), self.target.as_deref(), self.rw);
         }
         let target = match &self.target {
             Some(target) => Some(std::path::absolute(target)?),
@@ -154,6 +157,9 @@ impl MountImage {
         }
         if self.fuse {
             body["fuse"] = json!(true);
+        }
+        if self.rw {
+            body["rw"] = json!(true);
         }
         let answer = client.post(&format!("/fsd/v1/images/{}/mount", escape(image)), Some(&body)).await?;
         let mounted: Mounted = serde_json::from_value(answer)?;

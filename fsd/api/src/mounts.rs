@@ -11,6 +11,9 @@ pub struct MountRequest {
     /// Serve it by FUSE, even if the kernel could mount it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fuse: bool,
+    /// Let it be written to, by FUSE. What is written goes when it is unmounted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rw: bool,
 }
 
 /// The answer to a mount request, sent when the tree is there.

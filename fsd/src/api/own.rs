@@ -82,7 +82,7 @@ async fn mount(State(app): State<Arc<App>>, Path(name): Path<String>, body: Byte
     } else {
         serde_json::from_slice(&body).map_err(|e| Error::invalid(format!("bad mount request: {e}")))?
     };
-    let row = blocking(move || mounts::mount_image(&app, &name, request.target.as_deref(), request.fuse)).await?;
+    let row = blocking(move || mounts::mount_image(&app, &name, &request)).await?;
     let mounted = Mounted { id: row.id, target: row.target, image: row.object, driver: row.driver };
     Ok((StatusCode::CREATED, Json(mounted)).into_response())
 }

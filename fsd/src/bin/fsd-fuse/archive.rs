@@ -187,18 +187,27 @@ impl Read for Stream<'_> {
 
 /// Where large temporary files go.
 pub fn scratch_dir() -> PathBuf {
-    std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from)
+    let dir = std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from);
+    // The session changes its working directory.
+    std::path::absolute(&dir).unwrap_or(dir)
 }
 
-/// A folder for indexes while they are made; gone when all of them are open.
-struct Scratch(PathBuf);
+/// A folder that goes away with all that is in it.
+#[derive(Debug)]
+pub struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new() -> Result<Scratch> {
+    /// A new one, for nobody else to look into.
+    pub fn new() -> Result<Scratch> {
         use std::os::unix::fs::DirBuilderExt;
         let dir = scratch_dir().join(format!("fsd-fuse-{}", id::random_hex::<8>()?));
         std::fs::DirBuilder::new().mode(0o700).create(&dir).at("make directory", &dir)?;
         Ok(Scratch(dir))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 }
 

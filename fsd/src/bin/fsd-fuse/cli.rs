@@ -23,6 +23,9 @@ pub struct Cli {
     /// The layers of this image: what `docker save` writes, an OCI layout in a tar, or an OCI layout's directory
     #[arg(long, value_name = "FILE|DIR")]
     pub image: Option<PathBuf>,
+    /// Let it be written to: changes go to a temporary folder, and with the mount away
+    #[arg(long)]
+    pub rw: bool,
     /// Which image, where the file holds several: NAME:TAG, or the reference that an OCI layout names
     #[arg(long, value_name = "NAME", requires = "image")]
     pub name: Option<String>,

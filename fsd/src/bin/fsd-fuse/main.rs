@@ -16,8 +16,9 @@ use std::sync::Arc;
 use clap::Parser;
 use fs_base::sys::fuse;
 use fs_base::{Error, IoContext, Result};
-use layerfs::driver::fuse::{Fs, Session};
+use layerfs::driver::fuse::{Fs, FsOptions, Session};
 
+use archive::Scratch;
 use cli::Cli;
 
 fn main() -> ExitCode {
@@ -50,7 +51,28 @@ fn run(cli: &Cli) -> Result<()> {
     if let Some(image) = &cli.image {
         tree.lowers.extend(archive::layers(image, cli.name.as_deref())?);
     }
+    let scratch = if cli.rw { Some(scratch(&mut tree)?) } else { None };
+    if cli.image.is_some() || cli.rw {
+        options.own_all(&mut tree);
+    }
     let fs = Arc::new(Fs::new(tree)?);
+    if scratch.is_some() {
+        fs.dress_root().map_err(|error| Error::io("set attributes of", "the writable directory", error))?;
+    }
     let session = Session::mount(target, &options.session(&fs, target)?)?;
-    process::serve(session, fs, cli.foreground || cli.debug)
+    process::serve(session, fs, scratch, cli.foreground || cli.debug)
+}
+
+/// A writable directory for as long as the tree is mounted.
+fn scratch(tree: &mut FsOptions) -> Result<Scratch> {
+    if tree.upper.is_some() {
+        return Err(Error::invalid("--rw makes a writable directory of its own: leave out upperdir"));
+    }
+    let scratch = Scratch::new()?;
+    let dir = |name: &str| {
+        let dir = scratch.path().join(name);
+        std::fs::create_dir(&dir).at("make directory", &dir).map(|()| dir)
+    };
+    tree.upper = Some((dir("upper")?, dir("work")?));
+    Ok(scratch)
 }

@@ -107,6 +107,15 @@ impl Options {
         })
     }
 
+    /// What an ordinary user mounts for himself belongs to him, unless an option says whose it is: he could store no
+    /// other owner, and would be kept from reading what is root's.
+    pub fn own_all(&self, tree: &mut FsOptions) {
+        if !rustix::process::geteuid().is_root() && self.owners == Owners::default() {
+            tree.owners.squash_uid = Some(rustix::process::geteuid().as_raw());
+            tree.owners.squash_gid = Some(rustix::process::getegid().as_raw());
+        }
+    }
+
     /// How it is mounted.
     pub fn session(&self, fs: &Fs, target: &Path) -> Result<SessionOptions> {
         let root = rustix::process::geteuid().is_root();

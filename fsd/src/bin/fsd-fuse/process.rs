@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::archive::Scratch;
 use fs_base::sys::process::{ForkOptions, Forked, exit_now, fork};
 use fs_base::sys::signal::SignalSet;
 use fs_base::{Error, IoContext, Result};
@@ -29,25 +30,29 @@ pub fn most_open_files() -> usize {
 
 /// Serves a mounted tree. In the background the caller of the program gets its prompt back as soon as the tree can be
 /// used. Returns only in the foreground, and where nothing could be started.
-pub fn serve(session: Session, fs: Arc<Fs>, foreground: bool) -> Result<()> {
+pub fn serve(session: Session, fs: Arc<Fs>, scratch: Option<Scratch>, foreground: bool) -> Result<()> {
     if foreground {
         return run(session, fs, || ());
     }
     let place = session.place().clone();
-    let result = background(session, fs);
+    let result = background(session, fs, scratch);
     if result.is_err() {
         let _ = place.detach();
     }
     result
 }
 
-fn background(session: Session, fs: Arc<Fs>) -> Result<()> {
+fn background(session: Session, fs: Arc<Fs>, scratch: Option<Scratch>) -> Result<()> {
     let (from, to) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at("make", "pipe")?;
     if let Forked::Parent(_) = fork(&ForkOptions::default())? {
         drop((to, session));
         let mut answer = [0; 1];
         return match File::from(from).read(&mut answer) {
-            Ok(1) => Ok(()),
+            Ok(1) => {
+                // The guard's, from now on.
+                std::mem::forget(scratch);
+                Ok(())
+            }
             _ => Err(Error::internal("the session ended before it served anything")),
         };
     }
@@ -62,6 +67,7 @@ fn background(session: Session, fs: Arc<Fs>) -> Result<()> {
             drop((session, fs, to, signals));
             let _ = quiet();
             guard(&server.pidfd, &place);
+            drop(scratch);
             exit_now(0)
         }
         Forked::Child => {

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
@@ -19,10 +19,10 @@ use super::attributes::{Attribute, shown_name};
 use super::file::path_fd;
 use super::fs::{Fs, UPPER};
 use super::handle::Bytes;
-use super::lower::Indexed;
-use super::node::{Key, Name, Node};
+use super::lower::{Indexed, Lower};
+use super::node::{Key, Name, Node, ROOT};
 use super::upper::Upper;
-use crate::erofs::{Extent, FileKind, Source};
+use crate::erofs::{Extent, FileKind, Nid, Source};
 
 /// A copy that has no place yet.
 enum Copy {
@@ -111,6 +111,25 @@ impl Fs {
             set_mode(fd, attr.mode)?;
         }
         set_times(fd, attr.kind, &times(Some(attr.atime), Some(attr.mtime)))
+    }
+
+    /// Gives a new upper directory the owner, mode, attributes and times of the root below it: the upper's are what shows.
+    pub fn dress_root(&self) -> Answer<()> {
+        let upper = self.upper()?;
+        let root = self.nodes.get(ROOT)?;
+        let Some(place) = root.spot().lowers.first().copied() else { return Ok(()) };
+        let (attr, attributes) = match &self.lowers[usize::from(place.layer)] {
+            Lower::Indexed(layer) => {
+                let attributes = layer.index.xattrs(Nid(place.number)).map_err(|e| errno(&e))?;
+                (self.lower_attr(place, &root, b"")?, attributes)
+            }
+            Lower::Plain(layer) => {
+                let all = fs_base::sys::xattr::list(&layer.root).map_err(|e| errno(&e))?;
+                let attributes = all.into_iter().map(|(name, value)| (name.into_vec(), value)).collect();
+                (Attr::of_stat(&rustix::fs::fstat(&layer.root)?), attributes)
+            }
+        };
+        self.dress(upper.root.as_fd(), &attr, &attributes)
     }
 
     /// Gives the copy its place, and every other name of the file too, so that hard links stay.
