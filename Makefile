@@ -53,6 +53,7 @@ bench: ## measure beside docker.io, podman and skopeo, on the image that scripts
 	target/release/trees $(IMAGES)/bench.tar --json $(IMAGES)/trees.json
 	target/release/load $(IMAGES)/bench.tar bench:1 --json $(IMAGES)/load.json
 	target/release/run $(IMAGES)/bench.tar bench:1 --json $(IMAGES)/run.json
+	target/release/fuse $(IMAGES)/bench.tar --json $(IMAGES)/fuse.json
 
 images: ## make the real images that tests and demo use
 	@scripts/packages $(PACKAGES)

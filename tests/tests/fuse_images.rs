@@ -135,6 +135,28 @@ fn an_image_by_fuse_is_the_image_by_the_kernel_and_outlives_the_daemon() {
 }
 
 #[test]
+fn a_damaged_layer_fails_for_its_files_alone() {
+    if !has_fuse() {
+        return;
+    }
+    let place = Place::new();
+    let [a, b] = layers(place.0.path());
+    std::fs::write(place.join("image.tar"), images::docker_archive("seen:1", &[&b, &a])).unwrap();
+    let target = place.join("tree");
+    std::fs::create_dir(&target).unwrap();
+    let mut mount = Command::new("timeout");
+    mount.arg("30").arg(program("fsd-fuse")).args(["--image", "image.tar", "tree"]).current_dir(place.0.path());
+    ok(&mount.output().unwrap());
+    // The lower layer lies first in the file; what is cut off belongs to the upper one.
+    let file = std::fs::File::options().write(true).open(place.join("image.tar")).unwrap();
+    file.set_len((b.len() + 4096) as u64).unwrap();
+    let error = std::fs::read(target.join("dir/long")).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::IO.raw_os_error()));
+    assert_eq!(std::fs::read_to_string(target.join("opaque/seen")).unwrap(), "seen\n");
+    assert!(std::fs::read_dir(target.join("dir/deep")).unwrap().count() >= 500);
+}
+
+#[test]
 fn a_writable_mount_keeps_nothing() {
     if !has_fuse() {
         return;

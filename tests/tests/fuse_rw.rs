@@ -162,6 +162,31 @@ fn hard_links_of_a_layer_stay_when_one_is_written_to() {
 }
 
 #[test]
+fn owners_are_mapped_as_fuse_overlayfs_maps_them() {
+    if !has_fuse() || !has("fuse-overlayfs") {
+        return;
+    }
+    let place = Place::new();
+    sh(place.dir(), "mkdir l m; touch l/a l/b; chown 1000:100005 l/a");
+    for option in [
+        "uidmapping=1000:0:1:100000:1:65536,gidmapping=1000:0:1:100000:1:65536",
+        "squash_to_uid=77,squash_to_gid=78",
+        "squash_to_root",
+        "static_nlink",
+    ] {
+        let look = |program: &str, name: &str| {
+            let script = format!(
+                "mkdir u-{name} w-{name}; {program} -o lowerdir=l,upperdir=u-{name},workdir=w-{name},{option} m 2>/dev/null
+                 cd m; touch new; chown 6:7 new; echo x >> a; mkdir d; stat -c '%n %u:%g' a b new d; stat -c %h d; cd ..; umount m
+                 cd u-{name}; stat -c 'stored %n %u:%g' a new d; cd ..; rm -r u-{name} w-{name}"
+            );
+            ok(&place.bash(&script))
+        };
+        same(option, &look("\"$FUSE\"", "ours"), &look("fuse-overlayfs", "theirs"));
+    }
+}
+
+#[test]
 fn a_killed_session_loses_nothing_that_was_synced() {
     if !has_fuse() {
         return;

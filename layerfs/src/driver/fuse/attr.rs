@@ -100,7 +100,7 @@ pub struct IdRange {
 /// How owners are shown and stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Owners {
-    /// Everything is shown as this user's, and stored as the session's own.
+    /// Everything is shown as this user's. A session that may not store other owners then stores its own.
     pub squash_uid: Option<u32>,
     /// The same for groups.
     pub squash_gid: Option<u32>,
@@ -119,14 +119,19 @@ impl Owners {
         attr.gid = self.squash_gid.unwrap_or_else(|| shown(&self.gids, attr.gid));
     }
 
-    /// The user to store for one that a caller names; `None` to leave it as it is.
-    pub(super) fn stored_uid(&self, uid: u32) -> Answer<Option<u32>> {
-        if self.squash_uid.is_some() { Ok(None) } else { stored(&self.uids, uid).map(Some) }
+    /// The user to store for one that a caller names.
+    pub(super) fn stored_uid(&self, uid: u32) -> Answer<u32> {
+        stored(&self.uids, uid)
     }
 
     /// The same for a group.
-    pub(super) fn stored_gid(&self, gid: u32) -> Answer<Option<u32>> {
-        if self.squash_gid.is_some() { Ok(None) } else { stored(&self.gids, gid).map(Some) }
+    pub(super) fn stored_gid(&self, gid: u32) -> Answer<u32> {
+        stored(&self.gids, gid)
+    }
+
+    /// Whether owners are shown as somebody else's, so that what is stored need not be what was meant.
+    pub(super) fn squashes(&self) -> bool {
+        self.squash_uid.is_some() || self.squash_gid.is_some()
     }
 }
 

@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::attr::{Answer, Attr};
-use super::copy_up::{set_mode, set_owner};
+use super::copy_up::set_mode;
 use super::file::{path_fd, stat_at};
 use super::fs::{Found, Fs, UPPER, has_mark};
 use super::handle::Bytes;
@@ -136,10 +136,10 @@ impl Fs {
     fn own(&self, fd: BorrowedFd<'_>, site: &Site, maker: &Maker, mode: u32, is_dir: bool) -> Answer<()> {
         let inherits = site.mode & 0o2000 != 0;
         let own = self.upper()?.owner;
-        let uid = self.owners.stored_uid(maker.uid)?.filter(|uid| *uid != own.0);
-        let gid = if inherits { None } else { self.owners.stored_gid(maker.gid)?.filter(|gid| *gid != own.1) };
+        let uid = Some(self.owners.stored_uid(maker.uid)?).filter(|uid| *uid != own.0);
+        let gid = if inherits { None } else { Some(self.owners.stored_gid(maker.gid)?).filter(|gid| *gid != own.1) };
         if uid.is_some() || gid.is_some() {
-            set_owner(fd, uid, gid.or(inherits.then_some(site.gid)))?;
+            self.chown(fd, uid, gid.or(inherits.then_some(site.gid)))?;
             if mode & 0o7000 != 0 && !is_dir {
                 // A change of owner takes these bits away.
                 set_mode(fd, mode)?;

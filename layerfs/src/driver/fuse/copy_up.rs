@@ -93,11 +93,8 @@ impl Fs {
 
     /// Gives a copy the owner, attributes, mode and times of what it is a copy of.
     fn dress(&self, fd: BorrowedFd<'_>, attr: &Attr, attributes: &[Attribute]) -> Answer<()> {
-        if self.owners.squash_uid.is_none() || self.owners.squash_gid.is_none() {
-            let own = self.upper()?.owner;
-            if (attr.uid, attr.gid) != own {
-                set_owner(fd, Some(attr.uid), Some(attr.gid))?;
-            }
+        if (attr.uid, attr.gid) != self.upper()?.owner {
+            self.chown(fd, Some(attr.uid), Some(attr.gid))?;
         }
         for (name, value) in attributes.iter().filter(|(name, _)| shown_name(name).is_some()) {
             match set_attribute(fd, name, value, rustix::fs::XattrFlags::empty()) {
@@ -130,6 +127,14 @@ impl Fs {
             }
         };
         self.dress(upper.root.as_fd(), &attr, &attributes)
+    }
+
+    /// Sets owner and group. Who may not is forgiven where nobody sees it.
+    pub(super) fn chown(&self, fd: BorrowedFd<'_>, uid: Option<u32>, gid: Option<u32>) -> Answer<()> {
+        match set_owner(fd, uid, gid) {
+            Err(Errno::PERM) if self.owners.squashes() => Ok(()),
+            other => other,
+        }
     }
 
     /// Gives the copy its place, and every other name of the file too, so that hard links stay.
@@ -246,7 +251,7 @@ pub(super) fn set_mode(fd: BorrowedFd<'_>, mode: u32) -> Answer<()> {
 }
 
 /// Sets owner and group.
-pub(super) fn set_owner(fd: BorrowedFd<'_>, uid: Option<u32>, gid: Option<u32>) -> Answer<()> {
+fn set_owner(fd: BorrowedFd<'_>, uid: Option<u32>, gid: Option<u32>) -> Answer<()> {
     let (uid, gid) = (uid.map(rustix::fs::Uid::from_raw), gid.map(rustix::fs::Gid::from_raw));
     rustix::fs::chownat(fd, "", uid, gid, AtFlags::EMPTY_PATH)
 }

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::attr::{Answer, Attr, Time};
 use super::attributes::stored_name;
-use super::copy_up::{remove_attribute, set_attribute, set_mode, set_owner, set_times, times};
+use super::copy_up::{remove_attribute, set_attribute, set_mode, set_times, times};
 use super::file::reopen;
 use super::fs::Fs;
 use super::handle::Bytes;
@@ -138,10 +138,10 @@ impl Fs {
         if let Some(size) = set.size {
             self.truncate(&node, handle, size, set.kill_set_id)?;
         }
-        let uid = set.uid.map(|uid| self.owners.stored_uid(uid)).transpose()?.flatten();
-        let gid = set.gid.map(|gid| self.owners.stored_gid(gid)).transpose()?.flatten();
+        let uid = set.uid.map(|uid| self.owners.stored_uid(uid)).transpose()?;
+        let gid = set.gid.map(|gid| self.owners.stored_gid(gid)).transpose()?;
         if uid.is_some() || gid.is_some() {
-            set_owner(fd.as_fd(), uid, gid)?;
+            self.chown(fd.as_fd(), uid, gid)?;
         }
         if let Some(mode) = set.mode {
             if node.kind == FileKind::Symlink {
