@@ -21,6 +21,7 @@ use crate::events::Events;
 use crate::format;
 use crate::image::Turns;
 use crate::network::Networks;
+use crate::reserve;
 
 /// What the services share.
 #[derive(Debug)]
@@ -75,6 +76,7 @@ impl App {
         make_private(&config.root)?;
         make_private(&config.run)?;
         let lock = Lock::take(&config.root.join("lock"))?;
+        let _lent = reserve::lend(&config.root);
         let format_file = config.root.join("FORMAT");
         format::check(&format_file)?;
         let db = Db::open(&config.root.join("meta.db"))?;
@@ -138,6 +140,17 @@ impl App {
         })?;
         self.trash.sweep_soon(|error| tracing::warn!(%error, "the trash could not be emptied"));
         Ok(removed)
+    }
+
+    /// Removes a layer that could not be recorded, unless others have or are about to.
+    pub fn discard_unknown(&self, id: &LayerId) {
+        let removed = self.store.collect(|pinned| {
+            let unknown = !pinned(id) && self.db.layer(id)?.is_none();
+            Ok(if unknown { vec![*id] } else { Vec::new() })
+        });
+        if let Err(error) = removed {
+            tracing::warn!(layer = %id, %error, "a layer could not be removed; the next start does it");
+        }
     }
 
     /// Lets go of layers that have no rows any more; `left` are those that were pinned.

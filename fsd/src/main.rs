@@ -18,6 +18,7 @@ mod mounts;
 mod network;
 mod reference;
 mod registry;
+mod reserve;
 mod serve;
 mod system;
 mod volume;

@@ -262,3 +262,51 @@ fn a_bad_layer_in_a_chain_names_itself() {
         checks_clean(&daemon);
     }
 }
+
+#[test]
+fn on_a_disk_with_little_or_nothing_left_loads_fail_cleanly_and_removals_work() {
+    if !may_mount() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("root")).unwrap();
+    sh(dir.path(), "mount -t tmpfs -o size=6m fsd-test root");
+    let mut daemon = Daemon::start_in(dir, &[]);
+    load(&daemon, "small", &docker_archive("small:1", &[&layer(&[("small", "s")])]));
+    let image = layers(90, 3, 150_000);
+    let bytes = docker_archive("app:1", &borrowed(&image));
+    let listing = |daemon: &Daemon| sh(daemon.dir(), "find root/layers root/tmp root/trash | sort");
+    let (before, mut loaded, mut refused) = (listing(&daemon), 0, 0);
+    for kilobytes in (0..900).step_by(24) {
+        // All but this much of the disk is taken by others.
+        sh(
+            daemon.dir(),
+            &format!(
+                "rm -f root/filler; free=$(stat -f -c '%f' root); head -c $((free * 4096 - {kilobytes} * 1024)) /dev/zero > root/filler"
+            ),
+        );
+        let said = load(&daemon, "i", &bytes);
+        if said.contains("Loaded image") {
+            loaded += 1;
+            let (status, answer) = daemon.ask("DELETE", "/images/app:1", None);
+            assert_eq!(status, 200, "{kilobytes} KiB: {answer}");
+        } else {
+            refused += 1;
+            let error: Value = serde_json::from_str(&said).unwrap();
+            assert!(error["hint"].as_str().unwrap().contains("free some space"), "{kilobytes} KiB: {said}");
+        }
+        swept(&daemon);
+        assert_eq!(listing(&daemon), before, "{kilobytes} KiB");
+    }
+    assert!(loaded > 3 && refused > 10, "{loaded} loaded, {refused} refused");
+    // With nothing at all left: a restart, a check, and giving space back.
+    sh(daemon.dir(), "rm -f root/filler; cat /dev/zero > root/filler || true");
+    checks_clean(&daemon);
+    daemon.stop();
+    sh(daemon.dir(), "cat /dev/zero >> root/filler || true");
+    daemon.restart();
+    let (status, answer) = daemon.ask("DELETE", "/images/small:1", None);
+    assert_eq!(status, 200, "{answer}");
+    sh(daemon.dir(), "rm root/filler");
+    checks_clean(&daemon);
+}

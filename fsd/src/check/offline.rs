@@ -11,7 +11,7 @@ use volumes::Volumes;
 use super::Scope;
 use crate::config::Config;
 use crate::db::Db;
-use crate::format;
+use crate::{format, reserve};
 
 /// Checks the store alone, and changes nothing unless `options` ask for a repair. `tell` is given each event.
 pub fn run(config: &Config, options: &CheckQuery, tell: &mut dyn FnMut(&CheckEvent)) -> Result<CheckSummary> {
@@ -24,6 +24,7 @@ pub fn run(config: &Config, options: &CheckQuery, tell: &mut dyn FnMut(&CheckEve
         _ => error,
     })?;
     format::check(&root.join("FORMAT"))?;
+    let _lent = reserve::lend(root);
     let db = Db::open(&root.join("meta.db"))?;
     let store = Store::open(root)?;
     let volumes = Volumes::open(root, Arc::new(db.clone()))?;

@@ -22,6 +22,9 @@ const STEPS: &[M<'static>] =
     &[M::up(include_str!("migrations/001_start.sql")), M::up(include_str!("migrations/002_networks.sql"))];
 const MIGRATIONS: Migrations<'static> = Migrations::from_slice(STEPS);
 
+/// The log is written back to the database, and used again from its start, when it has so many pages (of 4 KiB).
+const CHECKPOINT_PAGES: u32 = 200;
+
 /// A handle on the database; clones share it.
 #[derive(Clone, Debug)]
 pub struct Db {
@@ -38,6 +41,7 @@ impl Db {
             connection.pragma_update(None, "synchronous", "FULL")?;
             connection.pragma_update(None, "foreign_keys", true)?;
             connection.pragma_update(None, "cache_size", -2048)?;
+            connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
             connection.busy_timeout(std::time::Duration::from_secs(5))?;
             Ok(connection)
         };
@@ -46,6 +50,7 @@ impl Db {
             Error::corrupt(format!("{}: {error}", path.display()))
                 .with_hint("the store may have been written by a newer version: use that version, or another --root")
         })?;
+        crate::reserve::for_log(path);
         Ok(Db { connection: Arc::new(Mutex::new(connection)), path: Arc::new(path.to_owned()) })
     }
 

@@ -30,8 +30,12 @@ impl<'a> Adding<'a> {
     pub fn ingest(&self, input: &mut (dyn Read + Send), options: &IngestOptions<'_>) -> Result<Built> {
         let (built, pin) = self.app.store.ingest_pinned(input, options)?;
         tracing::debug!(layer = %built.id, bytes = built.data_size, "layer read in");
+        if let Err(error) = self.app.db.add_layer(&row_of(&built)) {
+            drop(pin);
+            self.app.discard_unknown(&built.id);
+            return Err(error);
+        }
         self.keep(pin);
-        self.app.db.add_layer(&row_of(&built))?;
         Ok(built)
     }
 

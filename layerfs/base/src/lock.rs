@@ -22,9 +22,9 @@ impl Lock {
             File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).at("open", path)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {
-                file.set_len(0).at("write", path)?;
-                file.rewind().at("write", path)?;
-                write!(file, "{}", std::process::id()).at("write", path)?;
+                // Who holds it is for people to read; that it can't be written, on a full disk, is no reason not to.
+                let _ = file.rewind().and_then(|()| write!(file, "{}", std::process::id()));
+                let _ = file.stream_position().and_then(|end| file.set_len(end));
                 Ok(Lock { _file: file })
             }
             Err(rustix::io::Errno::WOULDBLOCK) => {

@@ -71,7 +71,8 @@ pub fn ingest(input: &mut (dyn Read + Send), dir: &Path, options: &IngestOptions
     verify(options, id, read.blob, read.blob_size)?;
     durable::start_writeback(&data);
     let index_path = dir.join("index");
-    let (index, written) = write_index(&read.tree, id, &data, read.data_size, &index_path, options.limits)?;
+    let index = File::options().write(true).create_new(true).open(&index_path).at("create", &index_path)?;
+    let written = write_index(&read.tree, id, &data, read.data_size, (&index, &index_path), options.limits)?;
     durable::sync_file(&data, &data_path)?;
     durable::sync_file(&index, &index_path)?;
     Ok(Built {
@@ -106,15 +107,21 @@ fn verify(options: &IngestOptions<'_>, id: LayerId, blob: Digest, blob_size: u64
 /// Builds the index of the layer `id` again from its `data`, into the new file `to`, synced. Only headers are read;
 /// whether the data has that digest is not looked at. The bytes are equal to those that [`ingest`] wrote.
 pub fn rebuild_index(id: &LayerId, data: &File, to: &Path, limits: Limits) -> Result<u64> {
+    let index = File::options().write(true).create_new(true).open(to).at("create", to)?;
+    let size = rebuild_index_into(id, data, &index, to, limits)?;
+    durable::sync_file(&index, to)?;
+    Ok(size)
+}
+
+/// Like [`rebuild_index`], into an empty file that is open, not synced. `path` is for errors.
+pub(crate) fn rebuild_index_into(id: &LayerId, data: &File, index: &File, path: &Path, limits: Limits) -> Result<u64> {
     let size = data.metadata().at("stat", "layer data")?.len();
     let mut reader = Reader::seekable(std::io::BufReader::with_capacity(1 << 13, data), limits);
     let tree = TreeBuilder::read(&mut reader, limits)?;
     if reader.position() > size {
         return Err(Error::corrupt("the layer's data ends in the middle of a file: it is truncated"));
     }
-    let (index, written) = write_index(&tree, *id, data, size, to, limits)?;
-    durable::sync_file(&index, to)?;
-    Ok(written.size)
+    write_index(&tree, *id, data, size, (index, path), limits).map(|written| written.size)
 }
 
 /// Builds the index of a layer that is a part of a larger file, not compressed: `size` bytes from `start` on. Only headers
@@ -166,11 +173,9 @@ fn write_index(
     id: LayerId,
     data: &File,
     data_size: u64,
-    path: &Path,
+    (file, path): (&File, &Path),
     limits: Limits,
-) -> Result<(File, erofs::Written)> {
-    let file = File::options().write(true).create_new(true).open(path).at("create", path)?;
+) -> Result<erofs::Written> {
     let params = erofs::Params { most: limits.index, ..erofs::Params::new(id.0, data_size) };
-    let written = erofs::write(tree.image(), &params, data, &file, path)?;
-    Ok((file, written))
+    erofs::write(tree.image(), &params, data, file, path)
 }

@@ -3,15 +3,16 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use fs_base::{Error, IoContext, LayerId, Result, id};
+use fs_base::{Class, Error, IoContext, LayerId, Result, id};
 use sha2::{Digest as _, Sha256};
 
 use super::Store;
 use crate::erofs::{Extent, FileKind, Index, Source};
-use crate::ingest::rebuild_index;
+use crate::ingest::rebuild_index_into;
 use crate::tar::{self, Limits};
 
 const GET_AGAIN: &str = "load or pull an image that has the layer: that replaces it";
@@ -223,22 +224,55 @@ impl Check {
 
     fn index_again(&mut self, store: &Store, data: &File, path: &Path) -> Result<()> {
         use std::io::Seek;
-        let fresh = store.tmp().join(id::random_hex::<16>()?);
+        let scratch = Scratch::new(store, path.metadata().at("stat", path)?.len())?;
         let mut data = data;
         data.rewind().at("read", "layer data")?;
-        let same = rebuild_index(&self.id, data, &fresh, Limits::of_stored()).and_then(|_| super::same_bytes(&fresh, path));
-        let removed = std::fs::remove_file(&fresh);
-        match same {
-            Ok(true) => removed.at("remove", &fresh),
+        let built = rebuild_index_into(&self.id, data, &scratch.file, &scratch.path, Limits::of_stored());
+        match built.and_then(|_| super::same_bytes(&scratch.path, path)) {
+            Ok(true) => {}
             Ok(false) => {
                 let remedy = format!("remove {}: it is built again from the data when the layer is next used", path.display());
                 self.add(FindingKind::Index, "its index is not the index of its data", &remedy);
-                Ok(())
             }
-            Err(error) => {
+            Err(error) if matches!(error.class(), Class::Corrupt | Class::Invalid) => {
                 self.add(FindingKind::Index, format!("no index can be made of its data: {error}"), GET_AGAIN);
-                Ok(())
             }
+            // That says nothing of the layer.
+            Err(error) => return Err(error.context(format!("verify layer {}", self.id))),
+        }
+        Ok(())
+    }
+}
+
+/// A file that is gone when it is dropped: in memory, or in `tmp/` if it will be large.
+struct Scratch {
+    file: File,
+    path: PathBuf,
+    on_disk: bool,
+}
+
+impl Scratch {
+    /// Bytes that are kept in memory at most. An index of 100,000 files takes a fifth of that.
+    const SMALL: u64 = 64 << 20;
+
+    fn new(store: &Store, size: u64) -> Result<Scratch> {
+        if size <= Scratch::SMALL {
+            let flags = rustix::fs::MemfdFlags::CLOEXEC;
+            let file = File::from(rustix::fs::memfd_create("index", flags).at("make", "a file in memory")?);
+            let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+            return Ok(Scratch { file, path, on_disk: false });
+        }
+        let path = store.tmp().join(id::random_hex::<16>()?);
+        let file = File::options().read(true).write(true).create_new(true).open(&path).at("create", &path)?;
+        Ok(Scratch { file, path, on_disk: true })
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if self.on_disk {
+            // What can't be removed now is removed at the next start.
+            let _ = std::fs::remove_file(&self.path);
         }
     }
 }
