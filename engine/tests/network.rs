@@ -276,6 +276,8 @@ fn a_firewall_that_drops_lets_our_bridges_through() {
         let name = host.scope().bridge.clone();
         namespace::inside(&machine.namespace, || {
             host.bring_up(&bridge)?;
+            let listens = std::fs::read_to_string("/proc/sys/net/ipv6/conf/lo/accept_ra").unwrap();
+            assert_eq!(listens.trim(), "2", "a host that forwards still listens to its routers");
             host.bring_up(&bridge)
         })
         .unwrap();

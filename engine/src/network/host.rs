@@ -224,7 +224,7 @@ impl Host {
             link::set("ipv6", name, "disable_ipv6", if has_v6 { "0" } else { "1" })?;
             if has_v6 {
                 link::set("ipv6", name, "accept_ra", "0")?;
-                turn_on("/proc/sys/net/ipv6/conf/all/forwarding")?;
+                forward_ipv6()?;
             }
             // For ports that are published on 127.0.0.1; the rules keep containers from using it.
             link::set("ipv4", name, "route_localnet", "1")?;
@@ -400,6 +400,23 @@ fn set_up_inside(end: &End<'_>) -> Result<()> {
     messages.extend(end.gateways.iter().map(|gateway| default_route(index, *gateway)));
     socket.request(end.name, &mut messages)?;
     link::wait_until_it_operates(&mut socket, end.name)
+}
+
+/// A host that forwards IPv6 no longer listens to its routers, unless it is told to: it would lose its own way out.
+/// Source: kernel, Documentation/networking/ip-sysctl.rst, accept_ra.
+fn forward_ipv6() -> Result<()> {
+    const ALL: &str = "/proc/sys/net/ipv6/conf";
+    let forwarding = format!("{ALL}/all/forwarding");
+    if std::fs::read_to_string(&forwarding).is_ok_and(|text| text.trim() == "1") {
+        return Ok(());
+    }
+    for link in std::fs::read_dir(ALL).at("read directory", ALL)?.flatten() {
+        let path = link.path().join("accept_ra");
+        if std::fs::read_to_string(&path).is_ok_and(|text| text.trim() == "1") {
+            std::fs::write(&path, "2").at("write", &path)?;
+        }
+    }
+    turn_on(&forwarding)
 }
 
 fn turn_on(path: &str) -> Result<()> {

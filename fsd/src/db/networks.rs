@@ -285,3 +285,103 @@ fn published_row(row: &Row<'_>) -> rusqlite::Result<Published> {
         host_port: row.get(3)?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::network::Settings;
+
+    fn lease(last: u8) -> Lease {
+        let ipv4 = Some(Ipv4Addr::new(10, 0, 0, last));
+        Lease { id: "e".repeat(64), link: "eth0".to_owned(), mac: "02:00:00:00:00:01".to_owned(), ipv4, ipv6: None }
+    }
+
+    fn endpoint(container: &ContainerId, network: &Network) -> Endpoint {
+        Endpoint {
+            container: container.clone(),
+            network: network.id.clone(),
+            name: network.name.clone(),
+            position: 0,
+            settings: Settings::default(),
+            lease: None,
+        }
+    }
+
+    fn with_db(test: impl FnOnce(&Db, &Network)) {
+        let root = tempfile::tempdir().unwrap();
+        let db = Db::open(&root.path().join("meta.db")).unwrap();
+        let spec = crate::network::sample_spec();
+        let network = Network { id: "ab".repeat(32), name: "net".to_owned(), created: 1, spec };
+        assert!(db.add_network(&network).unwrap());
+        test(&db, &network);
+    }
+
+    #[test]
+    fn a_network_is_found_by_id_name_or_the_start_of_its_id() {
+        with_db(|db, network| {
+            assert!(!db.add_network(&Network { id: "cd".repeat(32), ..network.clone() }).unwrap(), "the name is taken");
+            db.add_network(&Network { id: "ac".repeat(32), name: "abab".to_owned(), ..network.clone() }).unwrap();
+            for (text, name) in [("net", "net"), (&*"ab".repeat(32), "net"), ("aba", "net"), ("abab", "abab"), ("ac", "abab")] {
+                assert_eq!(db.find_network(text).unwrap().name, name, "{text}");
+            }
+            assert_eq!(db.find_network("a").unwrap_err().class(), Class::Invalid);
+            for text in ["", "*", "x", "AB"] {
+                assert_eq!(db.find_network(text).unwrap_err().to_string(), format!("network {text} not found"));
+            }
+        });
+    }
+
+    #[test]
+    fn an_address_is_given_once_and_comes_back() {
+        with_db(|db, network| {
+            let (one, two) = (ContainerId::random().unwrap(), ContainerId::random().unwrap());
+            db.add_endpoints(&[endpoint(&one, network), endpoint(&two, network)]).unwrap();
+            let give = |container: &ContainerId, last: u8| db.lease(container, network, &network.id, &mut |_| Ok(lease(last)));
+            give(&one, 2).unwrap();
+            assert_eq!(give(&two, 2).unwrap_err().class(), Class::Conflict, "whoever chose it");
+            let mut seen = 0;
+            let chosen = db.lease(&two, network, &network.id, &mut |taken| {
+                seen = taken.len();
+                Ok(lease(3))
+            });
+            assert_eq!((chosen.unwrap().ipv4, seen), (lease(3).ipv4, 1));
+            assert_eq!(db.remove_network(&network.id).unwrap().len(), 2, "a network in use stays");
+            let port = Published { container_port: 80, protocol: Protocol::Tcp, host: [0, 0, 0, 0].into(), host_port: 8080 };
+            db.publish(&one, &[port]).unwrap();
+            assert_eq!(db.publish(&two, &[port]).unwrap_err().to_string(), "port is already allocated");
+            let (had, ports) = db.release(&one).unwrap();
+            assert_eq!((had.len(), ports), (1, vec![port]));
+            assert_eq!(db.release(&one).unwrap(), (Vec::new(), Vec::new()));
+            give(&one, 2).unwrap();
+            db.remove_lost_endpoints().unwrap();
+            assert!(db.endpoints().unwrap().is_empty(), "neither container has a row");
+            assert!(db.remove_network(&network.id).unwrap().is_empty());
+        });
+    }
+
+    #[test]
+    fn containers_of_before_are_in_the_default_network() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("meta.db");
+        let connection = rusqlite::Connection::open(&path).unwrap();
+        connection.execute_batch(include_str!("migrations/001_start.sql")).unwrap();
+        connection.pragma_update(None, "user_version", 1).unwrap();
+        for (digit, mode) in [("a", "default"), ("b", "none"), ("c", "host")] {
+            let spec = format!(r#"{{"config":{{}},"host_config":{{"NetworkMode":"{mode}"}},"mounts":[]}}"#);
+            connection.pragma_update(None, "foreign_keys", false).unwrap();
+            connection
+                .execute(
+                    "INSERT INTO container (id, name, image, image_name, created, spec, state) VALUES (?, ?, 'i', 'i', 0, ?, '{}')",
+                    [&digit.repeat(64), digit, &spec],
+                )
+                .unwrap();
+        }
+        drop(connection);
+        let db = Db::open(&path).unwrap();
+        let places = db.endpoints().unwrap();
+        assert_eq!(places.len(), 1);
+        assert_eq!((places[0].container.as_str(), places[0].name.as_str()), (&*"a".repeat(64), "bridge"));
+    }
+}

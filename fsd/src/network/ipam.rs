@@ -138,16 +138,7 @@ mod tests {
     }
 
     fn network(pools: Vec<Pool>) -> Network {
-        let spec = super::super::model::NetworkSpec {
-            driver: "bridge".into(),
-            internal: false,
-            attachable: false,
-            enable_ipv6: false,
-            pools,
-            options: std::collections::BTreeMap::new(),
-            labels: std::collections::BTreeMap::new(),
-            link: "br-1".into(),
-        };
+        let spec = super::super::model::NetworkSpec { pools, ..super::super::sample_spec() };
         Network { id: "1".repeat(64), name: "n".into(), created: 0, spec }
     }
 

@@ -134,6 +134,21 @@ impl Mode {
     }
 }
 
+/// A network's value for tests.
+#[cfg(test)]
+pub fn sample_spec() -> model::NetworkSpec {
+    model::NetworkSpec {
+        driver: model::BRIDGE.to_owned(),
+        internal: false,
+        attachable: false,
+        enable_ipv6: false,
+        pools: Vec::new(),
+        options: std::collections::BTreeMap::new(),
+        labels: std::collections::BTreeMap::new(),
+        link: "br-1".to_owned(),
+    }
+}
+
 /// A container is there no more.
 pub fn forget(app: &App, container: &ContainerId) {
     if let Err(error) = app.db.remove_endpoints(container) {

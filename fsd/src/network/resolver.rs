@@ -48,12 +48,16 @@ struct Resolver {
 
 /// Answers a container whose namespace this is, until it ends. Must be called on a thread of the runtime's.
 pub fn start(app: &App, row: &ContainerRow, own: BorrowedFd<'_>) -> Result<()> {
+    let usual = usual_port(&row.id);
     let (udp, tcp) = namespace::inside(own, || {
-        let address = SocketAddr::from((RESOLVER, 0));
-        let udp = std::net::UdpSocket::bind(address).at("bind", RESOLVER.to_string())?;
-        let tcp = std::net::TcpListener::bind(address).at("bind", RESOLVER.to_string())?;
+        let (udp, tcp) = match sockets(usual) {
+            Ok(both) => both,
+            // Somebody in the container has it.
+            Err(_) => sockets(0)?,
+        };
         let port = |address: std::io::Result<SocketAddr>| address.map(|address| address.port()).at("look at", "socket");
-        nft::redirect_names(&mut Socket::netfilter()?, RESOLVER, port(udp.local_addr())?, port(tcp.local_addr())?)?;
+        let ports = (port(udp.local_addr())?, port(tcp.local_addr())?);
+        nft::redirect_names(&mut Socket::netfilter()?, RESOLVER, ports, ports == (usual, usual))?;
         udp.set_nonblocking(true).and_then(|()| tcp.set_nonblocking(true)).at("configure", "socket")?;
         Ok((udp, tcp))
     })?;
@@ -71,6 +75,20 @@ pub fn start(app: &App, row: &ContainerRow, own: BorrowedFd<'_>) -> Result<()> {
     let streams = runtime.spawn(serve_tcp(resolver, tcp));
     app.networks.keep(&row.id, vec![datagrams, streams]);
     Ok(())
+}
+
+/// The port that a container's names are answered at: the same each time, so that the rules in its namespace still hold
+/// when the daemon comes back. It is among those that are nobody's. Source: RFC 6335.
+fn usual_port(id: &ContainerId) -> u16 {
+    let number = u16::from_str_radix(&id.as_str()[..4], 16).unwrap_or(0);
+    49_152 + number % 16_384
+}
+
+fn sockets(port: u16) -> Result<(std::net::UdpSocket, std::net::TcpListener)> {
+    let address = SocketAddr::from((RESOLVER, port));
+    let udp = std::net::UdpSocket::bind(address).at("bind", address.to_string())?;
+    let tcp = std::net::TcpListener::bind(address).at("bind", address.to_string())?;
+    Ok((udp, tcp))
 }
 
 async fn serve_udp(resolver: Arc<Resolver>, socket: Arc<UdpSocket>) {

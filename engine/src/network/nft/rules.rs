@@ -24,8 +24,9 @@ const BEFORE_NAT: i32 = -100;
 const BEFORE_FILTER: i32 = -10;
 const AFTER_NAT: i32 = 100;
 
-/// The table in a container's namespace.
-const RESOLVER_TABLE: &str = "fsd";
+/// The table in a container's namespace, if names are answered at the container's usual ports, and if they are not.
+const USUAL_TABLE: &str = "fsd";
+const OTHER_TABLE: &str = "fsd-other";
 
 /// What a port is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -323,15 +324,24 @@ fn port_pair(port: &Port) -> (&'static str, Vec<u8>, Vec<u8>) {
 }
 
 /// In a container's namespace: what is asked of `resolver` port 53 goes to these ports of it. Processes of the
-/// container may have port 53 for themselves.
-pub fn redirect_names(socket: &mut Socket, resolver: std::net::Ipv4Addr, udp: u16, tcp: u16) -> Result<()> {
-    let mut batch = Batch::new(Family::Ipv4, RESOLVER_TABLE);
-    if super::has_table(socket, Family::Ipv4, RESOLVER_TABLE)? {
+/// container may have port 53 for themselves. If the ports are the `usual` ones of this container, rules that are there
+/// are those of before and stay: to replace them takes the kernel ten milliseconds.
+pub fn redirect_names(socket: &mut Socket, resolver: std::net::Ipv4Addr, ports: (u16, u16), usual: bool) -> Result<()> {
+    let (table, other) = if usual { (USUAL_TABLE, OTHER_TABLE) } else { (OTHER_TABLE, USUAL_TABLE) };
+    if super::has_table(socket, Family::Ipv4, other)? {
+        let mut batch = Batch::new(Family::Ipv4, other);
         batch.delete_table();
+        batch.commit(socket)?;
+    }
+    let mut batch = Batch::new(Family::Ipv4, table);
+    match (super::has_table(socket, Family::Ipv4, table)?, usual) {
+        (true, true) => return Ok(()),
+        (true, false) => batch.delete_table(),
+        (false, _) => {}
     }
     batch.table();
     batch.base_chain("output", "nat", Hook::Output, BEFORE_NAT);
-    for (protocol, port) in [(Protocol::Udp, udp), (Protocol::Tcp, tcp)] {
+    for (protocol, port) in [(Protocol::Udp, ports.0), (Protocol::Tcp, ports.1)] {
         let asked = Steps::new()
             .network(16, 4, register(0))
             .is(register(0), &resolver.octets())
