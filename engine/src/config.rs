@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use fs_base::{ContainerId, MountSpec};
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxResources};
 use serde::{Deserialize, Serialize};
 
 /// A container, as [`crate::spec::build`] turns it into an OCI runtime spec.
@@ -68,6 +68,10 @@ pub struct Container {
     pub ulimits: Vec<Ulimit>,
     /// Bytes of /dev/shm; 64 MiB if `None`.
     pub shm_size: Option<u64>,
+    /// Nodes in its /dev besides those that every container has.
+    pub devices: Vec<LinuxDevice>,
+    /// What it may do with devices besides the rules for every container.
+    pub device_rules: Vec<LinuxDeviceCgroup>,
     /// What its cgroup allows.
     pub resources: LinuxResources,
     /// The cgroup that its own is made in; [`crate::cgroup::DEFAULT_PARENT`] if `None`.
@@ -100,13 +104,15 @@ pub enum Network {
 }
 
 /// Whose namespace of a kind a container has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Namespace {
     /// Its own.
     Private,
     /// The host's.
     Host,
+    /// The one at this path, which is another container's.
+    Of(PathBuf),
 }
 
 /// Which system calls a container may make.

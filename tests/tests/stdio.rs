@@ -274,7 +274,7 @@ fn logs_are_rotated_compressed_and_read_in_every_way() {
             let names: Vec<String> =
                 std::fs::read_dir(&folder).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap()).collect();
             names.contains(&"container.log.1.gz".to_owned())
-                && !names.iter().any(|name| name.ends_with(".new") || name.ends_with("log.1"))
+                && !names.iter().any(|name| name.contains(".new") || name.ends_with("log.1"))
         });
         let text = ok(&cli(&daemon, &["logs", "c1"]));
         let lines: Vec<&str> = text.lines().collect();

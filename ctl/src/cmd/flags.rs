@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::format::units::parse_bytes;
 use crate::opts::env::{environment, labels, pairs};
 use crate::opts::health::Health;
+use crate::opts::limits::Limits;
 use crate::opts::mounts::{self, Bind};
 use crate::opts::network::NetworkFlags;
 use crate::opts::values::{boolean, cpus, device, restart, security, ulimit};
@@ -57,6 +58,8 @@ pub struct CreateFlags {
     group_add: Vec<String>,
     #[command(flatten)]
     health: Health,
+    #[command(flatten)]
+    limits: Limits,
     /// Container host name
     #[arg(short = 'h', long, value_name = "string")]
     hostname: Option<String>,
@@ -288,11 +291,12 @@ impl CreateFlags {
         if let Some((rows, columns)) = crate::term::raw::size().filter(|_| self.tty) {
             host["ConsoleSize"] = json!([rows, columns]);
         }
-        self.limits(&mut host)?;
+        self.common_limits(&mut host)?;
+        self.limits.fill(&mut host)?;
         Ok(host)
     }
 
-    fn limits(&self, host: &mut Value) -> Result<()> {
+    fn common_limits(&self, host: &mut Value) -> Result<()> {
         let bytes = |text: &Option<String>| text.as_deref().map(parse_bytes).transpose();
         let swap = match self.memory_swap.as_deref() {
             Some("-1") => Some(-1),

@@ -2,6 +2,7 @@
 
 pub mod env;
 pub mod health;
+pub mod limits;
 pub mod mounts;
 pub mod network;
 pub mod ports;

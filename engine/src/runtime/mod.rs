@@ -108,9 +108,14 @@ impl Gate {
 pub fn create(request: Create<'_>) -> Result<Created> {
     let binds = rootfs::open_sources(request.spec)?;
     let joiner = request.cgroup.joiner()?;
-    let network = joined_network(request.spec)?;
-    let joined = if network.is_some() { LinuxNamespaceType::Network as u64 } else { 0 };
-    let namespaces = namespaces(request.spec)? & !joined;
+    let network = joined(request.spec, LinuxNamespaceType::Network)?;
+    let pids = joined(request.spec, LinuxNamespaceType::Pid)?;
+    let mut namespaces = namespaces(request.spec)?;
+    for (typ, _) in
+        [(LinuxNamespaceType::Network, &network), (LinuxNamespaceType::Pid, &pids)].iter().filter(|(_, fd)| fd.is_some())
+    {
+        namespaces &= !(*typ as u64);
+    }
     let filter = filter(request.spec)?;
     let (ours, theirs) = Channel::pair()?;
     let options = ForkOptions {
@@ -119,7 +124,11 @@ pub fn create(request: Create<'_>) -> Result<Created> {
         into_cgroup: request.cgroup.unified_dir(),
         sibling: false,
     };
-    match fork(&options)? {
+    let born = {
+        let _among = pids.as_ref().map(Among::enter).transpose()?;
+        fork(&options)?
+    };
+    match born {
         Forked::Child => {
             drop(ours);
             let inherited = init::Inherited {
@@ -176,21 +185,44 @@ pub fn filter(spec: &Spec) -> Result<Option<Filter>> {
     profile.map(seccomp::compile).transpose()
 }
 
-/// Another container's network namespace, if that is to be joined.
-fn joined_network(spec: &Spec) -> Result<Option<OwnedFd>> {
+/// While it lives, the children of this process are born among the processes of another container. Source:
+/// pid_namespaces(7), `setns`.
+struct Among(OwnedFd);
+
+impl Among {
+    fn enter(pids: &OwnedFd) -> Result<Among> {
+        let path = "/proc/self/ns/pid";
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+        let own = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).at("open", path)?;
+        let kind = Some(rustix::thread::LinkNameSpaceType::ProcessID);
+        rustix::thread::move_into_link_name_space(pids.as_fd(), kind).at("join", "process namespace")?;
+        Ok(Among(own))
+    }
+}
+
+impl Drop for Among {
+    fn drop(&mut self) {
+        // To where it is itself it may always go back.
+        let _ = rustix::thread::move_into_link_name_space(self.0.as_fd(), Some(rustix::thread::LinkNameSpaceType::ProcessID));
+    }
+}
+
+/// Another container's namespace of this kind, if that is to be joined.
+fn joined(spec: &Spec, typ: LinuxNamespaceType) -> Result<Option<OwnedFd>> {
     let all = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref()).into_iter().flatten();
-    let path = all.filter(|one| one.typ() == LinuxNamespaceType::Network).find_map(|one| one.path().as_ref());
+    let path = all.filter(|one| one.typ() == typ).find_map(|one| one.path().as_ref());
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
     path.map(|path| rustix::fs::open(path, flags, rustix::fs::Mode::empty()).at("open", path)).transpose()
 }
 
 /// The namespaces that a container of this spec has apart from its maker, as clone flags. Of those that exist already
-/// only that of the network can be joined.
+/// only those of the network and of the processes can be joined.
 pub fn namespaces(spec: &Spec) -> Result<u64> {
     let linux = spec.linux().as_ref().ok_or_else(|| Error::invalid("the spec has no linux section"))?;
     let mut flags = 0;
     for namespace in linux.namespaces().iter().flatten() {
-        if let Some(path) = namespace.path().as_ref().filter(|_| namespace.typ() != LinuxNamespaceType::Network) {
+        let can_join = matches!(namespace.typ(), LinuxNamespaceType::Network | LinuxNamespaceType::Pid);
+        if let Some(path) = namespace.path().as_ref().filter(|_| !can_join) {
             return Err(Error::unsupported(format!(
                 "joining the {} namespace {} is not supported by the built-in runtime",
                 namespace.typ(),

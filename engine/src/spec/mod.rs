@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use fs_base::sys::root::Root;
 use fs_base::{Error, Result};
 use oci_spec::runtime::{
-    Capabilities, Capability, Linux, LinuxCapabilities, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, PosixRlimit,
-    PosixRlimitBuilder, PosixRlimitType, Process, Spec, User as SpecUser,
+    Capabilities, Capability, Linux, LinuxCapabilities, LinuxDevice, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType,
+    PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Spec, User as SpecUser,
 };
 
 use crate::config::{Container, Namespace, Network, Ulimit};
@@ -183,18 +183,28 @@ fn rlimit(limit: &Ulimit) -> Result<PosixRlimit> {
 fn linux(container: &Container) -> Result<Linux> {
     let mut linux = Linux::default();
     let mut resources = container.resources.clone();
-    resources.set_devices(Some(devices::allowed(container.privileged)));
+    let mut rules = devices::allowed(container.privileged);
+    rules.extend(container.device_rules.iter().cloned());
+    resources.set_devices(Some(rules));
     linux
         .set_resources(Some(resources))
         .set_namespaces(Some(namespaces(container)?))
         .set_cgroups_path(Some(cgroups_path(container)))
         .set_seccomp(seccomp_of(container)?)
         .set_sysctl(Some(sysctls(container)))
-        .set_devices(container.privileged.then(devices::of_host).transpose()?)
+        .set_devices(Some(nodes(container)?))
         .set_rootfs_propagation(None)
         .set_masked_paths(Some(paths(container, container.masked_paths.as_ref(), MASKED)))
         .set_readonly_paths(Some(paths(container, container.readonly_paths.as_ref(), READ_ONLY)));
     Ok(linux)
+}
+
+/// The nodes in its /dev: all of the host's if it is privileged, and those that were asked for.
+fn nodes(container: &Container) -> Result<Vec<LinuxDevice>> {
+    let mut nodes = if container.privileged { devices::of_host()? } else { Vec::new() };
+    nodes.retain(|node| !container.devices.iter().any(|own| own.path() == node.path()));
+    nodes.extend(container.devices.iter().cloned());
+    Ok(nodes)
 }
 
 /// The profile, resolved for the container's capabilities.
@@ -214,18 +224,22 @@ pub fn cgroups_path(container: &Container) -> PathBuf {
 }
 
 fn namespaces(container: &Container) -> Result<Vec<LinuxNamespace>> {
-    let private = |namespace| namespace == Namespace::Private;
+    let private = |namespace: &Namespace| *namespace != Namespace::Host;
     let wanted = [
         (LinuxNamespaceType::Mount, true),
         (LinuxNamespaceType::Network, container.network != Network::Host),
-        (LinuxNamespaceType::Pid, private(container.pid)),
-        (LinuxNamespaceType::Ipc, private(container.ipc)),
-        (LinuxNamespaceType::Uts, private(container.uts)),
-        (LinuxNamespaceType::Cgroup, private(container.cgroup)),
+        (LinuxNamespaceType::Pid, private(&container.pid)),
+        (LinuxNamespaceType::Ipc, private(&container.ipc)),
+        (LinuxNamespaceType::Uts, private(&container.uts)),
+        (LinuxNamespaceType::Cgroup, private(&container.cgroup)),
     ];
     let make = |typ| {
         let mut builder = LinuxNamespaceBuilder::default().typ(typ);
-        if let (LinuxNamespaceType::Network, Network::Of(path)) = (typ, &container.network) {
+        let joined = match (typ, &container.network, &container.pid) {
+            (LinuxNamespaceType::Network, Network::Of(path), _) | (LinuxNamespaceType::Pid, _, Namespace::Of(path)) => Some(path),
+            _ => None,
+        };
+        if let Some(path) = joined {
             builder = builder.path(path.clone());
         }
         builder.build().map_err(|error| Error::internal(format!("namespace {typ}: {error}")))

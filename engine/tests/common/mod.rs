@@ -172,6 +172,8 @@ fn value(args: &[&str]) -> Container {
         shm_size: None,
         resources: oci_spec::runtime::LinuxResources::default(),
         cgroup_parent: Some("/fsd-test".to_owned()),
+        devices: Vec::new(),
+        device_rules: Vec::new(),
         oom_score_adj: None,
         init: false,
     }

@@ -137,7 +137,9 @@ async fn both_ways(client: TokioIo<hyper::upgrade::Upgraded>, stream: tokio::net
                 break;
             }
             if leaves {
-                leave.into_iter().for_each(|leave| (leave.told)());
+                if let Some(leave) = leave {
+                    (leave.told)();
+                }
                 let _ = left.take().map(|left| left.send(()));
                 break;
             }
@@ -162,7 +164,7 @@ async fn both_ways(client: TokioIo<hyper::upgrade::Upgraded>, stream: tokio::net
 /// Output alone, as a body.
 fn output_of(before: Option<mpsc::Receiver<Bytes>>, from: impl Future<Output = Option<UnixStream>> + Send + 'static) -> Body {
     let start = async move { from.await.and_then(|stream| to_tokio(stream).ok()) };
-    let first = before.map_or_else(|| mpsc::channel(1).1, |before| before);
+    let first = before.unwrap_or_else(|| mpsc::channel(1).1);
     let pieces = futures_util::stream::unfold(Source::Before(first, Box::pin(start)), |source| async move {
         let mut stream = match source {
             Source::Before(mut before, start) => {

@@ -6,9 +6,7 @@ use serde_json::{Map, Value};
 /// Fields of the host config that must not say anything, with the flag that people know them by and the reason.
 const HOST: &[(&str, &str, &str)] = &[
     ("Links", "--link", "containers of a network find each other by their names"),
-    ("Devices", "--device", "single devices can't be given yet; --privileged gives all"),
     ("DeviceRequests", "--gpus", "devices can't be requested"),
-    ("DeviceCgroupRules", "--device-cgroup-rule", "device rules can't be given yet"),
     ("CpuRealtimePeriod", "--cpu-rt-period", "real-time processor time can't be set"),
     ("CpuRealtimeRuntime", "--cpu-rt-runtime", "real-time processor time can't be set"),
     ("KernelMemory", "--kernel-memory", "Linux has it no more"),
@@ -40,7 +38,9 @@ pub fn host_config(host: &Map<String, Value>) -> Result<()> {
     let text = |key: &str| host.get(key).and_then(Value::as_str).unwrap_or_default();
     one_of("--isolation", text("Isolation"), &["", "default"])?;
     one_of("--userns", text("UsernsMode"), &["", "host"])?;
-    one_of("--pid", text("PidMode"), &["", "host"])?;
+    if !text("PidMode").starts_with("container:") {
+        one_of("--pid", text("PidMode"), &["", "host", "container:NAME"])?;
+    }
     one_of("--ipc", text("IpcMode"), &["", "private", "host"])?;
     one_of("--uts", text("UTSMode"), &["", "host"])?;
     one_of("--cgroupns", text("CgroupnsMode"), &["", "private", "host"])?;

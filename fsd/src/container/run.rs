@@ -9,7 +9,7 @@ use fs_base::{Class, ContainerId, Error, Result};
 
 use super::live::Live;
 use super::to_engine::to_engine;
-use super::{ContainerRow, State, Status, files, health, restart};
+use super::{ContainerRow, State, Status, files, health, join, restart};
 use crate::app::App;
 use crate::network;
 
@@ -103,7 +103,10 @@ fn make(app: &App, row: &ContainerRow, live: &Live) -> Result<engine::shim::Laun
     let mut prepared = network::prepare(app, row)?;
     let files = files::write(row, &dir, &prepared.files)?;
     let own = std::mem::replace(&mut prepared.network, engine::config::Network::Own);
-    let container = to_engine(row, specs, files, own)?;
+    let mut container = to_engine(row, specs, files, own)?;
+    if let Some(other) = join::pid(app, row)? {
+        container.pid = other;
+    }
     live.hold(Some(app.mounter.lease(&image.layers)?));
     let root = app.mounter.container(&image.layers, &dir.join(files::UPPER), &dir.join(files::WORK))?;
     let spec = engine::spec::build(&container, &Root::from_fd(root.try_clone()?.into_fd()))?;
@@ -241,6 +244,9 @@ pub fn ended(app: &Arc<App>, id: &ContainerId, exit: Option<Exit>) -> Result<()>
     }
     let seconds = (state.finished - state.started).max(0) / 1_000_000_000;
     let told = [("exitCode", state.exit_code.to_string()), ("execDuration", seconds.to_string())];
+    if state.oom_killed {
+        app.events.container("oom", &row, &[]);
+    }
     app.events.container("die", &row, &told);
     app.events.volumes("unmount", &row);
     live.ended(state.exit_code);

@@ -23,7 +23,7 @@ struct Host {
     ulimits: Option<Vec<HostUlimit>>,
     masked_paths: Option<Vec<String>>,
     readonly_paths: Option<Vec<String>>,
-    shm_size: Option<u64>,
+    shm_size: Option<i64>,
     cgroup_parent: Option<String>,
     oom_score_adj: Option<i32>,
     init: Option<bool>,
@@ -43,6 +43,13 @@ pub fn check(config: &Value, host_config: &Value) -> Result<()> {
     super::resources::of(host_config)?;
     super::restart::check(host_config)?;
     super::health::validate(config)?;
+    super::devices::check(host_config)?;
+    if let Some(score) = host.oom_score_adj.filter(|score| !(-1000..=1000).contains(score)) {
+        return Err(Error::invalid(format!("Invalid value {score}, range for oom score adj is [-1000, 1000]")));
+    }
+    if host.shm_size.is_some_and(|size| size < 0) {
+        return Err(Error::invalid("SHM size can not be less than 0"));
+    }
     security(&host)?;
     engine::capability::effective_set(
         host.cap_add.as_deref().unwrap_or_default(),
@@ -70,6 +77,7 @@ pub fn to_engine(row: &ContainerRow, mounts: Vec<MountSpec>, files: Vec<ManagedF
     let (seccomp, no_new_privileges, unmasked) = security(&host)?;
     let mode = |key: &str| if definition.host_text(key) == "host" { Namespace::Host } else { Namespace::Private };
     let resources = super::resources::of(host_config)?;
+    let devices = super::devices::of(host_config)?;
     let cleared = |paths: Option<Vec<String>>| if unmasked { Some(Vec::new()) } else { paths };
     Ok(Container {
         id: row.id.clone(),
@@ -105,7 +113,9 @@ pub fn to_engine(row: &ContainerRow, mounts: Vec<MountSpec>, files: Vec<ManagedF
             .into_iter()
             .map(|limit| Ulimit { name: limit.name, soft: limit.soft, hard: limit.hard })
             .collect(),
-        shm_size: host.shm_size.filter(|size| *size > 0),
+        shm_size: host.shm_size.and_then(|size| u64::try_from(size).ok()).filter(|size| *size > 0),
+        devices: devices.nodes,
+        device_rules: devices.rules,
         resources,
         cgroup_parent: host.cgroup_parent.filter(|parent| !parent.is_empty()),
         oom_score_adj: host.oom_score_adj.filter(|score| *score != 0),
@@ -127,8 +137,16 @@ fn security(host: &Host) -> Result<(Seccomp, bool, bool)> {
             ("systempaths", "unconfined") => unmasked = true,
             // There is no such module to confine by in what we run.
             ("apparmor", "unconfined") | ("label", "disable") => {}
+            ("apparmor", _) => {
+                return Err(refused(option, "this host's containers are not confined by AppArmor"));
+            }
+            ("label", _) => return Err(refused(option, "this host's containers have no SELinux labels")),
             _ => return Err(Error::unsupported(format!("--security-opt {option} is not supported"))),
         }
     }
     Ok((seccomp, no_new_privileges, unmasked))
+}
+
+fn refused(option: &str, why: &str) -> Error {
+    Error::unsupported(format!("--security-opt {option} is not supported: {why}"))
 }

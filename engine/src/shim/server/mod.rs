@@ -319,7 +319,7 @@ impl Shim {
     }
 
     fn ended(&mut self, code: i32) -> Result<()> {
-        let oom_killed = code == 137 && self.cgroup.oom_kills().is_ok_and(|count| count > 0);
+        let oom_killed = self.cgroup.oom_kills().is_ok_and(|count| count > 0);
         let exit = Session::exit(code, oom_killed);
         self.exit = Some((exit, Instant::now()));
         self.root = None;

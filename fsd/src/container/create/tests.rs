@@ -64,8 +64,6 @@ fn what_is_not_supported_is_refused_by_name() {
     type Change = fn(&mut Value);
     let cases: &[(&str, Change)] = &[
         ("--link", |b| b["HostConfig"]["Links"] = json!(["a:b"])),
-        ("--device", |b| b["HostConfig"]["Devices"] = json!([{"PathOnHost": "/dev/fuse"}])),
-        ("--pid container:x", |b| b["HostConfig"]["PidMode"] = json!("container:x")),
         ("--log-driver syslog", |b| b["HostConfig"]["LogConfig"]["Type"] = json!("syslog")),
         ("--log-opt tag", |b| b["HostConfig"]["LogConfig"]["Config"] = json!({"tag": "x"})),
         ("--security-opt apparmor=x", |b| b["HostConfig"]["SecurityOpt"] = json!(["apparmor=x"])),

@@ -1,0 +1,232 @@
+//! What containers may use and do: limits, devices, other containers' processes, security options; by docker and `ctl`.
+
+#![allow(clippy::unwrap_used)] // a failed step fails the test
+
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
+
+use system_tests::{Daemon, fails, has, images, may_mount, ok};
+
+/// A daemon that has busybox; `None` where containers can't be run.
+fn daemon() -> Option<Daemon> {
+    if !may_mount() || !has("docker") {
+        return None;
+    }
+    let archive = images::made("busybox.tar")?;
+    let daemon = Daemon::start();
+    ok(&daemon.ctl(&["load", "-q", "-i", archive.to_str().unwrap()]));
+    Some(daemon)
+}
+
+fn inspect(daemon: &Daemon, name: &str, format: &str) -> String {
+    ok(&daemon.docker(&["inspect", "--type", "container", "-f", format, name])).trim().to_owned()
+}
+
+type Cli = fn(&Daemon, &[&str]) -> Output;
+const CLIS: [(&str, Cli); 2] = [("docker", |d, a| d.docker(a)), ("ctl", |d, a| d.ctl(a))];
+
+/// A container that runs a script and goes.
+fn run(daemon: &Daemon, cli: Cli, flags: &[&str], script: &str) -> Output {
+    cli(daemon, &[&["run", "--rm", "--network", "none"], flags, &["busybox", "sh", "-c", script]].concat())
+}
+
+#[test]
+fn limits_are_in_force_or_warned_about() {
+    let Some(daemon) = daemon() else { return };
+    let v1 = |controller: &str| Path::new("/sys/fs/cgroup").join(controller).is_dir();
+    for (name, cli) in CLIS {
+        let text = |flags: &[&str], script: &str| ok(&run(&daemon, cli, flags, script)).trim().to_owned();
+        assert_eq!(text(&["--ulimit", "nofile=77:88"], "ulimit -Sn; ulimit -Hn"), "77\n88", "{name}");
+        let shm = text(&["--shm-size", "8m"], "df -k /dev/shm | tail -n 1");
+        assert!(shm.split_whitespace().any(|word| word == "8192"), "{name}: {shm}");
+        assert_eq!(text(&["--oom-score-adj", "321"], "cat /proc/self/oom_score_adj"), "321", "{name}");
+        let parent = text(&["--cgroup-parent", "/fsd-test-parent", "--cgroupns", "host"], "cat /proc/self/cgroup");
+        assert!(parent.lines().any(|line| line.contains(":/fsd-test-parent/")), "{name}: {parent}");
+        assert_eq!(text(&["--sysctl", "kernel.msgmax=9000"], "cat /proc/sys/kernel/msgmax"), "9000", "{name}");
+        if v1("cpu") {
+            let files = "cd /sys/fs/cgroup/cpu; cat cpu.shares cpu.cfs_period_us cpu.cfs_quota_us";
+            let flags = ["--cpu-shares", "512", "--cpu-period", "50000", "--cpu-quota", "25000"];
+            assert_eq!(text(&flags, files), "512\n50000\n25000", "{name}");
+        }
+        if v1("memory") {
+            let files = "cd /sys/fs/cgroup/memory; cat memory.limit_in_bytes memory.soft_limit_in_bytes memory.swappiness";
+            let flags = ["-m", "64m", "--memory-reservation", "32m", "--memory-swappiness", "10"];
+            assert_eq!(text(&flags, files), format!("{}\n{}\n10", 64 << 20, 32 << 20), "{name}");
+            let disabled = text(&["-m", "64m", "--oom-kill-disable"], "grep disable /sys/fs/cgroup/memory/memory.oom_control");
+            assert_eq!(disabled, "oom_kill_disable 1", "{name}");
+        }
+        assert_eq!(
+            text(&["--cpuset-cpus", "0", "--cpuset-mems", "0"], "grep Cpus_allowed_list /proc/self/status"),
+            "Cpus_allowed_list:\t0"
+        );
+        // A weight that this kernel has no scheduler for is told of, as Docker does, when the container is made.
+        let made = cli(&daemon, &["create", "--network", "none", "--blkio-weight", "300", "busybox", "true"]);
+        let id = ok(&made).trim().to_owned();
+        let warned = String::from_utf8_lossy(&made.stderr).contains("Your kernel does not support Block I/O weight");
+        let files = "cat /sys/fs/cgroup/blkio/blkio.weight /sys/fs/cgroup/blkio/blkio.bfq.weight 2>/dev/null || true";
+        let weight = text(&["--blkio-weight", "300"], files);
+        assert_eq!(weight, if warned { "" } else { "300" }, "{name}");
+        ok(&daemon.docker(&["rm", &id]));
+        for (flags, why) in [
+            (&["--blkio-weight", "5"][..], "Range of blkio weight is from 10 to 1000"),
+            (&["--oom-score-adj", "2000"], "Invalid value 2000, range for oom score adj is [-1000, 1000]"),
+            (&["--cpuset-cpus", "999"], "Requested CPUs are not available - requested 999, available: "),
+            (&["-m", "1m"], "Minimum memory limit allowed is 6MB"),
+            (
+                &["--memory-reservation", "100m", "-m", "50m"],
+                "Minimum memory limit can not be less than memory reservation limit",
+            ),
+            (&["--device-read-bps", "/dev/no-such:1mb"], "/dev/no-such: no such file or directory"),
+        ] {
+            let refused = run(&daemon, cli, flags, "true");
+            // docker's CLI takes these words for a program that is not there.
+            let code = if why.ends_with("no such file or directory") { refused.status.code() } else { Some(125) };
+            assert_eq!(refused.status.code(), code, "{name}: {flags:?}");
+            assert!(fails(&refused).contains(why), "{name}: {flags:?}: {}", fails(&refused));
+        }
+    }
+    let block = std::fs::read_dir("/sys/block").unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
+    if let (Some(disk), true) = (block.into_iter().find(|name| Path::new("/dev").join(name).exists()), v1("blkio")) {
+        let flag = format!("/dev/{disk}:1mb");
+        let limit = ok(&run(
+            &daemon,
+            CLIS[0].1,
+            &["--device-write-bps", &flag],
+            "cat /sys/fs/cgroup/blkio/blkio.throttle.write_bps_device",
+        ));
+        assert!(limit.trim().ends_with(" 1048576"), "{limit}");
+    }
+    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        let _ = std::fs::remove_dir(hierarchy.path().join("fsd-test-parent"));
+    }
+}
+
+#[test]
+fn want_of_memory_is_told() {
+    let Some(daemon) = daemon() else { return };
+    for (name, cli) in CLIS {
+        let hog = cli(
+            &daemon,
+            &["run", "--network", "none", "--name", "hog", "-m", "16m", "--memory-swap", "16m", "busybox", "tail", "/dev/zero"],
+        );
+        assert_eq!(hog.status.code(), Some(137), "{name}: {}", String::from_utf8_lossy(&hog.stderr));
+        assert_eq!(inspect(&daemon, "hog", "{{.State.OOMKilled}} {{.State.ExitCode}}"), "true 137", "{name}");
+        ok(&daemon.docker(&["rm", "hog"]));
+        // A process in it that is ended so counts, whatever its first one says at its end.
+        let part = cli(
+            &daemon,
+            &[
+                "run",
+                "--network",
+                "none",
+                "--name",
+                "part",
+                "-m",
+                "16m",
+                "--memory-swap",
+                "16m",
+                "busybox",
+                "sh",
+                "-c",
+                "tail /dev/zero; exit 3",
+            ],
+        );
+        assert_eq!(part.status.code(), Some(3), "{name}");
+        assert_eq!(inspect(&daemon, "part", "{{.State.OOMKilled}}"), "true", "{name}");
+        ok(&daemon.docker(&["rm", "part"]));
+    }
+    std::thread::sleep(Duration::from_millis(1100));
+    let events =
+        ok(&daemon.docker(&["events", "--since", "1h", "--until", "0s", "--filter", "event=oom", "--format", "{{.Action}}"]));
+    assert_eq!(events.lines().count(), 4, "{events}");
+}
+
+#[test]
+fn devices_are_given_one_by_one() {
+    let Some(daemon) = daemon() else { return };
+    // The device of FUSE: anybody may open it, and no container has it.
+    system_tests::sh(daemon.dir(), "mknod mine c 10 229");
+    let mine = daemon.dir().join("mine").display().to_string();
+    for (name, cli) in CLIS {
+        let text = |flags: &[&str], script: &str| ok(&run(&daemon, cli, flags, script)).trim().to_owned();
+        let look = "(: < /dev/mine) 2>/dev/null && echo read; (: > /dev/mine) 2>/dev/null && echo written || echo denied";
+        assert_eq!(text(&["--device", &format!("{mine}:/dev/mine:r")], look), "read\ndenied", "{name}");
+        assert_eq!(text(&["--device", &format!("{mine}:/dev/mine")], look), "read\nwritten", "{name}");
+        let node = "mknod /made c 10 229; (: < /made) 2>/dev/null && echo opened || echo denied";
+        assert_eq!(text(&[], node), "denied", "{name}");
+        assert_eq!(text(&["--device-cgroup-rule", "c 10:229 rw"], node), "opened", "{name}");
+        let missing = run(&daemon, cli, &["--device", "/dev/no-such"], "true");
+        assert!(
+            fails(&missing).contains(
+                "error gathering device information while adding custom device \"/dev/no-such\": no such file or directory"
+            ),
+            "{name}"
+        );
+        let rule = run(&daemon, cli, &["--device-cgroup-rule", "c 1 r"], "true");
+        assert!(fails(&rule).to_lowercase().contains("invalid device cgroup "), "{name}: {}", fails(&rule));
+    }
+}
+
+#[test]
+fn processes_can_be_shared_with_another_container() {
+    let Some(daemon) = daemon() else { return };
+    ok(&daemon.docker(&["run", "-d", "--network", "none", "--name", "first", "busybox", "sleep", "12345"]));
+    for (name, cli) in CLIS {
+        let seen =
+            ok(&run(&daemon, cli, &["--pid", "container:first"], "ps; readlink /proc/1/ns/pid; readlink /proc/self/ns/pid"));
+        assert!(seen.contains("sleep 12345"), "{name}: {seen}");
+        let spaces: Vec<&str> = seen.lines().filter(|line| line.starts_with("pid:")).collect();
+        assert!(spaces.len() == 2 && spaces[0] == spaces[1], "{name}: {seen}");
+        ok(&cli(
+            &daemon,
+            &["run", "-d", "--network", "none", "--name", "second", "--pid", "container:first", "busybox", "sleep", "54321"],
+        ));
+        assert!(ok(&daemon.docker(&["exec", "second", "ps"])).contains("sleep 12345"), "{name}");
+        assert!(ok(&daemon.docker(&["exec", "first", "ps"])).contains("sleep 54321"), "{name}");
+        ok(&daemon.docker(&["rm", "-f", "second"]));
+        assert!(!ok(&daemon.docker(&["exec", "first", "ps"])).contains("sleep 54321"), "{name}: it takes its own along");
+    }
+    ok(&daemon.docker(&["stop", "-t", "0", "first"]));
+    let stopped = fails(&run(&daemon, CLIS[0].1, &["--pid", "container:first"], "true"));
+    assert!(stopped.contains("cannot join PID of a non running container: "), "{stopped}");
+    let missing = fails(&run(&daemon, CLIS[0].1, &["--pid", "container:no-such"], "true"));
+    assert!(missing.contains("No such container: no-such"), "{missing}");
+    let host = ok(&run(&daemon, CLIS[0].1, &["--pid", "host", "--uts", "host"], "hostname; readlink /proc/self/ns/pid"));
+    let own = std::fs::read_link("/proc/self/ns/pid").unwrap();
+    assert_eq!(host, format!("{}\n{}\n", rustix::system::uname().nodename().to_string_lossy(), own.display()));
+    ok(&daemon.docker(&["rm", "first"]));
+}
+
+#[test]
+fn security_options_are_in_force_or_refused_by_name() {
+    let Some(daemon) = daemon() else { return };
+    let profile = daemon.dir().join("profile.json");
+    std::fs::write(
+        &profile,
+        r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO"}]}"#,
+    )
+    .unwrap();
+    let file = format!("seccomp={}", profile.display());
+    for (name, cli) in CLIS {
+        let text = |flags: &[&str], script: &str| ok(&run(&daemon, cli, flags, script)).trim().to_owned();
+        let status = "grep -E 'NoNewPrivs|Seccomp:' /proc/self/status | tr -s '\\n\\t' ' '";
+        assert_eq!(text(&["--security-opt", "no-new-privileges"], status), "NoNewPrivs: 1 Seccomp: 2", "{name}");
+        assert_eq!(text(&["--security-opt", "seccomp=unconfined"], status), "NoNewPrivs: 0 Seccomp: 0", "{name}");
+        assert_eq!(text(&["--security-opt", &file], "mkdir /x 2>/dev/null && echo made || echo refused"), "refused", "{name}");
+        for (option, why) in [
+            (
+                "apparmor=mine",
+                "--security-opt apparmor=mine is not supported: this host's containers are not confined by AppArmor",
+            ),
+            ("label=type:x", "--security-opt label=type:x is not supported: this host's containers have no SELinux labels"),
+        ] {
+            let refused = fails(&run(&daemon, cli, &["--security-opt", option], "true"));
+            assert!(refused.contains(why), "{name}: {refused}");
+        }
+        for (flag, value) in [("--pid", "x"), ("--ipc", "container:x"), ("--uts", "x"), ("--cgroupns", "x")] {
+            let refused = run(&daemon, cli, &[flag, value], "true");
+            assert_eq!(refused.status.code(), Some(125), "{name}: {flag}: {}", fails(&refused));
+        }
+    }
+}
