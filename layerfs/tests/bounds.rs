@@ -105,3 +105,22 @@ fn many_small_attributes_cost_no_more_than_their_bytes() {
     assert_eq!(tree.xattrs(&tree.lookup(b"/f49", false).unwrap().unwrap()).unwrap().len(), 9000);
     assert!(built.index_size < 50 << 20);
 }
+
+/// Each path is short and within the limit on links; to follow all of them again and again took a second for each entry's
+/// kilobyte.
+#[test]
+fn links_are_not_followed_for_hours() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    // Each link leads through the one before, and goes down and up on the way.
+    let detour = "x/../".repeat(400);
+    let mut parts =
+        vec![Block::new(b"x/", b'5', 0).alone(), Block::new(b"y/", b'5', 0).alone(), link("0", &format!("{detour}x"))];
+    parts.extend((1..38).map(|n| link(&n.to_string(), &format!("{detour}{}", n - 1))));
+    let good = take(&store, &[parts.concat(), file("37/one", b"1")]).unwrap();
+    assert_eq!(good.entries, 41);
+    // Two directories in turn, so that none is that of the last entry.
+    parts.extend((0..20_000).flat_map(|n| [file(&format!("37/{n}"), b""), file(&format!("y/{n}"), b"")]));
+    let error = take(&store, &parts).unwrap_err();
+    assert!(error.class() == Class::Invalid && error.to_string().contains("limit `links`"), "{error}");
+}

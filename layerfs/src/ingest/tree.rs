@@ -17,6 +17,10 @@ use crate::tar::{Entry, EntryKind, Limits, Reader, acl, limit};
 
 /// The kernel's bound on symlinks in one resolution (`MAXSYMLINKS`).
 const MOST_LINKS: u32 = 40;
+/// Names that links may lead through in all of a layer: so many, and so many more for each entry. Layers that people make
+/// have one or two links in some paths; 40 in each, of a thousand names each, would keep a core busy for hours.
+const LINK_STEPS: u64 = 100_000;
+const LINK_STEPS_EACH: u64 = 100;
 /// AUFS's marks, which layers carry whatever the driver. Source: OCI image spec, layer.md, "Whiteouts".
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -35,6 +39,8 @@ pub(super) struct TreeBuilder {
     image: Image,
     limits: Limits,
     entries: u64,
+    /// Names that links have led through so far.
+    link_steps: u64,
     /// Directory of the last entry: the next one is mostly its neighbour.
     last: Option<(Vec<u8>, NodeId)>,
 }
@@ -42,7 +48,7 @@ pub(super) struct TreeBuilder {
 impl TreeBuilder {
     /// Reads all entries of a layer.
     pub fn read<R: BufRead>(reader: &mut Reader<R>, limits: Limits) -> Result<TreeBuilder> {
-        let mut tree = TreeBuilder { image: Image::new(IMPLIED), limits, entries: 0, last: None };
+        let mut tree = TreeBuilder { image: Image::new(IMPLIED), limits, entries: 0, link_steps: 0, last: None };
         let mut table = None;
         while let Some(entry) = reader.next_entry()? {
             tree.count()?;
@@ -231,6 +237,10 @@ impl TreeBuilder {
                     }
                     if pending.len() > self.limits.depth {
                         return Err(too_deep(self.limits.depth));
+                    }
+                    self.link_steps += pending.len() as u64;
+                    if self.link_steps > LINK_STEPS + LINK_STEPS_EACH * self.entries {
+                        return Err(limit("links", "its paths lead through very many symbolic links, again and again"));
                     }
                 }
                 Some((id, _)) if !self.is_whiteout(id) => {
