@@ -53,7 +53,16 @@ pub fn walk(root: &Root, path: &[u8], bounds: Bounds, sink: &mut dyn Sink) -> Re
     let fd = root.open_at(shown, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()).map_err(|error| missing(error, shown))?;
     let stat = rustix::fs::fstat(&fd).at("stat", shown)?;
     let mut walker = Walker { sink, bounds, links: HashMap::new(), device: stat.st_dev };
-    walker.file(&fd, &stat, b"", 0).map_err(|error| error.context(format!("copy {}", shown.display())))
+    walker.run(fd, &stat).map_err(|error| error.context(format!("copy {}", shown.display())))
+}
+
+/// A directory on the way to where the walk is: not a frame of the call stack, which is smaller than trees are deep.
+struct Level {
+    fd: OwnedFd,
+    path: Vec<u8>,
+    names: std::vec::IntoIter<Vec<u8>>,
+    /// The file system of the directory above.
+    above: u64,
 }
 
 struct Walker<'a> {
@@ -66,56 +75,70 @@ struct Walker<'a> {
 }
 
 impl Walker<'_> {
-    fn file(&mut self, fd: &OwnedFd, stat: &rustix::fs::Stat, path: &[u8], depth: usize) -> Result<()> {
+    fn run(&mut self, fd: OwnedFd, stat: &rustix::fs::Stat) -> Result<()> {
+        let mut levels: Vec<Level> = self.file(fd, stat, Vec::new(), 0)?.into_iter().collect();
+        while let Some(level) = levels.last_mut() {
+            let Some(name) = level.names.next() else {
+                self.device = level.above;
+                levels.pop();
+                continue;
+            };
+            let path = join(&level.path, &name);
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let child = match rustix::fs::openat(&level.fd, &*name, flags, Mode::empty()) {
+                Ok(child) => child,
+                // Removed since the directory was read.
+                Err(Errno::NOENT) => continue,
+                Err(error) => return Err(error).at("open", as_path(&path)),
+            };
+            let stat = rustix::fs::fstat(&child).at("stat", as_path(&path))?;
+            let below = self.file(child, &stat, path, levels.len())?;
+            levels.extend(below);
+        }
+        Ok(())
+    }
+
+    /// Brings one file to the sink; a directory is to be gone through then.
+    fn file(&mut self, fd: OwnedFd, stat: &rustix::fs::Stat, path: Vec<u8>, depth: usize) -> Result<Option<Level>> {
+        let shown = &path[..];
         let metadata = Metadata::of_stat(stat);
         if stat.st_nlink > 1 && !metadata.is_dir() {
             if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {
                 let attributes = Attributes::new();
-                return self.sink.put(Item { path, metadata, attributes, body: Body::HardLink(first) });
+                return self.sink.put(Item { path: shown, metadata, attributes, body: Body::HardLink(first) }).map(|()| None);
             }
-            self.links.insert((stat.st_dev, stat.st_ino), path.to_vec());
+            self.links.insert((stat.st_dev, stat.st_ino), path.clone());
         }
-        let attributes = attributes_of(fd)?;
+        let attributes = attributes_of(&fd)?;
         match metadata.kind {
             FileKind::File => {
-                let file = reopen(fd.as_fd(), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY).at("open", as_path(path))?;
+                let file = reopen(fd.as_fd(), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY).at("open", as_path(shown))?;
                 let mut data = Seekable::new(Content::of_file(file, metadata.size));
-                self.sink.put(Item { path, metadata, attributes, body: Body::File(&mut data) })
+                self.sink.put(Item { path: shown, metadata, attributes, body: Body::File(&mut data) })
             }
             FileKind::Symlink => {
-                let target = rustix::fs::readlinkat(fd, "", Vec::new()).at("read symlink", as_path(path))?;
-                self.sink.put(Item { path, metadata, attributes, body: Body::Symlink(target.as_bytes()) })
+                let target = rustix::fs::readlinkat(&fd, "", Vec::new()).at("read symlink", as_path(shown))?;
+                self.sink.put(Item { path: shown, metadata, attributes, body: Body::Symlink(target.as_bytes()) })
             }
             FileKind::Dir => {
-                self.sink.put(Item { path, metadata, attributes, body: Body::None })?;
-                self.directory(fd, stat.st_dev, path, depth)
+                self.sink.put(Item { path: shown, metadata, attributes, body: Body::None })?;
+                return self.directory(fd, stat.st_dev, path, depth);
             }
-            _ => self.sink.put(Item { path, metadata, attributes, body: Body::None }),
-        }
+            _ => self.sink.put(Item { path: shown, metadata, attributes, body: Body::None }),
+        }?;
+        Ok(None)
     }
 
-    fn directory(&mut self, fd: &OwnedFd, device: u64, path: &[u8], depth: usize) -> Result<()> {
+    fn directory(&mut self, fd: OwnedFd, device: u64, path: Vec<u8>, depth: usize) -> Result<Option<Level>> {
         if depth > MOST_DEPTH {
             return Err(Error::unsupported(format!("directories are nested more than {MOST_DEPTH} deep")));
         }
-        if device != self.device && (self.bounds.one_file_system || is_pseudo(fd)?) {
-            return Ok(());
+        if device != self.device && (self.bounds.one_file_system || is_pseudo(&fd)?) {
+            return Ok(None);
         }
+        let names = names_of(fd.as_fd()).map_err(|error| error.context(as_path(&path).display().to_string()))?;
         let above = std::mem::replace(&mut self.device, device);
-        for name in names_of(fd.as_fd()).map_err(|error| error.context(as_path(path).display().to_string()))? {
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let child = match rustix::fs::openat(fd, &*name, flags, Mode::empty()) {
-                Ok(child) => child,
-                // Removed since the directory was read.
-                Err(Errno::NOENT) => continue,
-                Err(error) => return Err(error).at("open", as_path(&join(path, &name))),
-            };
-            let path = join(path, &name);
-            let stat = rustix::fs::fstat(&child).at("stat", as_path(&path))?;
-            self.file(&child, &stat, &path, depth + 1)?;
-        }
-        self.device = above;
-        Ok(())
+        Ok(Some(Level { fd, path, names: names.into_iter(), above }))
     }
 }
 
