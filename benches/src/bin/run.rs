@@ -96,6 +96,9 @@ fn main() -> Result<()> {
     let mut report = Report::new("run", image);
     rows(&mut report, &peers, "run --rm", |peer| peer.run.median());
     rows(&mut report, &peers, "exec true", |peer| peer.exec.median());
+    if let Some(ctl) = peers.iter().find(|peer| peer.name == "ctl") {
+        network(&mut report, ctl, image, arguments.rounds)?;
+    }
     report.megabytes("memory of the daemon at start", resting.rss).at_most(30.0);
     report.megabytes("memory of the daemon after the above", ours.memory()?.rss).at_most(30.0);
     if peers.iter().any(|peer| peer.name == "ctl") {
@@ -127,6 +130,33 @@ fn measure(peers: &mut [Peer<'_>], image: &str, rounds: usize) -> Result<()> {
         }
     }
     peers.iter().try_for_each(|peer| (peer.cli)(&["rm", "-f", &name(peer)]).map(drop).context(peer.name))
+}
+
+/// What a network adds to a run: a bridge that is there, a wire, addresses, and with `-p` two ports and their rules. The
+/// peers' daemons run without: they would change the host's firewall.
+fn network(report: &mut Report, ctl: &Peer<'_>, image: &str, rounds: usize) -> Result<()> {
+    let kinds: [(&str, &[&str]); 3] = [
+        ("without a network", &["--network", "none"]),
+        ("with the default network", &[]),
+        ("with a published port", &["-p", "80"]),
+    ];
+    let mut samples = kinds.map(|_| Samples::default());
+    // The first makes the bridge.
+    for round in 0..=rounds {
+        for ((_, flags), samples) in kinds.iter().zip(&mut samples) {
+            let time = (ctl.cli)(&[&["run", "--rm"], *flags, &[image, "true"]].concat())?;
+            if round > 0 {
+                samples.add(time);
+            }
+        }
+    }
+    let without = samples[0].median();
+    for ((kind, _), samples) in kinds.iter().zip(&samples).skip(1) {
+        if let Some(median) = samples.median() {
+            report.seconds(&format!("run --rm {kind}, ctl"), median).of_at_most("without a network", without, 1.5);
+        }
+    }
+    Ok(())
 }
 
 fn rows(report: &mut Report, peers: &[Peer<'_>], what: &str, figure: impl Fn(&Peer<'_>) -> Option<f64>) {

@@ -18,10 +18,10 @@ pub struct NewNetwork {
     name: String,
     driver: Option<String>,
     scope: Option<String>,
-    internal: bool,
-    attachable: bool,
-    ingress: bool,
-    config_only: bool,
+    internal: Option<bool>,
+    attachable: Option<bool>,
+    ingress: Option<bool>,
+    config_only: Option<bool>,
     config_from: Option<ConfigFrom>,
     #[serde(rename = "EnableIPv4")]
     enable_ipv4: Option<bool>,
@@ -71,8 +71,8 @@ pub fn create(app: &App, new: NewNetwork) -> Result<Network> {
     }
     let mut spec = NetworkSpec {
         driver: BRIDGE.to_owned(),
-        internal: new.internal,
-        attachable: new.attachable,
+        internal: new.internal.unwrap_or(false),
+        attachable: new.attachable.unwrap_or(false),
         enable_ipv6: new.enable_ipv6.unwrap_or(false),
         pools: Vec::new(),
         options,
@@ -116,7 +116,10 @@ fn check(new: &NewNetwork) -> Result<()> {
         }
         other => return refuse(&format!("--driver {other}"), "networks are bridges"),
     }
-    if new.ingress || new.config_only || new.config_from.as_ref().is_some_and(|from| !from.network.is_empty()) {
+    if new.ingress == Some(true)
+        || new.config_only == Some(true)
+        || new.config_from.as_ref().is_some_and(|from| !from.network.is_empty())
+    {
         return refuse("--ingress, --config-only and --config-from", "this daemon is no swarm node");
     }
     if !matches!(new.scope.as_deref().unwrap_or_default(), "" | "local") {
