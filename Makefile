@@ -12,7 +12,7 @@ FISH_COMPLETION := $(SHARE)/fish/vendor_completions.d/ctl.fish
 IMAGES := target/images
 HOST = $(shell rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)
 PACKAGES := curl=curl cc=gcc tar=tar /etc/ssl/certs/ca-certificates.crt=ca-certificates mmdebstrap=mmdebstrap /usr/share/doc/busybox-static=busybox-static
-TEST_PACKAGES := $(PACKAGES) fusermount3=fuse3 fuse-overlayfs=fuse-overlayfs podman=podman docker=docker.io setfattr=attr setpriv=util-linux docker-registry=docker-registry skopeo=skopeo mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs bsdtar=libarchive-tools umoci=umoci zstd=zstd setfacl=acl fsck.erofs=erofs-utils qemu-system-x86_64=qemu-system-x86 cpio=cpio mke2fs=e2fsprogs dpkg-deb=dpkg
+TEST_PACKAGES := $(PACKAGES) fusermount3=fuse3 fuse-overlayfs=fuse-overlayfs podman=podman docker=docker.io setfattr=attr setpriv=util-linux docker-registry=docker-registry skopeo=skopeo mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs bsdtar=libarchive-tools umoci=umoci zstd=zstd setfacl=acl fsck.erofs=erofs-utils runc=runc qemu-system-x86_64=qemu-system-x86 cpio=cpio mke2fs=e2fsprogs dpkg-deb=dpkg
 
 VM_PACKAGES := qemu-system-x86_64=qemu-system-x86 cpio=cpio mke2fs=e2fsprogs dpkg-deb=dpkg docker=docker.io
 
@@ -32,8 +32,7 @@ test: ## packages, build, all tests
 	@# Output of tests that pass is shown, so that what was skipped is seen, and told once more at the end. It goes through
 	@# a file: a pipe would stay open for as long as a process that a failed test left behind.
 	@mkdir -p target; export CARGO_TARGET_$(HOST)_RUNNER="$(abspath scripts/run-test)"; \
-	FSD_TEST_IMAGES=$(abspath $(IMAGES)/debian-rootfs.tar) cargo test --workspace --no-fail-fast -- --show-output \
-		> target/test.log 2>&1 < /dev/null & \
+	FSD_TEST_IMAGES=$(abspath $(IMAGES)/debian-rootfs.tar) scripts/all-tests > target/test.log 2>&1 < /dev/null & \
 	tail -n +1 -s 0.2 -F --pid=$$! target/test.log 2> /dev/null; status=0; wait $$! || status=$$?; \
 	scripts/skipped target/test.log; exit $$status
 

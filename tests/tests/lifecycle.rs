@@ -163,7 +163,8 @@ fn stats_count_what_a_container_uses() {
         let text = ok(&cli(&daemon, &["stats", "--no-stream", "--format", format, "busy", "idle"]));
         let line = |of: &str| text.lines().find(|line| line.starts_with(of)).unwrap().to_owned();
         let percent = |of: &str| -> f64 { line(of).split(' ').nth(1).unwrap().trim_end_matches('%').parse().unwrap() };
-        assert!((25.0..75.0).contains(&percent("busy")), "{name}: half a processor: {text}");
+        // Other work may leave it less than the half processor that it may have, but never more.
+        assert!((5.0..75.0).contains(&percent("busy")), "{name}: half a processor: {text}");
         assert!(percent("idle") < 5.0, "{name}: {text}");
         assert!(line("busy").contains(" / 64MiB 1"), "{name}: {text}");
         let all = ok(&cli(&daemon, &["stats", "--no-stream"]));
