@@ -112,7 +112,9 @@ impl App {
     /// Bytes come before rows, and rows go before bytes: a layer without a row was never finished, or is removed.
     fn remove_orphans(&self) -> Result<()> {
         self.collect()?;
-        let known: std::collections::HashSet<_> = self.db.layers()?.into_iter().map(|row| row.id).collect();
+        let mut known: std::collections::HashSet<_> = self.db.layers()?.into_iter().map(|row| row.id).collect();
+        // What an image needs stays, even if the database has lost its row: a check restores it.
+        known.extend(self.db.lost_layers()?);
         for id in self.store.list()? {
             if !known.contains(&id) {
                 tracing::info!(layer = %id, "removing a layer that no image refers to");

@@ -9,9 +9,11 @@ use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 use fs_base::durable::{self, fault};
 use fs_base::{Class, LayerId, Result};
+use layerfs::driver::{Choice, Mounter};
 use layerfs::ingest::IngestOptions;
 use layerfs::store::Store;
 
@@ -49,13 +51,17 @@ fn id_of(tar: &[u8]) -> LayerId {
 }
 
 /// What is done while steps fail.
-fn act(scenario: &str, store: &Store) -> Result<()> {
+fn act(scenario: &str, store: &Arc<Store>) -> Result<()> {
     match scenario {
         "ingest" | "replace" => ingest(store, &new()).map(drop),
         "again" => ingest(store, &old()).map(drop),
         "remove" => store.remove(&id_of(&old())).and_then(|()| store.sweep()),
         "rebuild" => store.layer(&id_of(&old())).map(drop),
         "clear" => store.clear_tmp(),
+        "unpack" => {
+            let choice = Choice { driver: Some("overlay"), ..Choice::default() };
+            Mounter::new(Arc::clone(store), choice)?.lease(&[id_of(&old())]).map(drop)
+        }
         other => panic!("{other}"),
     }
 }
@@ -93,6 +99,15 @@ fn state(root: &Path) -> State {
             let bytes = std::fs::read(root.join("layers").join(id.hex()).join(name)).unwrap_or_default();
             state.insert((id, name), bytes);
         }
+        let unpacked = root.join("layers").join(id.hex()).join("fs");
+        if unpacked.exists() {
+            let files = std::fs::read_dir(&unpacked).unwrap().map(|entry| entry.unwrap().path());
+            let mut files: Vec<Vec<u8>> = files
+                .map(|file| [file.file_name().unwrap().as_encoded_bytes(), &std::fs::read(&file).unwrap()].concat())
+                .collect();
+            files.sort();
+            state.insert((id, "fs"), files.concat());
+        }
     }
     state
 }
@@ -102,7 +117,7 @@ fn state(root: &Path) -> State {
 fn writer() {
     let Some(root) = std::env::var_os(ROOT) else { return };
     let (scenario, plan) = (std::env::var(SCENARIO).unwrap(), std::env::var(PLAN).unwrap());
-    let store = Store::open(Path::new(&root)).unwrap();
+    let store = Arc::new(Store::open(Path::new(&root)).unwrap());
     fault::arm(plan.parse().unwrap(), |step| eprintln!("{step}"));
     let result = act(&scenario, &store);
     eprintln!("steps: {}", fault::disarm());
@@ -207,6 +222,22 @@ fn a_layer_goes_whole_or_not_at_all() {
 #[test]
 fn an_index_is_built_again_or_left_to_the_next_time() {
     every_step("rebuild", &|_| vec![with(State::new(), &old())]);
+}
+
+#[test]
+fn a_layer_is_unpacked_whole_or_not_at_all() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: kernel mounts: needs root");
+        return;
+    }
+    every_step("unpack", &|root| {
+        let done = tempfile::tempdir().unwrap();
+        prepare("unpack", done.path());
+        act("unpack", &Arc::new(Store::open(done.path()).unwrap())).unwrap();
+        let after = state(done.path());
+        assert!(after.contains_key(&(id_of(&old()), "fs")));
+        vec![state(root), after]
+    });
 }
 
 #[test]

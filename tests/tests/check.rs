@@ -278,6 +278,36 @@ fn a_damaged_config_and_a_container_without_its_folder_are_told() {
 }
 
 #[test]
+fn rows_that_were_lost_are_restored_and_what_images_need_stays() {
+    if !has("python3") {
+        return;
+    }
+    for (statement, kind, repaired) in [
+        ("DELETE FROM layer", "missing", "its row was restored from its files"),
+        ("DELETE FROM image_layer WHERE position = 1", "corrupt", "its layers were restored from its config"),
+    ] {
+        let (mut daemon, _) = with_image();
+        let before = ok(&daemon.curl(&["http://d/system/df"]));
+        daemon.stop();
+        sql(&daemon, statement);
+        // No daemon has started since, which collects what no row refers to.
+        let output = offline(&daemon, &["--format", "json"]);
+        let told = parse(&String::from_utf8(output.stdout).unwrap());
+        assert!(!told.findings.is_empty() && told.findings.iter().any(|finding| finding["kind"] == kind), "{:?}", told.findings);
+        if statement == "DELETE FROM layer" {
+            daemon.restart();
+            assert_eq!(std::fs::read_dir(daemon.dir().join("root/layers")).unwrap().count(), 3, "an image needs them");
+            daemon.stop();
+        }
+        let text = ok(&offline(&daemon, &["--repair"]));
+        assert!(text.contains(repaired), "{text}");
+        daemon.restart();
+        is_clean(&daemon);
+        assert_eq!(ok(&daemon.curl(&["http://d/system/df"])), before, "{statement}");
+    }
+}
+
+#[test]
 fn a_store_is_checked_without_a_daemon_and_only_then() {
     let (mut daemon, dir) = with_image();
     let refused = fails(&offline(&daemon, &[]));

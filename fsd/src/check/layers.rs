@@ -1,6 +1,6 @@
 //! Rows of layers against their files, and files against rows.
 
-use fs_base::{Class, Digest, LayerId, Result};
+use fs_base::{Class, Digest, Error, LayerId, Result};
 use layerfs::store::{Checked, Finding, FindingKind};
 
 use super::{Outcome, REPAIR, Run};
@@ -110,21 +110,15 @@ impl Run<'_> {
 
     /// Fetches a layer again; where nothing has it, what stands on it can only be removed.
     fn bring_back(&mut self, row: &LayerRow) -> Result<Outcome> {
-        let mut failed = None;
-        for source in self.scope.db.sources_of_layer(&row.id)? {
-            match registry::fetch_again(self.scope.config, self.scope.store, &source, &row.id) {
-                Ok(()) => {
-                    self.let_go(&row.id);
-                    return Ok(Outcome::Repaired(format!("it was fetched again from {}", familiar(&source.repository))));
-                }
-                Err(error) => failed = Some(error),
-            }
-        }
+        let failed = match self.fetch(&row.id)? {
+            Ok(how) => return Ok(Outcome::Repaired(how)),
+            Err(failed) => failed,
+        };
         let images = self.images_of(&row.id)?;
         let names: Vec<String> = images.iter().map(image::name_of).collect();
         let names = names.join(", ");
         if let Some(user) = self.user_of(&images)? {
-            let error = failed.unwrap_or_else(|| fs_base::Error::not_found("no registry is known to have it"));
+            let error = failed.unwrap_or_else(|| Error::not_found("no registry is known to have it"));
             return Err(error.context(format!("{user} needs image {names}")));
         }
         if !self.options.force {
@@ -133,11 +127,53 @@ impl Run<'_> {
         }
         for image in &images {
             if !self.scope.db.remove_image(&image.id)? {
-                return Err(fs_base::Error::new(Class::Conflict, format!("image {} was taken into use", image::name_of(image))));
+                return Err(Error::new(Class::Conflict, format!("image {} was taken into use", image::name_of(image))));
             }
         }
         self.scope.collect()?;
         Ok(Outcome::Repaired(format!("image {names} was removed")))
+    }
+
+    /// Fetches a layer from where it came from, and says how; or why not, if there is such a place.
+    fn fetch(&self, id: &LayerId) -> Result<std::result::Result<String, Option<Error>>> {
+        let mut failed = None;
+        for source in self.scope.db.sources_of_layer(id)? {
+            match registry::fetch_again(self.scope.config, self.scope.store, &source, id) {
+                Ok(()) => {
+                    self.let_go(id);
+                    return Ok(Ok(format!("it was fetched again from {}", familiar(&source.repository))));
+                }
+                Err(error) => failed = Some(error),
+            }
+        }
+        Ok(Err(failed))
+    }
+
+    /// Layers that images refer to, but of which the database has no row.
+    pub(super) fn lost(&mut self) -> Result<()> {
+        for id in self.scope.db.lost_layers()? {
+            let message = "an image needs it, but the database has no row of it".to_owned();
+            self.find((&format!("layer {id}"), "missing"), message, REPAIR.to_owned(), |run| {
+                let sound = |run: &Self| Ok::<_, Error>(run.scope.store.check_with(&id, false, &mut |_| true)?.sizes);
+                let mut how = "its row was restored from its files".to_owned();
+                let sizes = match sound(run)? {
+                    Some(sizes) => Some(sizes),
+                    None => match run.fetch(&id)? {
+                        Ok(fetched) => {
+                            how = fetched;
+                            sound(run)?
+                        }
+                        Err(failed) => return failed.map_or(Ok(Outcome::Left), Err),
+                    },
+                };
+                let Some(sizes) = sizes else { return Ok(Outcome::Left) };
+                let entries = run.scope.store.layer(&id)?.index.inodes();
+                let (data_size, index_size, file_bytes) = (sizes.data, sizes.index, sizes.files);
+                run.scope.db.add_layer(&LayerRow { id, data_size, index_size, file_bytes, entries })?;
+                Ok(Outcome::Repaired(how))
+            })?;
+        }
+        Ok(())
     }
 
     fn images_of(&self, id: &LayerId) -> Result<Vec<ImageRow>> {
@@ -158,7 +194,8 @@ impl Run<'_> {
 
     /// Files that no row knows.
     pub(super) fn leftovers(&mut self) -> Result<()> {
-        let unreferenced = |run: &Self, id: &LayerId| Ok::<_, fs_base::Error>(run.scope.db.layer(id)?.is_none());
+        let lost = self.scope.db.lost_layers()?;
+        let unreferenced = |run: &Self, id: &LayerId| Ok::<_, Error>(run.scope.db.layer(id)?.is_none() && !lost.contains(id));
         for id in self.scope.store.list()? {
             // Pinned by whoever brings it in: it has its row in a moment.
             if unreferenced(self, &id)? && !self.scope.store.is_pinned(&id) && unreferenced(self, &id)? {

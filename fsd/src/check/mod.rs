@@ -79,6 +79,7 @@ enum Outcome {
 impl Run<'_> {
     fn all(&mut self) -> Result<()> {
         self.database()?;
+        self.lost()?;
         self.layers()?;
         self.leftovers()?;
         self.images()?;

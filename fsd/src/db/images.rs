@@ -58,13 +58,7 @@ impl Db {
                 .prepare_cached("INSERT INTO image (id, config, size, created) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO NOTHING")?
                 .execute(params![id.to_string(), config, size, now()])?;
             if new == 1 {
-                for (position, layer) in layers.iter().enumerate() {
-                    t.prepare_cached("INSERT INTO image_layer (image, position, layer) VALUES (?, ?, ?)")?.execute(params![
-                        id.to_string(),
-                        position,
-                        layer.to_string()
-                    ])?;
-                }
+                set_layers(t, id, layers)?;
             }
             if let Some(pulled) = pulled {
                 t.prepare_cached(
@@ -129,6 +123,14 @@ impl Db {
         })
     }
 
+    /// Corrects the layers of an image, which have rows, and its size.
+    pub fn set_image_layers(&self, id: &Digest, layers: &[LayerId]) -> Result<()> {
+        self.write(|t| {
+            t.prepare_cached("DELETE FROM image_layer WHERE image = ?")?.execute([id.to_string()])?;
+            set_layers(t, id, layers)
+        })
+    }
+
     /// Corrects the size of an image.
     pub fn set_image_size(&self, id: &Digest, size: u64) -> Result<()> {
         self.write(|t| t.prepare_cached("UPDATE image SET size = ? WHERE id = ?")?.execute(params![size, id.to_string()]))
@@ -190,6 +192,17 @@ impl Db {
                 .collect()
         })
     }
+}
+
+fn set_layers(t: &Transaction<'_>, id: &Digest, layers: &[LayerId]) -> rusqlite::Result<()> {
+    for (position, layer) in layers.iter().enumerate() {
+        t.prepare_cached("INSERT INTO image_layer (image, position, layer) VALUES (?, ?, ?)")?.execute(params![
+            id.to_string(),
+            position,
+            layer.to_string()
+        ])?;
+    }
+    Ok(())
 }
 
 fn delete_image(t: &Transaction<'_>, id: &Digest) -> rusqlite::Result<bool> {

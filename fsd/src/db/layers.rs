@@ -80,6 +80,17 @@ impl Db {
         })
     }
 
+    /// Layers that images refer to, but that have no row: it was lost.
+    pub fn lost_layers(&self) -> Result<Vec<LayerId>> {
+        self.read(|c| {
+            c.prepare_cached(
+                "SELECT DISTINCT layer FROM image_layer WHERE NOT EXISTS (SELECT 1 FROM layer WHERE layer.id = image_layer.layer)",
+            )?
+            .query_map([], |row| super::parsed(row, 0))?
+            .collect()
+        })
+    }
+
     /// Where a layer was pulled from, and as which of the layers of which image.
     pub fn sources_of_layer(&self, id: &LayerId) -> Result<Vec<LayerSource>> {
         self.read(|c| {

@@ -71,7 +71,8 @@ impl Db {
         work(&self.lock()).map_err(failure)
     }
 
-    /// What SQLite finds wrong with the database itself, and rows that refer to rows that are not there.
+    /// What SQLite finds wrong with the database itself, and rows that refer to rows that are not there. Layers without
+    /// rows are [`Db::lost_layers`].
     pub fn damage(&self) -> Result<Vec<String>> {
         self.read(|c| {
             let mut found: Vec<String> = c
@@ -81,12 +82,10 @@ impl Db {
             found.retain(|line| line != "ok");
             let dangling = c
                 .prepare("PRAGMA foreign_key_check")?
-                .query_map([], |row| {
-                    let (table, parent): (String, String) = (row.get(0)?, row.get(2)?);
-                    Ok(format!("a row of {table} refers to one of {parent} that is not there"))
-                })?
-                .collect::<rusqlite::Result<Vec<String>>>()?;
-            found.extend(dangling);
+                .query_map([], |row| Ok((row.get(0)?, row.get(2)?)))?
+                .collect::<rusqlite::Result<Vec<(String, String)>>>()?;
+            let others = dangling.iter().filter(|(table, parent)| (table.as_str(), parent.as_str()) != ("image_layer", "layer"));
+            found.extend(others.map(|(table, parent)| format!("a row of {table} refers to one of {parent} that is not there")));
             Ok(found)
         })
     }
