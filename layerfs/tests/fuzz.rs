@@ -35,3 +35,18 @@ fn the_index_reader() {
 fn whiteouts_and_the_merge() {
     run("merge", merge::run, 3000);
 }
+
+/// Else the target would look at superblocks only.
+#[test]
+fn the_seeds_of_the_index_reader_open() {
+    let [seeds, _] = inputs("index");
+    let dir = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(seeds).unwrap() {
+        let mut bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        index::mend(&mut bytes);
+        let path = dir.path().join("index");
+        std::fs::write(&path, bytes).unwrap();
+        let opened = layerfs::erofs::Index::open(&path).unwrap();
+        assert!(opened.inode(opened.root()).unwrap().is_dir());
+    }
+}

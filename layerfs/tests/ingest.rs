@@ -368,8 +368,9 @@ fn hostile_entries_are_refused_by_name() {
         (vec![(".wh...", b'0', "")], "empty"),
         (vec![("odd", b'Q', "")], "unknown type"),
     ] {
-        let error = tree_of(&entries).unwrap_err().to_string();
-        assert!(error.contains(text), "{error}");
+        let error = tree_of(&entries).unwrap_err();
+        assert!(error.to_string().contains(text), "{error}");
+        assert_eq!(error.hint().is_some_and(|hint| hint.contains("build it again")), text == "not in this layer", "{error}");
     }
 }
 

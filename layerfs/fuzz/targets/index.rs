@@ -32,8 +32,8 @@ pub fn run(bytes: &[u8], folder: &Path) {
     }
 }
 
-/// Makes size and checksum of the superblock right, so that what is behind it is reached.
-fn mend(bytes: &mut Vec<u8>) {
+/// Makes size, version and checksum of the superblock right, so that what is behind it is reached.
+pub fn mend(bytes: &mut Vec<u8>) {
     bytes.resize(bytes.len().max(2048).next_multiple_of(512), 0);
     let blocks = (bytes.len() / 512) as u32;
     bytes[1024 + 12] = 9;

@@ -263,7 +263,10 @@ impl TreeBuilder {
     /// The target of a hard link. No last symlink is followed: the link is a second name for the symlink itself.
     fn find(&mut self, path: &[u8]) -> Result<NodeId> {
         let components = components(path, self.limits.depth)?;
-        let missing = || Error::invalid(format!("hard link to {:?}, which is not in this layer", String::from_utf8_lossy(path)));
+        let missing = || {
+            Error::invalid(format!("hard link to {:?}, which is not in this layer", String::from_utf8_lossy(path)))
+                .with_hint("a layer's hard links lead to its own files: build it again with that file in it")
+        };
         let (name, parents) = components.split_last().ok_or_else(missing)?;
         let directory = self.walk(parents, false)?.ok_or_else(missing)?;
         let id = self.image.get(directory, name).filter(|id| !self.is_whiteout(*id)).ok_or_else(missing)?;
