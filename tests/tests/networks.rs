@@ -715,7 +715,12 @@ fn ipv6_is_there_where_it_is_asked_for() {
     let own = inspect(&daemon, "auto", "{{.NetworkSettings.Networks.auto.GlobalIPv6Address}}");
     assert!(own.starts_with("fd"), "{own}");
     assert!(ok(&daemon.docker(&["exec", "auto", "ip", "-6", "route"])).contains("default via"));
-    idle(&daemon, "four", &[]);
+    idle(&daemon, "four", &["--sysctl", "net.ipv4.conf.eth0.arp_ignore=2"]);
+    let set = ok(&daemon.docker(&["exec", "four", "cat", "/proc/sys/net/ipv4/conf/eth0/arp_ignore"]));
+    assert_eq!(set.trim(), "2", "a setting of a link is set once the link is there");
+    let refused =
+        daemon.docker(&["run", "--rm", "--network", "host", "--sysctl", "net.ipv4.conf.all.arp_ignore=0", "busybox", "true"]);
+    assert!(err(&refused).contains("not allowed in host network namespace"), "{}", err(&refused));
     assert!(!ok(&daemon.docker(&["exec", "four", "ip", "-6", "addr", "show", "dev", "eth0"])).contains("inet6"));
 }
 

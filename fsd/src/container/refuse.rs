@@ -44,6 +44,27 @@ pub fn host_config(host: &Map<String, Value>) -> Result<()> {
     one_of("--ipc", text("IpcMode"), &["", "private", "host"])?;
     one_of("--uts", text("UTSMode"), &["", "host"])?;
     one_of("--cgroupns", text("CgroupnsMode"), &["", "private", "host"])?;
+    sysctls(host)?;
+    Ok(())
+}
+
+/// Kernel settings are a container's own only as far as its namespaces are: with the host's, they would be the host's.
+/// The texts are runc's.
+fn sysctls(host: &Map<String, Value>) -> Result<()> {
+    let of_host = |key: &str| host.get(key).and_then(Value::as_str) == Some("host");
+    let kinds: [(&str, &str, &[&str]); 3] = [
+        ("NetworkMode", "network", &["net/"]),
+        ("IpcMode", "ipc", &["fs/mqueue/", "kernel/msg", "kernel/sem", "kernel/shm"]),
+        ("UTSMode", "uts", &["kernel/domainname", "kernel/hostname"]),
+    ];
+    for (name, _) in host.get("Sysctls").and_then(Value::as_object).into_iter().flatten() {
+        let path = if name.contains('/') { name.clone() } else { name.replace('.', "/") };
+        let shared =
+            kinds.iter().find(|(key, _, prefixes)| of_host(key) && prefixes.iter().any(|prefix| path.starts_with(prefix)));
+        if let Some((_, namespace, _)) = shared {
+            return Err(Error::invalid(format!("sysctl \"{name}\" not allowed in host {namespace} namespace")));
+        }
+    }
     Ok(())
 }
 

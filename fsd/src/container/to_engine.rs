@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::create::read;
 use super::{ContainerRow, Definition};
+use crate::network::links;
 
 /// The fields of `HostConfig` that the engine gets.
 #[derive(Debug, Deserialize)]
@@ -106,7 +107,8 @@ pub fn to_engine(row: &ContainerRow, mounts: Vec<MountSpec>, files: Vec<ManagedF
         seccomp,
         masked_paths: cleared(host.masked_paths),
         readonly_paths: cleared(host.readonly_paths),
-        sysctls: host.sysctls.unwrap_or_default(),
+        // Those of links are set when there are links.
+        sysctls: host.sysctls.unwrap_or_default().into_iter().filter(|(name, _)| !links::is_of_link(row, name)).collect(),
         ulimits: host
             .ulimits
             .unwrap_or_default()

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 
 use super::model::{BRIDGE, Settings};
 use super::ports::{self, Bound};
-use super::{Endpoint, Lease, Mode, Network, Published, create, files, ipam, proxy, request, resolver, tell};
+use super::{Endpoint, Lease, Mode, Network, Published, create, files, ipam, links, proxy, request, resolver, tell};
 use crate::app::App;
 use crate::container::ContainerRow;
 
@@ -190,6 +190,7 @@ pub fn attach(app: &App, row: &ContainerRow, prepared: Prepared, pid: i32) -> Re
         connect(app, place, namespace.as_fd(), is_way).map_err(set_up)?;
         tell(app, "connect", &place.network.id, &place.network.name, &place.network.spec.driver, &row.id);
     }
+    links::set(row, namespace.as_fd()).map_err(set_up)?;
     let way = way_out(&prepared.places);
     open_ports(app, &row.id, way, prepared.bound).map_err(set_up)?;
     if prepared.places.iter().any(|place| place.network.is_user_defined()) {

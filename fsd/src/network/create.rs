@@ -298,7 +298,7 @@ pub fn default_bridge(app: &App) -> Result<Network> {
             app.db.set_network_spec(&network)?;
         }
     }
-    app.networks.host.bring_up(&network.bridge()).map_err(|error| error.context("network bridge"))?;
+    app.networks.host.bring_up(&network.bridge()).map_err(|error| super::unable(error, BRIDGE))?;
     up.insert(network.id.clone());
     Ok(network)
 }

@@ -16,6 +16,7 @@ pub mod connect;
 pub mod create;
 pub mod files;
 mod ipam;
+pub mod links;
 mod model;
 mod ports;
 mod proxy;
@@ -29,7 +30,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use engine::network::{Host, Scope};
-use fs_base::{ContainerId, Result};
+use fs_base::{Class, ContainerId, Error, Result};
 use tokio::task::JoinHandle;
 
 use crate::app::App;
@@ -89,9 +90,16 @@ fn bring_up(app: &App, network: &Network) -> Result<()> {
     if up.contains(&network.id) {
         return recover::keep_rules(app);
     }
-    app.networks.host.bring_up(&network.bridge()).map_err(|error| error.context(format!("network {}", network.name)))?;
+    app.networks.host.bring_up(&network.bridge()).map_err(|error| unable(error, &network.name))?;
     up.insert(network.id.clone());
     Ok(())
+}
+
+/// Why a network could not be had.
+fn unable(error: Error, name: &str) -> Error {
+    let denied = matches!(error.class(), Class::Denied | Class::Unsupported);
+    let error = error.context(format!("network {name}"));
+    if denied { error.with_hint("where bridges can't be made, containers run with --network none or host") } else { error }
 }
 
 /// Takes it away.

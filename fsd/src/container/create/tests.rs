@@ -88,6 +88,14 @@ fn values_that_make_no_sense_are_refused_in_dockers_words() {
         ("the working directory 'x' is invalid", |b| b["WorkingDir"] = json!("x")),
         ("invalid signal: NOPE", |b| b["StopSignal"] = json!("NOPE")),
         ("invalid size: '1q'", |b| b["HostConfig"]["LogConfig"]["Config"] = json!({"max-size": "1q"})),
+        ("sysctl \"net.ipv4.ip_forward\" not allowed in host network namespace", |b| {
+            b["HostConfig"]["NetworkMode"] = json!("host");
+            b["HostConfig"]["Sysctls"] = json!({"net.ipv4.ip_forward": "0"});
+        }),
+        ("sysctl \"kernel/shmmax\" not allowed in host ipc namespace", |b| {
+            b["HostConfig"]["IpcMode"] = json!("host");
+            b["HostConfig"]["Sysctls"] = json!({"kernel/shmmax": "0"});
+        }),
         ("bad format for add-host", |b| b["HostConfig"]["ExtraHosts"] = json!(["nonsense"])),
     ];
     for (text, change) in cases {
