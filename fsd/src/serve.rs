@@ -14,6 +14,8 @@ use crate::config::Config;
 
 /// First descriptor that systemd passes. Source: sd_listen_fds(3).
 const FIRST_PASSED: i32 = 3;
+/// How long requests may take that are under way when the daemon is asked to stop. Docker waits as long.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(15);
 /// Whose members may use the socket, if nothing else is configured.
 const DEFAULT_GROUP: &str = "fsd";
 
@@ -89,7 +91,7 @@ fn group_id(name: &str) -> Result<Option<u32>> {
     }))
 }
 
-/// Serves until SIGTERM or SIGINT; requests under way are finished.
+/// Serves until SIGTERM or SIGINT; requests under way are finished if they don't take long.
 pub async fn serve(app: Arc<App>, listener: UnixListener) -> Result<()> {
     let socket = app.config.socket.clone();
     let activated = passed_by_systemd();
@@ -102,13 +104,31 @@ pub async fn serve(app: Arc<App>, listener: UnixListener) -> Result<()> {
     recovered.map_err(|_| Error::internal("finding the containers panicked"))??;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let stopping = Arc::clone(&app);
-    let stopped = axum::serve(listener, api::router(app)).with_graceful_shutdown(asked_to_stop()).await;
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let asked = async move {
+        asked_to_stop().await;
+        let _ = tell.send(());
+    };
+    let serving = axum::serve(listener, api::router(app)).with_graceful_shutdown(asked);
+    let stopped = tokio::select! {
+        stopped = serving => stopped,
+        () = patience(told) => Ok(()),
+    };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     let _ = tokio::task::spawn_blocking(move || crate::network::stop(&stopping)).await;
     if !activated {
         let _ = std::fs::remove_file(&socket);
     }
     stopped.at("serve", &socket)
+}
+
+/// Ends so long after the word to stop: somebody who follows events, logs or statistics would keep us for ever.
+async fn patience(told: tokio::sync::oneshot::Receiver<()>) {
+    if told.await.is_err() {
+        return std::future::pending().await;
+    }
+    tokio::time::sleep(PATIENCE).await;
+    tracing::info!("requests that are still under way are broken off");
 }
 
 async fn asked_to_stop() {

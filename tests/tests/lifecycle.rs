@@ -466,3 +466,29 @@ fn health_is_checked_shown_and_kept() {
     assert_eq!(health(&daemon, "c2"), "unhealthy");
     ok(&daemon.docker(&["rm", "-f", "c2", "c3", "base"]));
 }
+
+#[test]
+fn a_follower_keeps_no_daemon_from_stopping() {
+    let Some(mut daemon) = daemon() else { return };
+    detached(&daemon, "c1", &[], "sleep 100");
+    let follow = |path: &str| {
+        std::process::Command::new("curl")
+            .args(["-sN", "--max-time", "60", "--unix-socket"])
+            .arg(daemon.socket())
+            .arg(format!("http://d{path}"))
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    let mut followers: Vec<_> = ["/events", "/containers/c1/logs?follow=1&stdout=1", "/containers/c1/stats"].map(follow).into();
+    std::thread::sleep(Duration::from_millis(500));
+    let asked = Instant::now();
+    daemon.stop();
+    assert!(asked.elapsed() < Duration::from_secs(40), "{:?}", asked.elapsed());
+    for follower in &mut followers {
+        follower.wait().unwrap();
+    }
+    daemon.restart();
+    assert_eq!(inspect(&daemon, "c1", "{{.State.Status}}"), "running");
+    ok(&daemon.docker(&["rm", "-f", "c1"]));
+}

@@ -31,10 +31,15 @@ pub struct Updated {
 }
 
 impl Cgroup {
+    /// Whether there is anything of it: its container may have ended meanwhile.
+    pub fn is_there(&self) -> bool {
+        !self.members.is_empty()
+    }
+
     /// Sets the limits that `resources` names while processes are in it. A hierarchy that it did without until now gets
     /// a folder, and its processes move there.
     pub fn update(&mut self, resources: &LinuxResources) -> Result<Updated> {
-        if self.members.is_empty() {
+        if !self.is_there() {
             return Err(Error::not_found("the container's cgroup is gone"));
         }
         let known = self.members.len();

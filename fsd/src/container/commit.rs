@@ -2,7 +2,7 @@
 
 use std::io::{BufWriter, Write};
 
-use fs_base::{Digest, Error, IoContext, Result};
+use fs_base::{Class, Digest, Error, IoContext, Result};
 use layerfs::archive::tar_of_changes;
 use layerfs::diff::Change;
 use layerfs::ingest::{Built, IngestOptions};
@@ -99,8 +99,12 @@ fn still<'a>(app: &'a App, row: &'a ContainerRow, wanted: bool) -> Result<Option
     if !wanted || !row.state.is_running() || row.state.paused {
         return Ok(None);
     }
-    pause::pause(app, row.id.as_str())?;
-    Ok(Some(Still(app, row)))
+    match pause::pause(app, row.id.as_str()) {
+        Ok(()) => Ok(Some(Still(app, row))),
+        // It has ended meanwhile, or somebody else has paused it.
+        Err(error) if error.class() == Class::Conflict => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The container's changes as a layer; `None` if there are none.

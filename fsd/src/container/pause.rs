@@ -26,7 +26,12 @@ pub fn pause(app: &App, name: &str) -> Result<()> {
     if row.state.paused {
         return Err(Error::conflict(format!("Container {id} is already paused")));
     }
-    group::of(&row)?.freeze().map_err(|error| error.context(format!("cannot pause container {id}")))?;
+    let cgroup = group::of(&row)?;
+    if !cgroup.is_there() {
+        // It ends just now, and that is not recorded yet.
+        return Err(Error::conflict(format!("container {id} is not running")));
+    }
+    cgroup.freeze().map_err(|error| error.context(format!("cannot pause container {id}")))?;
     app.db.set_container_state(&id, &super::State { paused: true, ..row.state.clone() })?;
     app.events.container("pause", &row, &[]);
     Ok(())

@@ -2,6 +2,7 @@
 
 use std::process::Child;
 use std::sync::{Arc, MutexGuard};
+use std::time::Duration;
 
 use engine::shim::{Client, Exit, Launch, LogOptions, Options, launch};
 use fs_base::sys::root::Root;
@@ -200,13 +201,22 @@ pub fn watch(app: &Arc<App>, id: &ContainerId, waiting: std::os::unix::net::Unix
             if let Err(error) = ended(&app, &id, exit) {
                 tracing::error!(container = %id, %error, "the end of a container could not be dealt with");
             }
-            // It may still have output for slow clients; then it ends by itself.
-            if let Some(mut shim) = shim {
-                let _ = shim.wait();
-            }
         });
         let _ = ended.await;
+        if let Some(shim) = shim {
+            gone(shim).await;
+        }
     });
+}
+
+/// Takes the status of a shim when it has ended. It may have output for slow clients for a long time yet, so nothing
+/// that the daemon's own end waits for may wait for it.
+async fn gone(mut shim: Child) {
+    let mut pause = Duration::from_millis(2);
+    while let Ok(None) = shim.try_wait() {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(1));
+    }
 }
 
 /// A container has ended. Without an exit its shim did, and what is left of it is ended too.
