@@ -468,6 +468,37 @@ fn networks_are_made_shown_and_removed() {
 }
 
 #[test]
+fn a_subnet_in_use_on_the_host_is_not_taken() {
+    let Some(mut daemon) = busybox() else { return };
+    ok(&daemon.docker(&["network", "create", "--subnet", "10.249.41.0/24", "late"]));
+    let gateways = |daemon: &Daemon| {
+        let all = ok(&daemon.docker(&["network", "ls", "-q", "--filter", "driver=bridge"]));
+        let ids: Vec<&str> = all.lines().collect();
+        let format = "{{range .IPAM.Config}}{{.Subnet}} {{end}}";
+        let shown = ok(&daemon.docker(&[&["network", "inspect", "-f", format], &ids[..]].concat()));
+        shown.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    for number in 0..4 {
+        ok(&daemon.docker(&["network", "create", &format!("n{number}")]));
+    }
+    let mut subnets = gateways(&daemon);
+    assert_eq!(subnets.len(), 6);
+    subnets.sort();
+    subnets.dedup();
+    assert_eq!(subnets.len(), 6, "each network has its own");
+    daemon.stop();
+    // While the daemon was away, somebody else took a network's.
+    let world = World::new(41);
+    daemon.restart();
+    let told = fails(&daemon.docker(&["run", "--rm", "--network", "late", "busybox", "true"]));
+    assert!(told.contains("Pool overlaps with other one on this address space"), "{told}");
+    let told = fails(&daemon.docker(&["network", "create", "--subnet", "10.249.41.128/25", "n9"]));
+    assert!(told.contains("Pool overlaps with other one on this address space"), "{told}");
+    drop(world);
+    until("the wire is gone", || daemon.docker(&["run", "--rm", "--network", "late", "busybox", "true"]).status.success());
+}
+
+#[test]
 fn networks_are_apart() {
     let Some(daemon) = busybox() else { return };
     let port = free_port();

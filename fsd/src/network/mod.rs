@@ -90,6 +90,13 @@ fn bring_up(app: &App, network: &Network) -> Result<()> {
     if up.contains(&network.id) {
         return recover::keep_rules(app);
     }
+    if !app.networks.host.links()?.0.contains(&network.spec.link) {
+        // Its subnet was free when it was made; that may be long ago.
+        let used = app.networks.host.networks_in_use()?;
+        for pool in &network.spec.pools {
+            ipam::check_subnet(pool.subnet, &used, &[]).map_err(|error| error.context(format!("network {}", network.name)))?;
+        }
+    }
     app.networks.host.bring_up(&network.bridge()).map_err(|error| unable(error, &network.name))?;
     up.insert(network.id.clone());
     Ok(())
