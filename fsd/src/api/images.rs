@@ -13,7 +13,9 @@ use http::{StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::archive::packer;
 use super::error::Failure;
+use super::own::body_of;
 use super::{blocking, flag, reader_of};
 use crate::app::App;
 use crate::db::images::ImageRow;
@@ -25,6 +27,7 @@ pub fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/images/json", get(list))
         .route("/images/load", post(load))
+        .route("/images/get", get(save))
         .route("/images/prune", post(prune))
         .route("/images/{*rest}", get(read).post(change).delete(remove))
 }
@@ -150,6 +153,21 @@ fn load_lines(loaded: &image::Loaded) -> Vec<String> {
     loaded.tags.iter().map(name).collect()
 }
 
+/// `?names=` may come several times.
+async fn save(State(app): State<Arc<App>>, Query(pairs): Query<Vec<(String, String)>>) -> Answer {
+    if let Some((key, _)) = pairs.iter().find(|(key, value)| key != "names" && !value.is_empty()) {
+        return Err(Failure(Error::unsupported(format!("save with {key} is not supported"))));
+    }
+    save_names(app, pairs.into_iter().filter(|(key, _)| key == "names").map(|(_, name)| name).collect()).await
+}
+
+async fn save_names(app: Arc<App>, names: Vec<String>) -> Answer {
+    let saved = blocking(move || image::save::open(&app, &names)).await?;
+    let (to, from) = tokio::sync::mpsc::channel(4);
+    tokio::task::spawn_blocking(move || packer(&to, |out| saved.write(out)));
+    Ok(([(header::CONTENT_TYPE, "application/x-tar")], body_of(from)).into_response())
+}
+
 async fn prune(State(app): State<Arc<App>>, Query(query): Query<ListQuery>) -> Answer {
     let filters = filters(query.filters.as_deref(), &["dangling"])?;
     let all = filters.get("dangling").is_some_and(|values| values.iter().any(|v| v == "false" || v == "0"));
@@ -174,6 +192,9 @@ fn not_found(rest: &str) -> Failure {
 async fn read(State(app): State<Arc<App>>, Path(rest): Path<String>) -> Answer {
     if let Some(name) = rest.strip_suffix("/json").map(str::to_owned) {
         return Ok(Json(blocking(move || inspect(&app, &name)).await?).into_response());
+    }
+    if let Some(name) = rest.strip_suffix("/get").map(str::to_owned) {
+        return save_names(app, vec![name]).await;
     }
     if let Some(name) = rest.strip_suffix("/history").map(str::to_owned) {
         return Ok(Json(blocking(move || history(&app, &name)).await?).into_response());
@@ -232,6 +253,11 @@ struct TagQuery {
 }
 
 async fn change(State(app): State<Arc<App>>, Path(rest): Path<String>, Query(query): Query<TagQuery>) -> Answer {
+    if rest.ends_with("/push") {
+        return Err(Failure(Error::unsupported("push is not supported").with_hint(
+            "save the image and have another tool push it: ctl save -o x.tar IMAGE; skopeo copy docker-archive:x.tar docker://…",
+        )));
+    }
     let Some(name) = rest.strip_suffix("/tag").map(str::to_owned) else { return Err(not_found(&rest)) };
     blocking(move || image::tag(&app, &name, &query.repo, &query.tag)).await?;
     Ok(StatusCode::CREATED.into_response())

@@ -7,6 +7,7 @@ pub mod instruction;
 pub mod load;
 mod once;
 mod remove;
+pub mod save;
 pub mod tree;
 mod turns;
 
