@@ -306,6 +306,43 @@ fn random_io_is_what_a_model_says_by_passthrough_and_by_the_writeback_cache() {
     assert!(ok(&output).contains("rounds"));
 }
 
+#[test]
+fn programs_work_on_it() {
+    if !has_fuse() || !has("git") || !has("gcc") || !has("make") || !has("python3") {
+        return;
+    }
+    let place = Place::new();
+    sh(
+        place.dir(),
+        "mkdir -p l1/src l2; for i in $(seq 40); do echo \"int f$i(void) { return $i; }\" > l1/src/f$i.c; done
+        echo 'int f1(void); int main(void) { return f1() - 1; }' > l1/src/main.c
+        printf 'O = $(patsubst %%.c,%%.o,$(wildcard *.c))\\nprog: $O\\n\\tgcc -o $@ $^\\n' > l1/src/Makefile",
+    );
+    let work = "cd src; make -s -j4 prog; ./prog; make -s prog; touch f1.c; make -s prog; rm -f *.o; cd ..
+        git init -q r; cp -r src/*.c r; cd r; git add .; git -c user.name=n -c user.email=e commit -qm one; git status --short
+        echo x >> f1.c; rm f2.c; git status --short; git stash -q -- 2>/dev/null || git checkout -q .; git fsck --strict 2>&1 | grep -v dangling || true; cd ..
+        python3 -c '
+import sqlite3, os, mmap
+db = sqlite3.connect(\"db\"); assert db.execute(\"pragma journal_mode=wal\").fetchone()[0] == \"wal\"
+db.execute(\"create table t (a integer primary key, b text)\")
+other = sqlite3.connect(\"db\")
+for i in range(50):
+    db.execute(\"insert into t (b) values (?)\", (\"x\" * i,)); db.commit()
+    assert other.execute(\"select count(*) from t\").fetchone()[0] == i + 1
+assert db.execute(\"pragma integrity_check\").fetchone()[0] == \"ok\"
+db.close(); other.close()
+# What a process has mapped, another sees; what is private stays so.
+f = os.open(\"shared\", os.O_RDWR | os.O_CREAT); os.ftruncate(f, 1 << 20)
+m = mmap.mmap(f, 1 << 20); p = mmap.mmap(f, 1 << 20, mmap.MAP_PRIVATE)
+m[70000:70005] = b\"hello\"; assert os.pread(f, 5, 70000) == b\"hello\"
+os.pwrite(f, b\"world\", 70000); assert m[70000:70005] == b\"world\"
+p[0:1] = b\"p\"; assert os.pread(f, 1, 0) == bytes(1)
+'
+        mkdir deep; cd deep; for i in $(seq 60); do mkdir d; cd d; done; echo bottom > f; cat f; cd ../../..; rm -rf d; cd $OLDPWD 2>/dev/null || true";
+    let said = within(&place, &fuse("u", "w", "m"), "m", &format!("({work}); find . -name prog -o -name db | sort"));
+    assert_eq!(said, " M f1.c\n D f2.c\nbottom\n./db\n./src/prog\n");
+}
+
 /// podman's storage in this folder, on our program; runc that sets no limits, which some hosts refuse.
 const PODMAN: &str = r#"
 cat > runc <<'E'

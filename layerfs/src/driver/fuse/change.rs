@@ -57,6 +57,10 @@ impl Fs {
     /// Makes a file of any kind under a name that is free. The kernel holds the node.
     pub fn make(&self, parent: u64, name: &[u8], new: New<'_>, maker: Maker) -> Answer<Attr> {
         let upper = self.upper()?;
+        if matches!(new, New::Node(FileKind::CharDevice, (0, 0))) {
+            // It would be a whiteout. The kernel's overlayfs refuses it too.
+            return Err(Errno::PERM);
+        }
         let _names = self.exclusive();
         let site = self.site(parent, name)?;
         let mode = mode_for(&site, &maker);
@@ -185,9 +189,13 @@ impl Fs {
         Ok(())
     }
 
-    /// What the kernel needs of a file that is about to lose a name: a descriptor, if it is the last name known.
+    /// What the kernel needs of a file that is about to lose a name: a descriptor, if it is the last name known and
+    /// somebody has the file open. Others need no more than what was known of it last: a descriptor for each until the
+    /// kernel forgets it would be too many.
     pub(super) fn hold(&self, dir: &Arc<Node>, name: &[u8], found: &Found) -> Answer<Option<OwnedFd>> {
-        if self.nodes.known(found.key).is_none_or(|node| node.spot().names.len() > 1) {
+        // One is the table's, one is ours; who has it open holds another.
+        let needed = |node: Arc<Node>| node.spot().names.len() <= 1 && Arc::strong_count(&node) > 2;
+        if !self.nodes.known(found.key).is_some_and(needed) {
             return Ok(None);
         }
         let source = match (found.upper, found.lowers.first()) {
@@ -205,7 +213,10 @@ impl Fs {
             let mut spot = node.spot();
             spot.drop_name(dir, name);
             if spot.names.is_empty() {
-                spot.held = hold.map(Arc::new);
+                match hold {
+                    Some(held) => spot.held = Some(Arc::new(held)),
+                    None => spot.last = Some(Box::new(Attr { links: found.attr.links.saturating_sub(1), ..found.attr })),
+                }
                 if node.is_dir() {
                     spot.lowers = Box::default();
                 }

@@ -191,17 +191,15 @@ impl Fs {
     }
 }
 
+/// A regular file gives less than was asked for only at its end.
 fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> Answer<usize> {
-    let mut done = 0;
-    while done < buffer.len() {
-        match file.read_at(&mut buffer[done..], offset + done as u64) {
-            Ok(0) => break,
-            Ok(got) => done += got,
+    loop {
+        match file.read_at(buffer, offset) {
+            Ok(got) => return Ok(got),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
         }
     }
-    Ok(done)
 }
 
 /// Opens a regular file by its name in a directory; no symlink is followed and nothing else is opened.

@@ -319,10 +319,12 @@ impl Fs {
             lowers: found.lowers.clone().into(),
             ..Spot::default()
         });
-        if found.upper && node.spot().held.is_some() {
+        let mut spot = node.spot();
+        if found.upper && (spot.held.is_some() || spot.last.is_some()) {
             // It had no name that was known; now it has one.
-            node.spot().held = None;
+            (spot.held, spot.last) = (None, None);
         }
+        drop(spot);
         node
     }
 
@@ -371,6 +373,9 @@ impl Fs {
     pub(super) fn raw_attr(&self, node: &Arc<Node>) -> Answer<Attr> {
         let (upper, first, held, name) = {
             let spot = node.spot();
+            if let Some(last) = &spot.last {
+                return Ok(**last);
+            }
             (spot.upper, spot.lowers.first().copied(), spot.held.clone(), spot.names.first().cloned())
         };
         if let Some(held) = held {

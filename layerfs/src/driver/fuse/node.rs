@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
-use super::attr::Answer;
+use super::attr::{Answer, Attr};
 use crate::erofs::FileKind;
 
 /// The root directory's id. Source: linux/fuse.h, `FUSE_ROOT_ID`.
@@ -72,6 +72,8 @@ pub struct Spot {
     pub lowers: Box<[Place]>,
     /// A file that has lost its last name while it was in use.
     pub held: Option<Arc<OwnedFd>>,
+    /// What was known last of a file that has no name any more, and that nobody has open.
+    pub last: Option<Box<Attr>>,
 }
 
 impl Node {
