@@ -22,11 +22,12 @@ pub struct Options {
     allow_other: bool,
     suid: Option<bool>,
     dev: bool,
+    threads: Option<usize>,
     source: Option<String>,
 }
 
 /// Options that tune what needs no tuning here, or ask for what is so anyway.
-const WITHOUT_EFFECT: [&str; 18] = [
+const WITHOUT_EFFECT: [&str; 17] = [
     "threaded",
     "writeback",
     "clone_fd",
@@ -43,7 +44,6 @@ const WITHOUT_EFFECT: [&str; 18] = [
     "noatime",
     "relatime",
     "async",
-    "max_threads",
     "subtype",
 ];
 
@@ -82,6 +82,7 @@ impl Options {
             "allow_other" | "allow_root" => self.allow_other = true,
             "suid" | "nosuid" => self.suid = Some(key == "suid"),
             "dev" | "nodev" => self.dev = key == "dev",
+            "max_threads" => self.threads = Some(number(key, needed()?)?.clamp(1, 64) as usize),
             "fsname" => self.source = Some(plain(needed()?)),
             _ if WITHOUT_EFFECT.contains(&key) || REFUSED_FEATURES_OFF.contains(&(key, value.unwrap_or_default())) => {}
             _ => return Err(Error::unsupported(format!("option {:?} is not supported", join(key, value)))),
@@ -122,7 +123,7 @@ impl Options {
         if (self.dev || self.suid == Some(true)) && !root {
             return Err(Error::denied(format!("{}: options dev and suid are for root", target.display())));
         }
-        let threads = std::thread::available_parallelism().map_or(2, |n| n.get() + 1).min(MOST_THREADS);
+        let default = std::thread::available_parallelism().map_or(2, |n| n.get() + 1).min(MOST_THREADS);
         Ok(SessionOptions {
             mount: FuseOptions {
                 source: self.source.clone().unwrap_or_else(|| "fsd-fuse".to_owned()),
@@ -133,7 +134,7 @@ impl Options {
                 suid: root && self.suid.unwrap_or(!fs.is_read_only()),
                 dev: root && self.dev,
             },
-            threads,
+            threads: self.threads.unwrap_or(default),
         })
     }
 }

@@ -86,8 +86,9 @@ impl Filesystem for Adapter {
         let offered = config.capabilities();
         let wanted = [
             InitFlags::FUSE_PARALLEL_DIROPS,
+            // Always with attributes: they cost us less than the requests that would ask for them one by one, which is
+            // why the kernel's own guess (READDIRPLUS_AUTO) is not asked for.
             InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_MAX_PAGES,

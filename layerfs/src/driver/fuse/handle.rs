@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use rustix::io::Errno;
 
 use super::attr::Answer;
+use super::cache::Numbers;
 use super::list::Item;
 use super::lower::Indexed;
 use super::node::Node;
@@ -64,8 +65,8 @@ pub(super) struct OpenDir {
 #[derive(Debug, Default)]
 pub(super) struct Handles {
     next: AtomicU64,
-    files: Mutex<HashMap<u64, Arc<OpenFile>>>,
-    dirs: Mutex<HashMap<u64, Arc<OpenDir>>>,
+    files: Mutex<HashMap<u64, Arc<OpenFile>, Numbers>>,
+    dirs: Mutex<HashMap<u64, Arc<OpenDir>, Numbers>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::io::Errno;
 
 use super::attr::{Answer, Attr};
+use super::cache::Numbers;
 use crate::erofs::FileKind;
 
 /// The root directory's id. Source: linux/fuse.h, `FUSE_ROOT_ID`.
@@ -119,8 +120,8 @@ pub struct Nodes {
 
 #[derive(Debug, Default)]
 struct Tables {
-    by_id: HashMap<u64, Arc<Node>>,
-    by_key: HashMap<Key, u64>,
+    by_id: HashMap<u64, Arc<Node>, Numbers>,
+    by_key: HashMap<Key, u64, Numbers>,
     serial: u64,
 }
 

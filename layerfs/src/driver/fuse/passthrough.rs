@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use fuser::BackingId;
 
+use super::cache::Numbers;
 use super::fs::Fs;
 
 /// Smaller files are read with one request, which costs less than two more calls at each open and close.
@@ -35,8 +36,8 @@ pub(super) struct Passthrough {
 
 #[derive(Debug, Default)]
 struct Open {
-    nodes: HashMap<u64, Users>,
-    handles: HashMap<u64, (u64, bool)>,
+    nodes: HashMap<u64, Users, Numbers>,
+    handles: HashMap<u64, (u64, bool), Numbers>,
 }
 
 #[derive(Debug, Default)]
