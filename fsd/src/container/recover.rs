@@ -19,7 +19,10 @@ pub fn recover(app: &Arc<App>) -> Result<()> {
         }
     }
     remove_orphans(app)?;
-    crate::network::recover(app)?;
+    // On a kernel that has no netfilter there are no networks, but all else.
+    if let Err(error) = crate::network::recover(app) {
+        tracing::error!(%error, "networks could not be put together again");
+    }
     super::restart::with_daemon(app)
 }
 
