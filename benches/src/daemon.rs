@@ -30,10 +30,15 @@ pub fn built(name: &str) -> Result<String> {
 impl Daemon {
     /// Ours, below `dir`.
     pub fn fsd(dir: &Path) -> Result<Daemon> {
+        std::fs::create_dir(dir.join("fsd"))?;
+        Daemon::fsd_again(dir)
+    }
+
+    /// Ours, on what one below `dir` has left.
+    pub fn fsd_again(dir: &Path) -> Result<Daemon> {
         let home = dir.join("fsd");
         let mut command = Command::new(built("fsd")?);
         command.arg("--root").arg(home.join("root")).arg("--run").arg(home.join("run"));
-        std::fs::create_dir(&home)?;
         Daemon::spawn(command, home.join("run/fsd.sock"), home)
     }
 

@@ -61,7 +61,7 @@ fn main() -> Result<()> {
         let choice = Choice { driver: arguments.driver.as_deref(), merge_above, ..Choice::default() };
         Ok(Mounter::new(Arc::clone(&store), choice)?)
     };
-    let shown = Place::over(&place, mounter(None)?.image(&chain)?)?;
+    let shown = Place::over(&place, &mounter(None)?.image(&chain)?)?;
     run(&format!("cp -a {} {}", place.display(), unpacked.display()))?;
     drop(shown);
 
@@ -75,7 +75,7 @@ fn main() -> Result<()> {
                 Some(mounter) => {
                     let (seconds, mount) = time(|| Ok(mounter.image(&chain)?))?;
                     costs.mount.add(seconds);
-                    Some(Place::over(&place, mount)?)
+                    Some(Place::over(&place, &mount)?)
                 }
                 None => None,
             };
@@ -99,7 +99,7 @@ fn main() -> Result<()> {
 struct Place(PathBuf);
 
 impl Place {
-    fn over(path: &Path, mount: Mount) -> Result<Place> {
+    fn over(path: &Path, mount: &Mount) -> Result<Place> {
         mount.attach(path)?;
         Ok(Place(path.to_owned()))
     }
