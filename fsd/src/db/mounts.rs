@@ -1,4 +1,4 @@
-//! Trees that a person asked to see on the host.
+//! Trees that a person asked to see on the host. A reboot takes them all, so their rows need not outlast a power cut.
 
 use fs_base::Result;
 use rusqlite::params;
@@ -29,7 +29,7 @@ pub struct MountRow {
 impl Db {
     /// Records that a mount will be made, which keeps the image; whether the image is still there.
     pub fn intend_mount(&self, mount: &MountRow) -> Result<bool> {
-        self.write(|t| {
+        self.write_until_reboot(|t| {
             t.prepare_cached(
                 "INSERT INTO mount (id, kind, object, name, target, made_target, driver, state, created)
                  SELECT ?1, 'image', ?2, ?3, ?4, ?5, ?6, 'intent', ?7 WHERE EXISTS (SELECT 1 FROM image WHERE id = ?2)",
@@ -41,13 +41,13 @@ impl Db {
 
     /// Records that it was made.
     pub fn mark_mounted(&self, id: &str) -> Result<()> {
-        self.write(|t| t.prepare_cached("UPDATE mount SET state = 'mounted' WHERE id = ?")?.execute([id]))?;
+        self.write_until_reboot(|t| t.prepare_cached("UPDATE mount SET state = 'mounted' WHERE id = ?")?.execute([id]))?;
         Ok(())
     }
 
     /// Forgets a mount.
     pub fn remove_mount(&self, id: &str) -> Result<()> {
-        self.write(|t| t.prepare_cached("DELETE FROM mount WHERE id = ?")?.execute([id]))?;
+        self.write_until_reboot(|t| t.prepare_cached("DELETE FROM mount WHERE id = ?")?.execute([id]))?;
         Ok(())
     }
 
