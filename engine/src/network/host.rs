@@ -96,11 +96,21 @@ pub struct Way<'a> {
 #[derive(Debug)]
 struct Sockets {
     route: Socket,
-    netfilter: Socket,
+    /// Opened when it is first needed: a kernel without rules has links all the same.
+    netfilter: Option<Socket>,
     /// Whether the table is known to be there.
     has_table: bool,
     /// The bridges that somebody else's firewall has let through.
     let_through: HashSet<String>,
+}
+
+impl Sockets {
+    fn netfilter(&mut self) -> Result<&mut Socket> {
+        match &mut self.netfilter {
+            Some(socket) => Ok(socket),
+            none => Ok(none.insert(Socket::netfilter()?)),
+        }
+    }
 }
 
 /// A daemon's networks on its host.
@@ -129,12 +139,9 @@ impl Host {
         let mut guard: MutexGuard<'_, Option<Sockets>> = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
         let sockets = match guard.as_mut() {
             Some(sockets) => sockets,
-            None => guard.insert(Sockets {
-                route: Socket::route()?,
-                netfilter: Socket::netfilter()?,
-                has_table: false,
-                let_through: HashSet::new(),
-            }),
+            None => {
+                guard.insert(Sockets { route: Socket::route()?, netfilter: None, has_table: false, let_through: HashSet::new() })
+            }
         };
         let result = work(sockets);
         if result.is_err() {
@@ -149,11 +156,11 @@ impl Host {
         self.with(|sockets| {
             let rules = self.rules();
             let mut batch = rules.batch();
-            if !sockets.has_table && !rules.exists(&mut sockets.netfilter)? {
+            if !sockets.has_table && !rules.exists(sockets.netfilter()?)? {
                 Ruleset::create(&mut batch, false);
             }
             fill(&mut batch);
-            batch.commit(&mut sockets.netfilter)?;
+            batch.commit(sockets.netfilter()?)?;
             sockets.has_table = true;
             Ok(())
         })
@@ -161,14 +168,14 @@ impl Host {
 
     /// Whether the table is there.
     pub fn has_rules(&self) -> Result<bool> {
-        self.with(|sockets| self.rules().exists(&mut sockets.netfilter))
+        self.with(|sockets| self.rules().exists(sockets.netfilter()?))
     }
 
     /// Makes the table anew with these networks and ports, in one step: packets never pass without it.
     pub fn reset_rules(&self, bridges: &[Bridge], ports: &[Port]) -> Result<()> {
         self.with(|sockets| {
             let mut batch = self.rules().batch();
-            let exists = self.rules().exists(&mut sockets.netfilter)?;
+            let exists = self.rules().exists(sockets.netfilter()?)?;
             Ruleset::create(&mut batch, exists);
             for bridge in bridges {
                 Ruleset::add_network(&mut batch, &bridge.rules);
@@ -176,7 +183,7 @@ impl Host {
             for port in ports {
                 Ruleset::add_port(&mut batch, port);
             }
-            batch.commit(&mut sockets.netfilter)?;
+            batch.commit(sockets.netfilter()?)?;
             sockets.has_table = true;
             Ok(())
         })
@@ -207,7 +214,7 @@ impl Host {
     }
 
     fn let_through(&self, sockets: &mut Sockets, name: &str) -> Result<()> {
-        if firewall::let_through(&mut sockets.netfilter, &self.scope.table, name)? {
+        if firewall::let_through(sockets.netfilter()?, &self.scope.table, name)? {
             sockets.let_through.insert(name.to_owned());
         }
         Ok(())
@@ -370,7 +377,7 @@ impl Host {
         bridges.iter().try_for_each(|name| self.remove_link(name))?;
         self.with(|sockets| {
             sockets.has_table = false;
-            self.rules().remove(&mut sockets.netfilter)
+            self.rules().remove(sockets.netfilter()?)
         })
     }
 }

@@ -176,9 +176,11 @@ impl Socket {
     }
 
     fn open(protocol: Option<rustix::net::Protocol>) -> Result<Socket> {
-        let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)
-            .at("open", "netlink socket")?;
-        Ok(Socket { socket, sequence: 0 })
+        match rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol) {
+            Err(rustix::io::Errno::PROTONOSUPPORT) => Err(Error::unsupported("this kernel has no nf_tables")
+                .with_hint("load the module nf_tables; without it containers run with --network none or host")),
+            other => Ok(Socket { socket: other.at("open", "netlink socket")?, sequence: 0 }),
+        }
     }
 
     /// Sends messages as one datagram, and waits until each is dealt with. The result is one entry for each message:
