@@ -93,7 +93,7 @@ impl Save {
             }
             let names: Vec<String> =
                 image.tags.iter().map(|(repository, tag)| format!("{}:{tag}", familiar(repository))).collect();
-            let layers: Vec<String> = image.row.layers.iter().map(|id| blob(id)).collect();
+            let layers: Vec<String> = image.row.layers.iter().map(blob).collect();
             let tags = if names.is_empty() { Value::Null } else { json!(names) };
             listed.push(json!({"Config": blob(image.row.id), "RepoTags": tags, "Layers": layers}));
             let descriptor = json!({
