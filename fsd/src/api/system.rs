@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
+use fs_base::Error;
 use http::header;
 use serde_json::{Value, json};
 
@@ -21,6 +22,19 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/version", get(version))
         .route("/info", get(info))
         .route("/system/df", get(df))
+        .route("/build", post(build))
+        .route("/build/prune", post(prune_builds))
+}
+
+async fn build() -> Failure {
+    Failure(
+        Error::unsupported("build is not supported").with_hint("build with another tool and load the image: ctl load -i FILE"),
+    )
+}
+
+/// `docker system prune` asks for it: there is no builder here, so its cache is empty.
+async fn prune_builds() -> Json<Value> {
+    Json(json!({"CachesDeleted": null, "SpaceReclaimed": 0}))
 }
 
 async fn ping() -> Response {
