@@ -66,7 +66,7 @@ pub struct Container {
     pub sysctls: BTreeMap<String, String>,
     /// Resource limits of its first process.
     pub ulimits: Vec<Ulimit>,
-    /// Bytes of /dev/shm; 64 MiB if `None`.
+    /// Bytes of /dev/shm; 64 MiB if `None`, and there is none if 0.
     pub shm_size: Option<u64>,
     /// Nodes in its /dev besides those that every container has.
     pub devices: Vec<LinuxDevice>,

@@ -40,6 +40,7 @@ fn limits_are_in_force_or_warned_about() {
         assert_eq!(text(&["--ulimit", "nofile=77:88"], "ulimit -Sn; ulimit -Hn"), "77\n88", "{name}");
         let shm = text(&["--shm-size", "8m"], "df -k /dev/shm | tail -n 1");
         assert!(shm.split_whitespace().any(|word| word == "8192"), "{name}: {shm}");
+        assert_eq!(text(&["--ipc", "none"], "grep -c ' /dev/shm ' /proc/mounts || true"), "0", "{name}");
         assert_eq!(text(&["--oom-score-adj", "321"], "cat /proc/self/oom_score_adj"), "321", "{name}");
         let parent = text(&["--cgroup-parent", "/fsd-test-parent", "--cgroupns", "host"], "cat /proc/self/cgroup");
         assert!(parent.lines().any(|line| line.contains(":/fsd-test-parent/")), "{name}: {parent}");

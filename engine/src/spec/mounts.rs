@@ -46,7 +46,10 @@ fn kernel(container: &Container) -> Result<Vec<Mount>> {
             .retain(|mount| mount.typ().as_deref() != Some("bind") || mount.source().as_ref().is_some_and(|path| path.exists()));
     } else {
         mounts.push(make("/dev/mqueue", "mqueue", None, &["nosuid", "noexec", "nodev"])?);
-        mounts.push(make("/dev/shm", "tmpfs", Some(Path::new("shm")), &["nosuid", "noexec", "nodev", "mode=1777", &shm_size])?);
+        if container.shm_size != Some(0) {
+            let options = ["nosuid", "noexec", "nodev", "mode=1777", &shm_size];
+            mounts.push(make("/dev/shm", "tmpfs", Some(Path::new("shm")), &options)?);
+        }
     }
     Ok(mounts)
 }

@@ -18,7 +18,7 @@ const KILL: i32 = 9;
 
 /// Sends a running container a signal.
 pub fn kill(app: &App, name: &str, text: &str) -> Result<()> {
-    let row = app.db.find_container(name)?;
+    let row = settled(app, &app.db.find_container(name)?.id)?;
     let number = if text.is_empty() { KILL } else { signal::parse(text)? };
     let not_running = || Error::conflict(format!("Cannot kill container: {name}: Container {} is not running", row.id));
     if !row.state.is_up() {
@@ -38,6 +38,14 @@ pub fn kill(app: &App, name: &str, text: &str) -> Result<()> {
     if ends { pause::release(app, &row.id) } else { Ok(()) }
 }
 
+/// The container as it is when no change of it is under way: a program that was just let run may have said so before that
+/// is recorded.
+fn settled(app: &App, id: &ContainerId) -> Result<ContainerRow> {
+    let live = app.containers.of(id);
+    let _alone = live.alone();
+    app.db.container(id)?.ok_or_else(|| Error::not_found(format!("No such container: {id}")))
+}
+
 /// Keeps its restart policy from being applied; whether that was all that had to be done to end it.
 fn give_up(app: &App, id: &ContainerId) -> Result<bool> {
     let live = app.containers.of(id);
@@ -52,7 +60,11 @@ fn give_up(app: &App, id: &ContainerId) -> Result<bool> {
 pub async fn stop(app: &Arc<App>, row: &ContainerRow, grace: Option<i64>, signal_text: Option<&str>) -> Result<bool> {
     let mut ends = app.containers.of(&row.id).ends();
     let before = ends.borrow_and_update().count;
-    let row = app.db.container(&row.id)?.ok_or_else(|| Error::not_found(format!("No such container: {}", row.id)))?;
+    let row = {
+        let (app, id) = (Arc::clone(app), row.id.clone());
+        let looked = tokio::task::spawn_blocking(move || settled(&app, &id)).await;
+        looked.map_err(|_| Error::internal("looking at the container panicked"))??
+    };
     if !row.state.is_up() {
         return Ok(false);
     }

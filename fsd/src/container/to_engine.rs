@@ -115,7 +115,10 @@ pub fn to_engine(row: &ContainerRow, mounts: Vec<MountSpec>, files: Vec<ManagedF
             .into_iter()
             .map(|limit| Ulimit { name: limit.name, soft: limit.soft, hard: limit.hard })
             .collect(),
-        shm_size: host.shm_size.and_then(|size| u64::try_from(size).ok()).filter(|size| *size > 0),
+        shm_size: match definition.host_text("IpcMode") {
+            "none" => Some(0),
+            _ => host.shm_size.and_then(|size| u64::try_from(size).ok()).filter(|size| *size > 0),
+        },
         devices: devices.nodes,
         device_rules: devices.rules,
         resources,
