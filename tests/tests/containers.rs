@@ -504,7 +504,9 @@ fn the_disk_is_accounted_for() {
     let layers = usage["LayersSize"].as_u64().unwrap();
     let container = usage["Containers"][0]["SizeRw"].as_u64().unwrap();
     let volume = usage["Volumes"][0]["UsageData"]["Size"].as_u64().unwrap();
-    let du = |what: &str| sh(&daemon.dir().join("root"), &format!("du -c -s -B1 {what} | tail -n 1 | cut -f1")).trim().parse::<u64>().unwrap();
+    let du = |what: &str| {
+        sh(&daemon.dir().join("root"), &format!("du -c -s -B1 {what} | tail -n 1 | cut -f1")).trim().parse::<u64>().unwrap()
+    };
     assert_eq!(container, du("containers/*"));
     assert_eq!(volume, du("volumes/vol"));
     assert!(du("layers").abs_diff(layers) < 64 << 10, "{layers} {}", du("layers"));

@@ -1,5 +1,6 @@
 //! Streams of containers: attach, logs, exec.
 
+use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use super::own::body_of;
 use super::{blocking, events, flag};
 use crate::app::App;
 use crate::container::attach::{Attached, attach as attach_to};
-use crate::container::{ContainerRow, exec, files, log_options};
+use crate::container::{ContainerRow, exec, files, log_options, stop};
 
 type Answer = Result<Response, Failure>;
 
@@ -183,7 +184,8 @@ fn escaped(text: &str) -> String {
         match byte {
             b' ' => out.push('+'),
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(char::from(byte)),
-            _ => out.push_str(&format!("%{byte:02X}")),
+            // Writing to a string can't fail.
+            _ => drop(write!(out, "%{byte:02X}")),
         }
     }
     out
@@ -219,7 +221,7 @@ pub async fn create_exec(State(app): State<Arc<App>>, Path(name): Path<String>, 
     let id = blocking(move || {
         let wanted = exec::decode(&body)?;
         Escape::parse(wanted.detach_keys.as_deref())?;
-        let row = app.db.find_container(&name)?;
+        let row = stop::settled(&app, &app.db.find_container(&name)?.id)?;
         exec::add(&app, &row, wanted).map(|exec| exec.id.clone())
     })
     .await?;

@@ -40,7 +40,7 @@ pub fn kill(app: &App, name: &str, text: &str) -> Result<()> {
 
 /// The container as it is when no change of it is under way: a program that was just let run may have said so before that
 /// is recorded.
-fn settled(app: &App, id: &ContainerId) -> Result<ContainerRow> {
+pub fn settled(app: &App, id: &ContainerId) -> Result<ContainerRow> {
     let live = app.containers.of(id);
     let _alone = live.alone();
     app.db.container(id)?.ok_or_else(|| Error::not_found(format!("No such container: {id}")))
