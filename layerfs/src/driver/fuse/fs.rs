@@ -12,6 +12,7 @@ use super::attr::{Answer, Attr, Owners, errno};
 use super::cache::Cache;
 use super::handle::Handles;
 use super::links::Links;
+use super::list::Item;
 use super::lower::{Indexed, Listing, Lower, OPAQUE_NAME, Plain, WHITEOUT_PREFIX, has_opaque_attribute};
 use super::node::{Key, Name, Node, Nodes, Place, Spot};
 use super::upper::Upper;
@@ -21,6 +22,8 @@ use crate::erofs::{FileKind, Nid};
 pub(super) const UPPER: u16 = 0;
 /// Directories whose listing is kept.
 const LISTINGS: usize = 2048;
+/// Directories whose merged listing is kept where the kernel opens none.
+const UNASKED: usize = 32;
 /// The longest name.
 const NAME_MAX: usize = 255;
 
@@ -66,6 +69,8 @@ pub struct Fs {
     pub(super) copying: Mutex<()>,
     pub(super) links: Links,
     static_links: bool,
+    /// Listings of directories that nobody opens, in a tree that does not change.
+    pub(super) unasked: Cache<Arc<Vec<Item>>>,
     dirs: Cache<Arc<OwnedFd>>,
     listings: Cache<Arc<Listing>>,
     names: RwLock<()>,
@@ -110,6 +115,7 @@ impl Fs {
             copying: Mutex::default(),
             links: Links::default(),
             static_links: options.static_links,
+            unasked: Cache::new(UNASKED),
             dirs: Cache::new(options.open_dirs.max(16)),
             listings: Cache::new(LISTINGS),
             names: RwLock::default(),

@@ -88,8 +88,15 @@ impl Fs {
 
     fn items(&self, node: u64, handle: u64, offset: u64) -> Answer<(Arc<Node>, Arc<Vec<Item>>)> {
         if handle == 0 {
+            // Nothing tells us when the kernel is done with it: the ones used last are kept, or each piece of a large
+            // directory would cost a listing of all of it.
             let dir = self.nodes.get(node)?;
+            let key = (super::fs::UPPER, dir.serial);
+            if let Some(items) = self.unasked.get(key) {
+                return Ok((dir, items));
+            }
             let items = Arc::new(self.list(&dir)?);
+            self.unasked.put(key, Arc::clone(&items));
             return Ok((dir, items));
         }
         let open: Arc<OpenDir> = self.handles.dir(handle)?;
