@@ -100,8 +100,9 @@ fn shown_verdict(probed: &Probed) -> String {
 fn id(root: &str) -> String {
     let machine = fs::read_to_string("/etc/machine-id").unwrap_or_default();
     let digest = Sha256::digest(format!("{}\n{root}", machine.trim()));
-    let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+    let hex = fs_base::Digest::from_bytes(digest.into()).to_string();
+    let hex = hex.trim_start_matches("sha256:");
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..32]].join("-")
 }
 
 /// Name and version. Source: os-release(5).
