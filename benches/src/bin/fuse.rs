@@ -141,7 +141,7 @@ impl Stage {
             tar -cf many.tar many; rm -r many; mkdir tree upper work"#;
         let status = Command::new("bash").args(["-euc", script]).arg(image.canonicalize()?).current_dir(dir).status()?;
         ensure!(status.success(), "the image can't be unpacked");
-        let layers = (0..).take_while(|number| dir.join(format!("L{number}")).exists()).count();
+        let layers = (0..1000).take_while(|number| dir.join(format!("L{number}")).exists()).count();
         let find = "cd $(for d in L*; do echo $(find $d | wc -l) $d; done | sort -rn | head -1 | cut -d' ' -f2)
             find . -mindepth 2 -maxdepth 5 -type d | while read -r d; do echo $(find $d | wc -l) $d; done | sort -rn | awk '$1 < 20000' | head -1 | cut -d' ' -f2";
         let output = Command::new("bash").args(["-ec", find]).current_dir(dir).output()?;

@@ -278,12 +278,11 @@ async fn run(app: &Arc<App>, row: &ContainerRow, check: &Check) -> Result<(i32, 
                 output.read(stream).await?;
                 exec::ended(&exec).await
             });
-            match ended.await {
-                Ok(code) => code.map(|code| (code, output.text())),
-                Err(_) => {
-                    exec::kill(&exec);
-                    Ok((NO_RESULT, timed_out(check.timeout, &output.text())))
-                }
+            if let Ok(code) = ended.await {
+                code.map(|code| (code, output.text()))
+            } else {
+                exec::kill(&exec);
+                Ok((NO_RESULT, timed_out(check.timeout, &output.text())))
             }
         }
         Err(error) => Err(error),
