@@ -49,6 +49,7 @@ bench: ## measure beside docker.io, podman and skopeo, on the image that scripts
 	@scripts/make-bench-image $(IMAGES)
 	target/release/ingest $(IMAGES)/debian-rootfs.tar --json $(IMAGES)/ingest.json
 	target/release/mounts $(IMAGES)/debian-rootfs.tar --json $(IMAGES)/mounts.json
+	target/release/images $(IMAGES)/bench.tar --json $(IMAGES)/images.json
 	target/release/trees $(IMAGES)/bench.tar --json $(IMAGES)/trees.json
 	target/release/load $(IMAGES)/bench.tar bench:1 --json $(IMAGES)/load.json
 	target/release/run $(IMAGES)/bench.tar bench:1 --json $(IMAGES)/run.json

@@ -198,7 +198,7 @@ fn members_of(archive: &Path) -> Result<(Value, Vec<Member>)> {
     let (mut manifest, mut members) = (Value::Null, Vec::new());
     for entry in tar::Archive::new(std::fs::File::open(archive)?).entries()? {
         let entry = entry?;
-        let path = entry.path()?.to_string_lossy().into_owned();
+        let path = entry.path()?.to_string_lossy().trim_start_matches("./").to_owned();
         members.push((path.clone(), (entry.raw_file_position(), entry.size())));
         if path == "manifest.json" {
             manifest = serde_json::from_reader(entry)?;

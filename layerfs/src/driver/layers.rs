@@ -88,6 +88,11 @@ impl Layers {
         Ok(layer)
     }
 
+    /// Whether a layer is mounted now.
+    pub fn has(&self, id: &LayerId) -> bool {
+        self.lock().known.get(&id.0).is_some_and(|layer| layer.strong_count() > 0)
+    }
+
     /// Holds a layer no longer, nor a chain that it is in. Who has it mounted keeps it.
     pub fn forget(&self, id: &LayerId) {
         let mut state = self.lock();

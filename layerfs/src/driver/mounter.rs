@@ -137,6 +137,8 @@ impl Mounter {
             let layer = self.store.layer(id)?;
             driver.mount_layer(&self.store, &layer).map_err(|error| error.context(format!("mount layer {id}")))
         };
+        // The disk is asked for all of them at once, rather than for one when the one before it is there.
+        ids.iter().filter(|id| !self.layers.has(id)).for_each(|id| self.store.read_ahead(id));
         ids.iter().map(|id| self.layers.get(id, || mount(id))).collect()
     }
 
