@@ -10,7 +10,7 @@
 //!                                        a chunk index or an inline tail         symlinks, copied chunks
 //! ```
 //!
-//! An index over a whole chain ([`crate::merge`]) has a device slot for each file that it points into.
+//! An index over a whole chain (`crate::merge`) has a device slot for each file that it points into.
 //!
 //! - Blocks have 512 bytes, because that is how a tar aligns its data (Linux reads such images from 6.4 on).
 //! - A regular file is cut into chunks. Where it is one piece in the tar, that is one chunk; holes are null chunks;

@@ -111,7 +111,7 @@ impl Batch {
         steps.write(rule, 4);
     }
 
-    /// A set, or a map if `data` says what it maps to. Kinds and lengths as [`rules`] knows them.
+    /// A set, or a map if `data` says what it maps to. Kinds and lengths as `rules` knows them.
     pub fn set(&mut self, name: &str, key: Kind, data: Option<Kind>, interval: bool) {
         let flags = if interval { SET_INTERVAL } else { 0 } | if data.is_some() { SET_MAP } else { 0 };
         let id = self.messages.len() as u32;
