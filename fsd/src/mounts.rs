@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{MutexGuard, PoisonError};
 
 use fs_base::sys::fuse::unmount;
-use fs_base::sys::mount::{Mount, mount_table};
+use fs_base::sys::mount::{Mount, MountInfo, mount_table};
 use fs_base::{Class, Error, IoContext, LayerId, Result, id};
 
 use layerfs::driver::Lease;
@@ -156,9 +156,9 @@ fn clean_up(app: &App, row: &MountRow) {
 }
 
 /// Whether the row's mount is there now. What a session that was killed left behind is taken away: nobody could use it.
-pub fn is_there(row: &MountRow) -> Result<bool> {
+fn is_there(row: &MountRow, table: &[MountInfo]) -> Result<bool> {
     let target = Path::new(&row.target);
-    if !mount_table()?.iter().any(|mount| mount.target == target) {
+    if !table.iter().any(|mount| mount.target == target) {
         return Ok(false);
     }
     if row.driver == FUSE && fuse::is_dead(target) {
@@ -169,22 +169,21 @@ pub fn is_there(row: &MountRow) -> Result<bool> {
     Ok(true)
 }
 
-/// All mounts. One whose FUSE session ended is forgotten, and the folder that was made for it removed.
-pub fn list(app: &App) -> Result<Vec<MountRow>> {
-    let mut rows = app.db.mounts()?;
-    let mut failure = None;
-    rows.retain(|row| match is_there(row) {
-        Ok(false) if row.driver == FUSE && row.mounted => {
-            clean_up(app, row);
-            false
+/// All mounts, and whether each is there. One whose FUSE session ended is forgotten, and the folder that was made for it
+/// removed.
+pub fn list(app: &App) -> Result<Vec<(MountRow, bool)>> {
+    let rows = app.db.mounts()?;
+    let table = mount_table()?;
+    let mut list = Vec::with_capacity(rows.len());
+    for row in rows {
+        let there = is_there(&row, &table)?;
+        if !there && row.driver == FUSE && row.mounted {
+            clean_up(app, &row);
+        } else {
+            list.push((row, there));
         }
-        Ok(_) => true,
-        Err(error) => {
-            failure = Some(error);
-            true
-        }
-    });
-    failure.map_or(Ok(rows), Err)
+    }
+    Ok(list)
 }
 
 /// Takes a mount away by its id, the start of its id, or its target.
@@ -198,7 +197,7 @@ pub fn unmount_image(app: &App, which: &str, lazy: bool) -> Result<()> {
         .ok_or_else(|| {
             Error::not_found(format!("No such mount: {which}")).with_hint("`ctl mount ls` shows the mounts that the daemon made")
         })?;
-    if is_there(row)? {
+    if is_there(row, &mount_table()?)? {
         unmount(Path::new(&row.target), lazy).map_err(|error| match error.class() {
             Class::Busy => Error::busy(format!("mount {} is in use", row.target))
                 .with_hint("close what is open on it, or detach it with --lazy"),
@@ -211,8 +210,9 @@ pub fn unmount_image(app: &App, which: &str, lazy: bool) -> Result<()> {
 
 /// At start: mounts that were made are adopted; what was only begun, or has been unmounted by others, is undone.
 pub fn recover(app: &App) -> Result<()> {
+    let table = mount_table()?;
     for row in app.db.mounts()? {
-        let there = is_there(&row)?;
+        let there = is_there(&row, &table)?;
         if there && row.mounted {
             tracing::info!(target = row.target, image = row.name, "adopted a mount");
         } else {

@@ -44,7 +44,7 @@ fn host(answer: &mut Map<String, Value>) {
     let host = json!({
         "ServerVersion": env!("CARGO_PKG_VERSION"), "SystemTime": jiff::Timestamp::now().to_string(), "Labels": [],
         "KernelVersion": super::system::kernel(), "OSType": "linux", "Architecture": std::env::consts::ARCH,
-        "OperatingSystem": name, "OSVersion": version, "MemTotal": total_memory(),
+        "OperatingSystem": name, "OSVersion": version, "MemTotal": container::stats::host_memory().unwrap_or(0),
         "NCPU": std::thread::available_parallelism().map_or(1, usize::from), "Isolation": "", "ExperimentalBuild": false,
         "GenericResources": null, "SecurityOptions": ["name=seccomp,profile=builtin"],
         "Swarm": {"LocalNodeState": "inactive"}, "HttpProxy": "", "HttpsProxy": "", "NoProxy": "",
@@ -119,12 +119,6 @@ fn runtimes(app: &App) -> Value {
     let mut all = container::runtimes::all(&app.config);
     all.insert(container::runtimes::BUILTIN.to_owned(), app.config.shim.clone());
     all.into_iter().map(|(name, path)| (name, json!({"path": path}))).collect::<Map<_, _>>().into()
-}
-
-fn total_memory() -> u64 {
-    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = |line: &str| line.strip_prefix("MemTotal:").and_then(|n| n.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    memory.lines().find_map(kib).unwrap_or(0) * 1024
 }
 
 fn entries(dir: &str) -> usize {

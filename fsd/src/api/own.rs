@@ -88,26 +88,18 @@ async fn mount(State(app): State<Arc<App>>, Path(name): Path<String>, body: Byte
 }
 
 async fn list_mounts(State(app): State<Arc<App>>) -> Answer {
-    let list = blocking(move || mounts::list(&app)?.into_iter().map(mount_info).collect::<fs_base::Result<Vec<_>>>()).await?;
+    let list = blocking(move || Ok(mounts::list(&app)?.into_iter().map(mount_info).collect::<Vec<_>>())).await?;
     Ok(Json(list).into_response())
 }
 
-fn mount_info(row: MountRow) -> fs_base::Result<MountInfo> {
-    let state = match (row.mounted, mounts::is_there(&row)?) {
+fn mount_info((row, there): (MountRow, bool)) -> MountInfo {
+    let state = match (row.mounted, there) {
         (true, true) => MountState::Mounted,
         (true, false) => MountState::Gone,
         (false, _) => MountState::Pending,
     };
     let created = jiff::Timestamp::from_nanosecond(i128::from(row.created)).map_or_else(|_| String::new(), |t| t.to_string());
-    Ok(MountInfo {
-        id: row.id,
-        kind: ObjectKind::Image,
-        object: row.name,
-        target: row.target,
-        driver: row.driver,
-        created,
-        state,
-    })
+    MountInfo { id: row.id, kind: ObjectKind::Image, object: row.name, target: row.target, driver: row.driver, created, state }
 }
 
 async fn unmount(State(app): State<Arc<App>>, Path(which): Path<String>, Query(query): Query<UnmountQuery>) -> Answer {

@@ -133,7 +133,7 @@ fn system_time() -> Result<u64> {
 }
 
 /// The memory that the host has: what a container without a limit may use.
-fn host_memory() -> Result<u64> {
+pub fn host_memory() -> Result<u64> {
     let path = Path::new("/proc/meminfo");
     let text = std::fs::read_to_string(path).at("read", path)?;
     let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());

@@ -9,7 +9,7 @@ use std::io::{self, Read};
 
 use fs_base::{Digest, Error, LayerId, Result};
 use layerfs::ingest::{Archive, Budget, Built, IngestOptions, Media};
-use layerfs::tar::{Entry, EntryKind, Limits, Reader};
+use layerfs::tar::{Entry, EntryKind, Limits, Links, Reader};
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
@@ -46,7 +46,7 @@ struct Contents {
     small: HashMap<String, Vec<u8>>,
     small_total: usize,
     layers: HashMap<String, Built>,
-    links: HashMap<String, String>,
+    links: Links,
     budget: Option<Budget>,
 }
 
@@ -99,16 +99,8 @@ fn not_an_archive(error: Error, seen: bool) -> Error {
 
 impl Contents {
     fn take<R: Read + Send>(&mut self, bring: &Bring<'_>, reader: &mut Reader<R>, entry: &Entry, limits: Limits) -> Result<()> {
-        let name = clean(&String::from_utf8_lossy(&entry.path));
+        let name = self.links.note(entry);
         match &entry.kind {
-            EntryKind::HardLink(target) => {
-                self.links.insert(name, clean(&String::from_utf8_lossy(target)));
-            }
-            EntryKind::Symlink(target) => {
-                // `docker save` of old links `<id>/layer.tar` to `../<other>/layer.tar`.
-                let target = clean(&format!("{name}/../{}", String::from_utf8_lossy(target)));
-                self.links.insert(name, target);
-            }
             EntryKind::File(_) => {
                 let mut left = entry.size;
                 let mut head = vec![0; entry.size.min(512) as usize];
@@ -153,18 +145,7 @@ impl Contents {
 
     /// The bytes of a small member, links followed.
     fn file(&self, name: &str) -> Option<&Vec<u8>> {
-        self.follow(name, |name| self.small.get(name))
-    }
-
-    fn follow<'a, T>(&'a self, name: &str, get: impl Fn(&str) -> Option<&'a T>) -> Option<&'a T> {
-        let mut name = clean(name);
-        for _ in 0..8 {
-            if let Some(found) = get(&name) {
-                return Some(found);
-            }
-            name.clone_from(self.links.get(&name)?);
-        }
-        None
+        self.links.follow(name, |name| self.small.get(name))
     }
 
     fn saved_image(&self, image: &SavedImage) -> Result<Loaded> {
@@ -172,7 +153,8 @@ impl Contents {
             .file(&image.config)
             .ok_or_else(|| Error::corrupt(format!("the archive names the config {:?}, but does not have it", image.config)))?;
         let layers = image.layers.iter().map(|path| {
-            self.follow(path, |name| self.layers.get(name))
+            self.links
+                .follow(path, |name| self.layers.get(name))
                 .ok_or_else(|| Error::corrupt(format!("the archive names the layer {path:?}, but does not have it")))
         });
         let tags = image.repo_tags.iter().flatten().map(|text| {
@@ -288,19 +270,6 @@ pub fn architecture() -> &'static str {
 fn looks_like_layer(head: &[u8]) -> bool {
     matches!(Media::of_magic(head), Media::Gzip | Media::Zstd)
         || head.len() == 512 && (&head[257..262] == b"ustar" || head.iter().all(|&b| b == 0))
-}
-
-/// A member's path as its names joined, `.` and `..` resolved.
-fn clean(path: &str) -> String {
-    let mut names: Vec<&str> = Vec::new();
-    for name in path.split('/') {
-        match name {
-            "" | "." => {}
-            ".." => drop(names.pop()),
-            name => names.push(name),
-        }
-    }
-    names.join("/")
 }
 
 fn fill<R: Read>(reader: &mut Reader<R>, buffer: &mut [u8], left: &mut u64) -> Result<()> {

@@ -10,6 +10,7 @@
 
 pub(crate) mod acl;
 mod header;
+mod links;
 mod pax;
 mod reader;
 mod sparse;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use fs_base::{Error, Result};
 
+pub use links::{Links, clean};
 pub(crate) use reader::stream_error;
 pub use reader::{Entry, EntryKind, Reader, Segment};
 

@@ -6,9 +6,10 @@ use std::io::{BufReader, Read, Seek};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use fs_base::{Error, IoContext, Result};
+use fs_base::sys::root::Root;
+use fs_base::{Class, Error, IoContext, Result};
 use layerfs::ingest::Media;
-use layerfs::tar::{EntryKind, Limits, Reader};
+use layerfs::tar::{EntryKind, Limits, Links, Reader, clean};
 
 /// Largest manifest or config. Source: the distribution spec asks registries to take manifests of 4 MiB.
 const SMALL: u64 = 4 << 20;
@@ -27,10 +28,10 @@ pub struct Member {
 /// The members of an image file.
 #[derive(Debug)]
 pub enum Layout {
-    /// A directory.
-    Dir(PathBuf),
+    /// A directory, which may be a stranger's: nothing in it leads out.
+    Dir(Root),
     /// A tar: files by name, and links to other names.
-    Tar { file: File, files: HashMap<String, (u64, u64)>, links: HashMap<String, String> },
+    Tar { file: File, files: HashMap<String, (u64, u64)>, links: Links },
 }
 
 impl Layout {
@@ -38,7 +39,7 @@ impl Layout {
     pub fn open(path: &Path) -> Result<Layout> {
         let file = File::open(path).at("open", path)?;
         if file.metadata().at("stat", path)?.is_dir() {
-            return Ok(Layout::Dir(path.to_owned()));
+            return Ok(Layout::Dir(Root::open(path)?));
         }
         let mut head = [0; 4];
         let got = file.read_at(&mut head, 0).at("read", path)?;
@@ -46,28 +47,20 @@ impl Layout {
             Media::Plain | Media::Auto => file,
             packed => inflate(&file, packed, path)?,
         };
-        let (mut files, mut links) = (HashMap::new(), HashMap::new());
+        let (mut files, mut links) = (HashMap::new(), Links::default());
         let reader = BufReader::with_capacity(1 << 13, file.try_clone().at("duplicate", path)?);
         let mut reader = Reader::seekable(reader, Limits::default());
         let wrong = |error: Error| error.context(format!("{} is not an image archive", path.display()));
         while let Some(entry) = reader.next_entry().map_err(wrong)? {
-            let name = clean(&String::from_utf8_lossy(&entry.path));
-            match &entry.kind {
-                EntryKind::File(segments) => {
-                    // A sparse member is no layer and no manifest.
-                    let start = match &segments[..] {
-                        [] => Some(0),
-                        [one] if one.length == entry.size => Some(one.stream_offset),
-                        _ => None,
-                    };
-                    files.extend(start.map(|start| (name, (start, entry.size))));
-                }
-                EntryKind::HardLink(target) => drop(links.insert(name, clean(&String::from_utf8_lossy(target)))),
-                EntryKind::Symlink(target) => {
-                    let target = clean(&format!("{name}/../{}", String::from_utf8_lossy(target)));
-                    links.insert(name, target);
-                }
-                _ => {}
+            let name = links.note(&entry);
+            if let EntryKind::File(segments) = &entry.kind {
+                // A sparse member is no layer and no manifest.
+                let start = match &segments[..] {
+                    [] => Some(0),
+                    [one] if one.length == entry.size => Some(one.stream_offset),
+                    _ => None,
+                };
+                files.extend(start.map(|start| (name, (start, entry.size))));
             }
         }
         Ok(Layout::Tar { file, files, links })
@@ -75,29 +68,20 @@ impl Layout {
 
     /// A member by its name.
     pub fn member(&self, name: &str) -> Result<Option<Member>> {
-        let mut name = clean(name);
         match self {
             Layout::Dir(dir) => {
-                let path = dir.join(&name);
-                let file = match File::open(&path) {
-                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-                    other => other.at("open", &path)?,
+                let path = PathBuf::from(clean(name));
+                let file = match dir.read(&path) {
+                    Err(error) if error.class() == Class::NotFound => return Ok(None),
+                    other => other?,
                 };
                 let size = file.metadata().at("stat", &path)?.len();
                 Ok(Some(Member { file, start: 0, size }))
             }
             Layout::Tar { file, files, links } => {
-                for _ in 0..8 {
-                    if let Some((start, size)) = files.get(&name) {
-                        let file = file.try_clone().at("duplicate", "image file")?;
-                        return Ok(Some(Member { file, start: *start, size: *size }));
-                    }
-                    match links.get(&name) {
-                        Some(target) => name.clone_from(target),
-                        None => break,
-                    }
-                }
-                Ok(None)
+                let Some((start, size)) = links.follow(name, |name| files.get(name).copied()) else { return Ok(None) };
+                let file = file.try_clone().at("duplicate", "image file")?;
+                Ok(Some(Member { file, start, size }))
             }
         }
     }
@@ -127,17 +111,4 @@ fn inflate(file: &File, media: Media, path: &Path) -> Result<File> {
     std::io::copy(&mut input, &mut out).at("unpack", path)?;
     out.rewind().at("rewind", path)?;
     Ok(out)
-}
-
-/// A member's path as its names joined, `.` and `..` resolved.
-fn clean(path: &str) -> String {
-    let mut names: Vec<&str> = Vec::new();
-    for name in path.split('/') {
-        match name {
-            "" | "." => {}
-            ".." => drop(names.pop()),
-            name => names.push(name),
-        }
-    }
-    names.join("/")
 }

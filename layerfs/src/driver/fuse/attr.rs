@@ -47,6 +47,26 @@ pub struct Attr {
 }
 
 impl Attr {
+    /// Of a file about which nothing else is known: root's, empty, without a permission.
+    pub(super) fn bare(number: u64, kind: FileKind) -> Attr {
+        Attr {
+            number,
+            kind,
+            mode: kind.mode_bits(),
+            uid: 0,
+            gid: 0,
+            links: 1,
+            size: 0,
+            blocks: 0,
+            atime: (0, 0),
+            mtime: (0, 0),
+            ctime: (0, 0),
+            device: (0, 0),
+        }
+    }
+}
+
+impl Attr {
     pub(super) fn of_stat(stat: &Stat) -> Attr {
         let metadata = Metadata::of_stat(stat);
         Attr {

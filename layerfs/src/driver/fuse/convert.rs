@@ -56,21 +56,7 @@ pub(super) fn file_attr(attr: &Attr) -> FileAttr {
 
 /// "There is no such name", which the kernel may keep too: an entry without a number.
 pub(super) fn nothing() -> FileAttr {
-    let attr = Attr {
-        number: 0,
-        kind: FileKind::File,
-        mode: 0,
-        uid: 0,
-        gid: 0,
-        links: 0,
-        size: 0,
-        blocks: 0,
-        atime: (0, 0),
-        mtime: (0, 0),
-        ctime: (0, 0),
-        device: (0, 0),
-    };
-    file_attr(&attr)
+    file_attr(&Attr { mode: 0, links: 0, ..Attr::bare(0, FileKind::File) })
 }
 
 pub(super) fn entry(reply: ReplyEntry, answer: Answer<Option<Attr>>) {

@@ -224,18 +224,5 @@ impl Fs {
 
 /// `.` and `..` of a listing with attributes: the kernel looks at number and type only.
 pub(super) fn dot(number: u64) -> Attr {
-    Attr {
-        number,
-        kind: FileKind::Dir,
-        mode: FileKind::Dir.mode_bits() | 0o755,
-        uid: 0,
-        gid: 0,
-        links: 1,
-        size: 0,
-        blocks: 0,
-        atime: (0, 0),
-        mtime: (0, 0),
-        ctime: (0, 0),
-        device: (0, 0),
-    }
+    Attr { mode: FileKind::Dir.mode_bits() | 0o755, ..Attr::bare(number, FileKind::Dir) }
 }
