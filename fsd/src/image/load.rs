@@ -100,31 +100,28 @@ fn not_an_archive(error: Error, seen: bool) -> Error {
 impl Contents {
     fn take<R: Read + Send>(&mut self, bring: &Bring<'_>, reader: &mut Reader<R>, entry: &Entry, limits: Limits) -> Result<()> {
         let name = self.links.note(entry);
-        match &entry.kind {
-            EntryKind::File(_) => {
-                let mut left = entry.size;
-                let mut head = vec![0; entry.size.min(512) as usize];
-                fill(reader, &mut head, &mut left)?;
-                if looks_like_layer(&head) {
-                    let options = IngestOptions { limits, ..IngestOptions::default() };
-                    let mut rest = Member { reader, left: &mut left };
-                    let member = Candidate { name: &name, size: entry.size, head, rest: &mut rest };
-                    let built = bring(member, &options).map_err(|e| e.context(format!("layer {name}")))?;
-                    self.layers.insert(name, built);
-                    self.budget.as_ref().map_or(Ok(()), |budget| budget.spend(built.data_size))?;
-                    if self.layers.len() > MOST_IN_ARCHIVE {
-                        return Err(Error::invalid(format!("the archive has more than {MOST_IN_ARCHIVE} layers"))
-                            .with_hint("save its images in several archives"));
-                    }
-                } else if entry.size <= SMALL && self.small_total + entry.size as usize <= SMALL_TOTAL {
-                    let kept = head.len();
-                    head.resize(entry.size as usize, 0);
-                    fill(reader, &mut head[kept..], &mut left)?;
-                    self.small_total += head.len();
-                    self.small.insert(name, head);
+        if let EntryKind::File(_) = &entry.kind {
+            let mut left = entry.size;
+            let mut head = vec![0; entry.size.min(512) as usize];
+            fill(reader, &mut head, &mut left)?;
+            if looks_like_layer(&head) {
+                let options = IngestOptions { limits, ..IngestOptions::default() };
+                let mut rest = Member { reader, left: &mut left };
+                let member = Candidate { name: &name, size: entry.size, head, rest: &mut rest };
+                let built = bring(member, &options).map_err(|e| e.context(format!("layer {name}")))?;
+                self.layers.insert(name, built);
+                self.budget.as_ref().map_or(Ok(()), |budget| budget.spend(built.data_size))?;
+                if self.layers.len() > MOST_IN_ARCHIVE {
+                    return Err(Error::invalid(format!("the archive has more than {MOST_IN_ARCHIVE} layers"))
+                        .with_hint("save its images in several archives"));
                 }
+            } else if entry.size <= SMALL && self.small_total + entry.size as usize <= SMALL_TOTAL {
+                let kept = head.len();
+                head.resize(entry.size as usize, 0);
+                fill(reader, &mut head[kept..], &mut left)?;
+                self.small_total += head.len();
+                self.small.insert(name, head);
             }
-            _ => {}
         }
         Ok(())
     }
