@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+/// How long anything may take. A machine may be many times slower than another, and only what fails waits so long.
+pub const PATIENCE: Duration = Duration::from_secs(300);
+
 pub mod cut;
 pub mod http;
 pub mod images;
@@ -83,7 +86,7 @@ impl Daemon {
     }
 
     fn wait_until_ready(&self) {
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + PATIENCE;
         while std::os::unix::net::UnixStream::connect(self.socket()).is_err() || !self.ping() {
             assert!(Instant::now() < end, "the daemon does not answer:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(10));
@@ -121,7 +124,7 @@ impl Daemon {
     /// curl on its socket.
     pub fn curl(&self, arguments: &[&str]) -> Output {
         Command::new("curl")
-            .args(["-sSg", "--max-time", "60", "--unix-socket"])
+            .args(["-sSg", "--max-time", &PATIENCE.as_secs().to_string(), "--unix-socket"])
             .arg(self.socket())
             .args(arguments)
             .output()
@@ -130,18 +133,14 @@ impl Daemon {
 
     /// The docker CLI on its socket.
     pub fn docker(&self, arguments: &[&str]) -> Output {
-        Command::new("timeout")
-            .args(["60", "docker", "-H", &format!("unix://{}", self.socket().display())])
-            .args(arguments)
-            .output()
-            .unwrap()
+        patient("docker").args(["-H", &format!("unix://{}", self.socket().display())]).args(arguments).output().unwrap()
     }
 
     /// The docker CLI on its socket, with something to read.
     pub fn docker_with(&self, arguments: &[&str], input: &str) -> Output {
         use std::io::Write;
-        let mut child = Command::new("timeout")
-            .args(["60", "docker", "-H", &format!("unix://{}", self.socket().display())])
+        let mut child = patient("docker")
+            .args(["-H", &format!("unix://{}", self.socket().display())])
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -154,13 +153,24 @@ impl Daemon {
 
     /// `ctl` on its socket.
     pub fn ctl(&self, arguments: &[&str]) -> Output {
-        Command::new("timeout")
-            .arg("60")
-            .arg(program("ctl"))
-            .args(["-H", &format!("unix://{}", self.socket().display())])
-            .args(arguments)
-            .output()
-            .unwrap()
+        patient(program("ctl")).args(["-H", &format!("unix://{}", self.socket().display())]).args(arguments).output().unwrap()
+    }
+}
+
+/// A command that is ended after [`PATIENCE`].
+pub fn patient(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new("timeout");
+    command.arg(PATIENCE.as_secs().to_string()).arg(program);
+    command
+}
+
+/// Waits until something is so.
+#[track_caller]
+pub fn until(what: &str, done: impl Fn() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < end, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -187,7 +197,7 @@ impl Drop for Daemon {
         for container in std::fs::read_dir(self.dir().join("run/containers")).into_iter().flatten().flatten() {
             let shim = engine::shim::Client::new(&container.path());
             let _ = shim.kill(rustix::process::Signal::KILL.as_raw());
-            let end = Instant::now() + Duration::from_secs(5);
+            let end = Instant::now() + PATIENCE;
             while shim.state().is_ok() && Instant::now() < end {
                 std::thread::sleep(Duration::from_millis(10));
             }
@@ -205,30 +215,34 @@ impl Drop for Daemon {
 }
 
 /// The standard output of a command that must have succeeded.
+#[track_caller]
 pub fn ok(output: &Output) -> String {
-    assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}: {}{}", output.status, shown(&output.stdout), shown(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// The standard error of a command that must have failed.
+#[track_caller]
 pub fn fails(output: &Output) -> String {
-    assert!(!output.status.success(), "succeeded: {}", String::from_utf8_lossy(&output.stdout));
+    assert!(!output.status.success(), "succeeded: {}", shown(&output.stdout));
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// What a person still reads of an output.
+fn shown(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(8 << 10)])
+}
+
 /// A shell script in a folder; it must succeed.
+#[track_caller]
 pub fn sh(dir: &Path, script: &str) -> String {
     ok(&Command::new("bash").args(["-euo", "pipefail", "-c", script]).current_dir(dir).output().unwrap())
 }
 
 /// Waits until what was thrown away is gone: a removal has its answer before.
 pub fn swept(daemon: &Daemon) {
-    let end = Instant::now() + Duration::from_secs(20);
     let trash = daemon.dir().join("root/trash");
-    while std::fs::read_dir(&trash).unwrap().next().is_some() {
-        assert!(Instant::now() < end, "{} is not emptied", trash.display());
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    until("the trash is emptied", || std::fs::read_dir(&trash).unwrap().next().is_none());
 }
 
 /// Mounts below a folder.

@@ -71,45 +71,62 @@ pub struct Reader {
     line: Vec<u8>,
     /// Whether the start of the line was thrown away, as no line is so long.
     is_garbage: bool,
+    /// How many bytes are still to be read, if not all that come.
+    left: Option<u64>,
     watch: Option<std::os::fd::OwnedFd>,
 }
 
 impl Reader {
     /// Opens the log at `path`, which need not be there yet.
     pub fn open(path: &Path, query: Query) -> Result<Reader> {
+        Reader::open_with_length(path, query).map(|(reader, _)| reader)
+    }
+
+    /// Opens what the log has now: of one that grows faster than it is read there would be no end.
+    pub fn open_as_it_is(path: &Path, query: Query) -> Result<Reader> {
+        let (reader, length) = Reader::open_with_length(path, query)?;
+        Ok(Reader { left: Some(length), ..reader })
+    }
+
+    /// Also returns how many bytes the log has now from where the reader stands.
+    fn open_with_length(path: &Path, query: Query) -> Result<(Reader, u64)> {
         let mut files = open_all(path)?;
-        if let Some(mut wanted) = query.tail {
-            let mut kept = 0;
-            for file in &mut files {
-                kept += 1;
-                wanted -= seek_to_tail(file, &query, wanted, path)?;
-                if wanted == 0 {
-                    break;
-                }
+        let (mut kept, mut length, mut wanted) = (0, 0, query.tail);
+        for file in &mut files {
+            let end = file.metadata().at("stat", path)?.len();
+            kept += 1;
+            if let Some(wanted) = &mut wanted {
+                *wanted -= seek_to_tail(file, end, &query, *wanted, path)?;
             }
-            files.truncate(kept);
+            length += end.saturating_sub(file.stream_position().at("seek", path)?);
+            if wanted == Some(0) {
+                break;
+            }
         }
+        files.truncate(kept);
         let mut later: Vec<_> = files.into_iter().map(BufReader::new).collect();
         let file = later.pop();
-        Ok(Reader { path: path.to_owned(), query, file, later, line: Vec::new(), is_garbage: false, watch: None })
+        let (path, line) = (path.to_owned(), Vec::new());
+        Ok((Reader { path, query, file, later, line, is_garbage: false, left: None, watch: None }, length))
     }
 
     /// The next line. `None`: that is all for now; asked again later it goes on.
     pub fn read(&mut self) -> Result<Option<Record>> {
         loop {
             let Some(file) = &mut self.file else {
-                if self.next_file()? {
+                if self.left != Some(0) && self.next_file()? {
                     continue;
                 }
                 return Ok(None);
             };
-            let room = LINE_MAX - self.line.len() as u64;
-            file.by_ref().take(room).read_until(b'\n', &mut self.line).at("read", &self.path)?;
+            let room = (LINE_MAX - self.line.len() as u64).min(self.left.unwrap_or(u64::MAX));
+            let count = file.by_ref().take(room).read_until(b'\n', &mut self.line).at("read", &self.path)?;
+            self.left = self.left.map(|left| left - count as u64);
             if self.line.last() != Some(&b'\n') {
                 if self.line.len() as u64 == LINE_MAX {
                     self.line.clear();
                     self.is_garbage = true;
-                } else if !self.next_file()? {
+                } else if self.left == Some(0) || !self.next_file()? {
                     return Ok(None);
                 }
                 continue;
@@ -263,10 +280,10 @@ fn parse(line: &[u8]) -> Option<Record> {
     })
 }
 
-/// Puts `file` before the last `wanted` records that the query takes, reading from its end. Returns how many there are.
-fn seek_to_tail(file: &mut File, query: &Query, wanted: u64, path: &Path) -> Result<u64> {
+/// Puts `file` before the last `wanted` records before `end` that the query takes, reading backwards. Returns how many
+/// there are.
+fn seek_to_tail(file: &mut File, end: u64, query: &Query, wanted: u64, path: &Path) -> Result<u64> {
     const PIECE: u64 = 64 << 10;
-    let end = file.metadata().at("stat", path)?.len();
     let (mut start, mut found, mut tail) = (end, 0, Vec::new());
     let mut place = end;
     while start > 0 && found < wanted {

@@ -81,6 +81,32 @@ fn a_rotated_log_is_read_whole_and_followed() {
 }
 
 #[test]
+fn a_log_as_it_is_ends_where_it_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let as_it_is = |tail| Reader::open_as_it_is(&path, Query { tail, ..ALL }).unwrap();
+    let mut before = as_it_is(None);
+    let mut writer = Writer::open(&path, Options { max_size: Some(1000), max_files: 4, ..NEVER }).unwrap();
+    let mut write = |number: u32| writer.write(Stream::Stdout, format!("line {number}\n").as_bytes()).unwrap();
+    (0..25).for_each(&mut write);
+    let (mut whole, mut last, mut none) = (as_it_is(None), as_it_is(Some(12)), as_it_is(Some(0)));
+    // Every line that is read, one more is written, and files are rotated.
+    let mut next = 25..;
+    let mut all = |reader: &mut Reader| -> Vec<String> {
+        let one_more = || {
+            next.by_ref().take(1).for_each(&mut write);
+            reader.read().unwrap().map(|record| record.line)
+        };
+        std::iter::from_fn(one_more).take(1000).collect()
+    };
+    assert_eq!(all(&mut before), [""; 0]);
+    let expected: Vec<String> = (0..25).map(|number| format!("line {number}\n")).collect();
+    assert_eq!(all(&mut whole), expected);
+    assert_eq!(all(&mut last), expected[13..]);
+    assert_eq!(all(&mut none), [""; 0]);
+}
+
+#[test]
 fn a_torn_line_is_skipped_and_hides_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");

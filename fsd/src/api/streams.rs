@@ -88,7 +88,7 @@ pub async fn attach(
 /// All that the log has now, as it goes to a client.
 fn whole_log(app: &App, row: &ContainerRow, [_, stdout, stderr]: [bool; 3]) -> Result<mpsc::Receiver<Bytes>> {
     let wanted = LogQuery { stdout, stderr, ..LogQuery::default() };
-    let mut reader = Reader::open(&app.container_dir(&row.id).join(files::LOG), wanted)?;
+    let mut reader = Reader::open_as_it_is(&app.container_dir(&row.id).join(files::LOG), wanted)?;
     let shown = Shown { framed: !row.definition.config_flag("Tty"), timestamps: false, details: false };
     let (to, from) = mpsc::channel(16);
     tokio::task::spawn_blocking(move || {
@@ -136,7 +136,8 @@ pub async fn logs(State(app): State<Arc<App>>, Path(name): Path<String>, Query(q
         details: flag(query.details.as_deref()),
     };
     let follow = flag(query.follow.as_deref());
-    let reader = Reader::open(&app.container_dir(&row.id).join(files::LOG), wanted)?;
+    let log = app.container_dir(&row.id).join(files::LOG);
+    let reader = if follow { Reader::open(&log, wanted)? } else { Reader::open_as_it_is(&log, wanted)? };
     let (to, from) = mpsc::channel(16);
     tokio::task::spawn_blocking(move || send_logs(&app, &row, reader, shown, follow, &to));
     Ok(([(header::CONTENT_TYPE, "application/octet-stream")], body_of(from)).into_response())
