@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use fs_base::sys::fuse;
+use fs_base::sys::fuse::{self, Mounted};
 use fs_base::{Error, IoContext, Result};
 use layerfs::driver::fuse::{Fs, FsOptions, Session};
 
@@ -42,8 +42,10 @@ fn run(cli: &Cli) -> Result<()> {
     if cli.unmount {
         let target = target.canonicalize().unwrap_or_else(|_| target.clone());
         let target = std::path::absolute(&target).at("find", &target)?;
-        let id = fuse::mounted_at(&target)?.ok_or_else(|| Error::not_found(format!("No such mount: {}", target.display())))?;
-        return fuse::detach(&target, id);
+        if Mounted::at(&target)?.is_none() {
+            return Err(Error::not_found(format!("No such mount: {}", target.display())));
+        }
+        return fuse::unmount(&target, true);
     }
     process::raise_limits();
     let options = options::Options::read(&cli.options)?;

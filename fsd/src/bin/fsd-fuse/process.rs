@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::archive::Scratch;
-use fs_base::sys::process::{ForkOptions, Forked, exit_now, fork};
+use fs_base::sys::fuse::Mounted;
+use fs_base::sys::process::{Child, ForkOptions, Forked, exit_now, fork};
 use fs_base::sys::signal::SignalSet;
 use fs_base::{Error, IoContext, Result};
-use layerfs::driver::fuse::{Fs, Mounted, Session};
-use rustix::process::{Resource, Rlimit, Signal};
+use layerfs::driver::fuse::{Fs, Session};
+use rustix::process::{Pid, Resource, Rlimit, Signal, WaitOptions};
 
 /// How long users of the mount may go on after it was told to end.
 const GRACE: Duration = Duration::from_secs(2);
@@ -32,7 +33,7 @@ pub fn most_open_files() -> usize {
 /// used. Returns only in the foreground, and where nothing could be started.
 pub fn serve(session: Session, fs: Arc<Fs>, scratch: Option<Scratch>, foreground: bool) -> Result<()> {
     if foreground {
-        return run(session, fs, || ());
+        return run(session, fs, rustix::process::getpid(), || ());
     }
     let place = session.place().clone();
     let result = background(session, fs, scratch);
@@ -61,18 +62,18 @@ fn background(session: Session, fs: Arc<Fs>, scratch: Option<Scratch>) -> Result
     rustix::process::setsid().at("setsid", "session")?;
     rustix::process::chdir("/").at("change directory to", "/")?;
     let signals = SignalSet::block_all()?;
-    let place = session.place().clone();
+    let (place, guard_of_it) = (session.place().clone(), rustix::process::getpid());
     match fork(&ForkOptions::default())? {
         Forked::Parent(server) => {
             drop((session, fs, to, signals));
             let _ = quiet();
-            guard(&server.pidfd, &place);
+            guard(&server, &place);
             drop(scratch);
             exit_now(0)
         }
         Forked::Child => {
             let mut to = File::from(to);
-            let result = run(session, fs, move || {
+            let result = run(session, fs, guard_of_it, move || {
                 let _ = quiet();
                 let _ = to.write_all(b"+");
             });
@@ -92,17 +93,29 @@ fn quiet() -> Result<()> {
     rustix::stdio::dup2_stderr(&null).at("set", "standard error")
 }
 
-/// Waits for the server to end, however it does, and takes away what it left mounted.
-fn guard(server: &std::os::fd::OwnedFd, place: &Mounted) {
-    use rustix::event::{PollFd, PollFlags, poll};
+/// Waits for the server to end, and takes away what it left mounted. One that ended well has left nothing: what is
+/// mounted at its place now is somebody else's.
+fn guard(server: &Child, place: &Mounted) {
     fs_base::sys::memory::give_back_heap();
     fs_base::sys::memory::give_back_code();
-    while poll(&mut [PollFd::new(server, PollFlags::IN)], None).is_err() {}
-    let _ = place.detach();
+    if wait(server.pid) != Some(0) {
+        let _ = place.detach();
+    }
+}
+
+/// The exit code of a child when it ends, if it has one.
+fn wait(pid: i32) -> Option<i32> {
+    let pid = Pid::from_raw(pid)?;
+    loop {
+        match rustix::process::waitpid(Some(pid), WaitOptions::empty()) {
+            Err(rustix::io::Errno::INTR) => {}
+            ended => return ended.ok().flatten().and_then(|(_, status)| status.exit_status()),
+        }
+    }
 }
 
 /// Serves until the tree is unmounted, or until a signal asks for the end.
-fn run(session: Session, fs: Arc<Fs>, ready: impl FnOnce() + Send + 'static) -> Result<()> {
+fn run(session: Session, fs: Arc<Fs>, last: Pid, ready: impl FnOnce() + Send + 'static) -> Result<()> {
     let signals = SignalSet::block_all()?;
     let place = session.place().clone();
     let at_end = place.clone();
@@ -111,15 +124,17 @@ fn run(session: Session, fs: Arc<Fs>, ready: impl FnOnce() + Send + 'static) -> 
         .spawn(move || {
             loop {
                 if let Some(Signal::TERM | Signal::INT | Signal::HUP | Signal::QUIT) = signals.wait() {
-                    let _ = at_end.detach();
+                    let gone = at_end.detach().is_ok();
                     // The server ends when the last user of the mount is gone; some never go.
                     std::thread::sleep(GRACE);
-                    exit_now(0);
+                    exit_now(i32::from(!gone));
                 }
             }
         })
         .at("start", "thread")?;
-    let result = session.serve(fs, ready);
-    place.detach()?;
+    let result = session.serve(fs, last, ready);
+    if result.is_err() {
+        place.detach()?;
+    }
     result
 }

@@ -5,14 +5,17 @@
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::mount::MountAttrFlags;
 use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType};
 
 use super::mount::{FsContext, mount_table};
+use super::pid::Process;
 use crate::{Class, Error, IoContext, Result};
 
 /// The helper that mounts for ordinary users.
@@ -127,29 +130,97 @@ fn receive(socket: &OwnedFd) -> Result<Option<OwnedFd>> {
     Ok(device)
 }
 
-/// The id of the FUSE mount that covers `target` now, if one does. Nothing is asked of the file system itself, which
-/// may be dead.
-pub fn mounted_at(target: &Path) -> Result<Option<u64>> {
-    let top = mount_table()?.into_iter().rev().find(|mount| mount.target == target);
-    Ok(top.filter(|mount| mount.fs_type.split('.').next() == Some("fuse")).map(|mount| mount.id))
+/// A FUSE mount in this mount namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mounted {
+    target: PathBuf,
+    id: u64,
+    unique: Option<u64>,
 }
 
-/// Detaches the FUSE mount `id` from `target`, if it is still the one there.
-pub fn detach(target: &Path, id: u64) -> Result<()> {
-    if mounted_at(target)? != Some(id) {
-        return Ok(());
+impl Mounted {
+    /// The FUSE mount that covers `target` now, if one does. Nothing is asked of the file system itself, which may be dead.
+    pub fn at(target: &Path) -> Result<Option<Mounted>> {
+        let top = mount_table()?.into_iter().rev().find(|mount| mount.target == target);
+        let Some(mount) = top.filter(|mount| mount.fs_type.split('.').next() == Some("fuse")) else { return Ok(None) };
+        Ok(Some(Mounted { target: target.to_owned(), id: mount.id, unique: unique_id(target) }))
     }
-    unmount(target, true)
+
+    /// The directory that it covers.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// Takes the mount away, if it is still the one there; who has files open on it keeps them for as long as they are
+    /// served. Nobody is waited for.
+    ///
+    /// The number in the mount table goes to the next mount as soon as this one is gone. Only Linux 6.8 and later have one
+    /// that doesn't: before, who calls this must know that the mount has not been taken away by somebody else.
+    pub fn detach(&self) -> Result<()> {
+        if Mounted::at(&self.target)?.as_ref() != Some(self) {
+            return Ok(());
+        }
+        take_away(&self.target, true)
+    }
 }
 
-/// Takes the topmost mount at `target` away as [`super::mount::unmount`] does; where this process may not, by the helper,
-/// which may if it is a FUSE mount of the same user.
+/// A number that no other mount ever gets. Source: statx(2), `STATX_MNT_ID_UNIQUE`.
+fn unique_id(target: &Path) -> Option<u64> {
+    const WANTED: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+    let flags = AtFlags::NO_AUTOMOUNT | AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
+    let found = rustix::fs::statx(rustix::fs::CWD, target, flags, WANTED).ok()?;
+    (found.stx_mask & WANTED.bits() != 0).then_some(found.stx_mnt_id)
+}
+
+/// Asked of the root of a mount, one of our sessions answers with the number of the process that is the last of it to end.
+pub const SESSION_XATTR: &str = "user.fsd-fuse.session";
+/// How long a session may take to say who it is.
+const ANSWER: Duration = Duration::from_secs(2);
+/// How long a session that nobody can use any more may take to end.
+const END: Duration = Duration::from_secs(10);
+
+/// Takes the topmost mount at `target` away, by the helper where only that may. If one of our sessions serves it and
+/// nobody uses it any more, then this returns when the session has ended, and nothing of it is left: at most ten seconds
+/// later, since there may be more mounts of it. `lazy` takes it away even if it is in use.
 pub fn unmount(target: &Path, lazy: bool) -> Result<()> {
+    let session = session_at(target);
+    match take_away(target, false) {
+        Err(error) if lazy && error.class() == Class::Busy => return take_away(target, true),
+        other => other?,
+    }
+    let end = Instant::now() + END;
+    while session.as_ref().is_some_and(|session| !session.has_ended()) && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+fn session_at(target: &Path) -> Option<Process> {
+    let (to, from) = mpsc::channel();
+    let path = target.to_owned();
+    // A session that hangs holds up this thread, and nobody else.
+    let asked = std::thread::Builder::new().spawn(move || {
+        let mut answer = [0; 16];
+        let length = rustix::fs::getxattr(&path, SESSION_XATTR, &mut answer[..]).unwrap_or_default();
+        let _ = to.send(std::str::from_utf8(&answer[..length]).ok().and_then(|text| text.parse().ok()));
+    });
+    let pid = asked.ok().and_then(|_| from.recv_timeout(ANSWER).ok()).flatten()?;
+    Process::open(pid).ok()
+}
+
+fn take_away(target: &Path, lazy: bool) -> Result<()> {
     match super::mount::unmount(target, lazy) {
         Err(error) if error.class() == Class::Denied => {
             let how: &[&str] = if lazy { &["-u", "-z", "-q", "--"] } else { &["-u", "-q", "--"] };
-            let status = Command::new(HELPER).args(how).arg(target).status();
-            if status.is_ok_and(|status| status.success()) { Ok(()) } else { Err(error) }
+            let output = Command::new(HELPER).args(how).arg(target).stdin(Stdio::null()).output();
+            match output {
+                Ok(output) if output.status.success() => Ok(()),
+                // It has no other word for it.
+                Ok(output) if !lazy && String::from_utf8_lossy(&output.stderr).contains("busy") => {
+                    Err(Error::busy(format!("{} is in use", target.display())))
+                }
+                _ => Err(error),
+            }
         }
         other => other,
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use fs_base::sys::fuse::SESSION_XATTR;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
     LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
@@ -14,6 +15,7 @@ use fuser::{
 };
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use rustix::process::Pid;
 
 use super::change::{Maker, New};
 use super::convert::{FOREVER, code, device, done, entry, file_attr, file_type, kind, sized, wanted_time};
@@ -41,11 +43,13 @@ pub(super) struct Adapter {
     /// The kernel opens files and directories without asking.
     unasked: bool,
     passthrough: Passthrough,
+    /// The process that ends when all is cleaned up.
+    last: Pid,
 }
 
 impl Adapter {
-    pub fn new(fs: Arc<Fs>) -> Adapter {
-        Adapter { fs, unasked: false, passthrough: Passthrough::default() }
+    pub fn new(fs: Arc<Fs>, last: Pid) -> Adapter {
+        Adapter { fs, unasked: false, passthrough: Passthrough::default(), last }
     }
 
     /// Asks for what depends on who we are and what is served.
@@ -93,6 +97,8 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_MAX_PAGES,
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+            // An aborted connection is told from one that is mounted nowhere any more.
+            InitFlags::FUSE_ABORT_ERROR,
         ];
         for flag in wanted {
             // What this kernel does not know is not used.
@@ -394,6 +400,9 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if ino == INodeNo::ROOT && name == SESSION_XATTR {
+            return sized(reply, size, Ok(self.last.to_string().into_bytes()));
+        }
         sized(reply, size, self.fs.getxattr(ino.0, name.as_bytes()));
     }
 

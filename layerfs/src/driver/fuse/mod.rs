@@ -40,5 +40,5 @@ pub use list::DirEntry;
 pub use lower::{Indexed, Lower, Plain};
 pub use node::{Place, ROOT};
 pub use rename::Over;
-pub use session::{Mounted, Session, SessionOptions};
+pub use session::{Session, SessionOptions};
 pub use write::SetAttr;

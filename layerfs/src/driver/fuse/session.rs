@@ -1,11 +1,12 @@
 //! A mounted tree and the threads that serve it.
 
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use fs_base::sys::fuse::{self, FuseOptions};
+use fs_base::sys::fuse::{self, FuseOptions, Mounted};
 use fs_base::{Error, IoContext, Result};
+use rustix::process::Pid;
 
 use super::adapter::Adapter;
 use super::fs::Fs;
@@ -27,30 +28,14 @@ pub struct Session {
     threads: usize,
 }
 
-/// Where a session is mounted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mounted {
-    /// The directory that it covers.
-    pub target: PathBuf,
-    /// The mount's id in this mount namespace.
-    pub id: u64,
-}
-
-impl Mounted {
-    /// Takes the mount away, if it is still there; who has files open on it keeps them for as long as they are served.
-    pub fn detach(&self) -> Result<()> {
-        fuse::detach(&self.target, self.id)
-    }
-}
-
 impl Session {
     /// Mounts over the directory `target`.
     pub fn mount(target: &Path, options: &SessionOptions) -> Result<Session> {
         let target = target.canonicalize().at("find", target)?;
         let device = fuse::mount(&target, &options.mount)?;
-        let id = fuse::mounted_at(&target)?
-            .ok_or_else(|| Error::unavailable(format!("{} was unmounted at once", target.display())))?;
-        Ok(Session { device, place: Mounted { target, id }, threads: options.threads.max(1) })
+        let place =
+            Mounted::at(&target)?.ok_or_else(|| Error::unavailable(format!("{} was unmounted at once", target.display())))?;
+        Ok(Session { device, place, threads: options.threads.max(1) })
     }
 
     /// Where it is mounted.
@@ -58,16 +43,17 @@ impl Session {
         &self.place
     }
 
-    /// Serves requests until it is unmounted. `ready` is called when the kernel and this agree on how.
-    pub fn serve(self, fs: Arc<Fs>, ready: impl FnOnce()) -> Result<()> {
+    /// Serves requests until it is mounted nowhere any more; an error says that it may still be. `last` is the process that
+    /// ends when all is cleaned up. `ready` is called when the kernel and this agree on how.
+    pub fn serve(self, fs: Arc<Fs>, last: Pid, ready: impl FnOnce()) -> Result<()> {
         // Who creates a file through the mount has had the kernel apply his own.
         rustix::process::umask(rustix::fs::Mode::empty());
         let mut config = fuser::Config::default();
         config.n_threads = Some(self.threads);
         // The kernel has let in only whom it may.
-        let session = fuser::Session::from_fd(Adapter::new(fs), self.device, fuser::SessionACL::All, config)
-            .at("serve", &self.place.target)?;
+        let session = fuser::Session::from_fd(Adapter::new(fs, last), self.device, fuser::SessionACL::All, config)
+            .at("serve", self.place.target())?;
         ready();
-        session.run().at("serve", &self.place.target)
+        session.run().at("serve", self.place.target())
     }
 }
