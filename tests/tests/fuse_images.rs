@@ -61,10 +61,10 @@ fn layers(dir: &Path) -> [Vec<u8>; 2] {
 fn shown(tree: &Path) -> String {
     sh(
         tree,
-        "timeout 60 find . -printf '%p %y %m %U:%G %s %T@ %l\\n' | sed -E 's/^(.* d [0-9]+ [0-9:]+) [0-9]+/\\1/' | sort
-         timeout 60 find . -type f -print0 | sort -z | xargs -0 sha256sum
-         timeout 60 find . -name hard -printf '%n\\n'; timeout 20 stat -c '%t:%T' dir/null
-         timeout 60 getfattr -R -d -m - . 2>/dev/null || true",
+        "timeout 300 find . -printf '%p %y %m %U:%G %s %T@ %l\\n' | sed -E 's/^(.* d [0-9]+ [0-9:]+) [0-9]+/\\1/' | sort
+         timeout 300 find . -type f -print0 | sort -z | xargs -0 sha256sum
+         timeout 300 find . -name hard -printf '%n\\n'; timeout 300 stat -c '%t:%T' dir/null
+         timeout 300 getfattr -R -d -m - . 2>/dev/null || true",
     )
 }
 
@@ -79,16 +79,16 @@ fn is_mounted(path: &Path) -> bool {
 }
 
 fn wait_until(what: &str, done: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(120);
     while !done() {
         assert!(Instant::now() < end, "not in time: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// The processes of the session at `target`: guard and server, by their command lines.
+/// The processes of the session at `target`, guard and server, by their command lines.
 fn session(target: &Path) -> Vec<i32> {
-    let mut found = Vec::new();
+    let mut found: Vec<i32> = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
@@ -98,8 +98,24 @@ fn session(target: &Path) -> Vec<i32> {
             found.push(pid);
         }
     }
-    found.sort_unstable();
+    // The server is the guard's child.
+    if found.len() == 2 && parent(found[0]) == Some(found[1]) {
+        found.reverse();
+    }
     found
+}
+
+fn parent(pid: i32) -> Option<i32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok())
+}
+
+/// The temporary folder that a session writes to.
+fn scratch(server: i32) -> PathBuf {
+    let open = std::fs::read_dir(format!("/proc/{server}/fd")).unwrap().flatten();
+    let paths = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    let upper = paths.into_iter().find(|path| path.starts_with("/var/tmp") && path.ends_with("upper")).unwrap();
+    upper.parent().unwrap().to_owned()
 }
 
 fn kill(pid: i32) {
@@ -129,8 +145,7 @@ fn an_image_by_fuse_is_the_image_by_the_kernel_and_outlives_the_daemon() {
     assert_eq!(std::fs::read_to_string(fuse.join("opaque/seen")).unwrap(), "seen\n");
     assert!(fails(&daemon.ctl(&["rmi", "-f", "seen:1"])).contains("mounted"));
     ok(&daemon.ctl(&["image", "umount", fuse.to_str().unwrap()]));
-    assert!(!is_mounted(&fuse) && !fuse.exists());
-    wait_until("the session's end", || session(&fuse).is_empty());
+    assert!(!is_mounted(&fuse) && !fuse.exists() && session(&fuse).is_empty());
     ok(&daemon.ctl(&["umount", kernel.to_str().unwrap()]));
 }
 
@@ -145,7 +160,7 @@ fn a_damaged_layer_fails_for_its_files_alone() {
     let target = place.join("tree");
     std::fs::create_dir(&target).unwrap();
     let mut mount = Command::new("timeout");
-    mount.arg("30").arg(program("fsd-fuse")).args(["--image", "image.tar", "tree"]).current_dir(place.0.path());
+    mount.arg("300").arg(program("fsd-fuse")).args(["--image", "image.tar", "tree"]).current_dir(place.0.path());
     ok(&mount.output().unwrap());
     // The lower layer lies first in the file; what is cut off belongs to the upper one.
     let file = std::fs::File::options().write(true).open(place.join("image.tar")).unwrap();
@@ -165,20 +180,13 @@ fn a_writable_mount_keeps_nothing() {
     loaded(&daemon, &place);
     let target = place.join("fuse");
     let mount = || ok(&daemon.ctl(&["image", "mount", "--fuse", "--rw", "seen:1", target.to_str().unwrap()]));
-    let scratch = || {
-        std::fs::read_dir("/var/tmp")
-            .unwrap()
-            .flatten()
-            .filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"fsd-fuse-"))
-            .count()
-    };
-    let before = scratch();
     mount();
+    let scratch = scratch(session(&target)[1]);
+    assert!(scratch.join("work").exists());
     sh(&target, "echo own > etc/two; rm -r dir; mkdir dir; echo x > dir/x; ln dir/x dir/y; cat etc/two");
     assert_eq!(std::fs::read_to_string(target.join("dir/y")).unwrap(), "x\n");
     ok(&daemon.ctl(&["umount", target.to_str().unwrap()]));
-    wait_until("the session's end", || session(&target).is_empty());
-    assert_eq!(scratch(), before);
+    assert!(session(&target).is_empty() && !scratch.exists(), "who unmounts waits for the session's end");
     mount();
     assert_eq!(std::fs::read_to_string(target.join("etc/two")).unwrap(), "new\n");
     ok(&daemon.ctl(&["umount", target.to_str().unwrap()]));
@@ -208,7 +216,7 @@ fn a_killed_session_leaves_no_dead_mount() {
     kill(pids[0]);
     kill(pids[1]);
     wait_until("their end", || session(&target).is_empty());
-    assert_eq!(ok(&daemon.ctl(&["mount", "ls", "-q"])).trim(), "");
+    wait_until("the daemon to notice", || ok(&daemon.ctl(&["mount", "ls", "-q"])).trim().is_empty());
     assert!(!is_mounted(&target) && !target.exists(), "with nobody left to clean up the daemon does it");
 }
 
@@ -229,33 +237,33 @@ fn an_image_file_is_mounted_without_a_daemon() {
         ("docker.tar.gz", images::gzip(&images::docker_archive("seen:1", &[&a, &b]))),
         ("mixed.tar", mixed),
     ];
-    let target = place.join("tree");
+    let target = place.join("file");
     let ctl = |arguments: &[&str]| {
         let mut command = Command::new("timeout");
-        command.arg("60").arg(program("ctl")).args(["-H", "unix:///nowhere"]).args(arguments).current_dir(place.0.path());
+        command.arg("300").arg(program("ctl")).args(["-H", "unix:///nowhere"]).args(arguments).current_dir(place.0.path());
         command.env("TMPDIR", place.0.path()).output().unwrap()
     };
     let mut trees = Vec::new();
     for (name, bytes) in &files {
         std::fs::write(place.join(name), bytes).unwrap();
-        assert_eq!(ok(&ctl(&["image", "mount", "--fuse", name, "tree"])).trim(), target.to_str().unwrap());
+        assert_eq!(ok(&ctl(&["image", "mount", "--fuse", name, "file"])).trim(), target.to_str().unwrap());
         trees.push(shown(&target));
         assert!(trees[0].contains("opaque/seen") && !trees[0].contains("hidden"));
         assert_eq!(trees.last(), trees.first(), "{name}");
-        ok(&ctl(&["image", "umount", "tree"]));
+        ok(&ctl(&["image", "umount", "file"]));
         assert!(!is_mounted(&target));
     }
     std::fs::create_dir(place.join("layout")).unwrap();
     sh(&place.join("layout"), "tar xf ../oci.tar");
-    ok(&ctl(&["image", "mount", "--fuse", "layout", "tree"]));
+    ok(&ctl(&["image", "mount", "--fuse", "layout", "file"]));
     assert_eq!(shown(&target), trees[0]);
-    ok(&ctl(&["umount", "tree"]));
-    assert!(fails(&ctl(&["image", "mount", "--fuse", "--name", "other:1", "docker.tar", "tree"])).contains("it has: seen:1"));
+    ok(&ctl(&["umount", "file"]));
+    assert!(fails(&ctl(&["image", "mount", "--fuse", "--name", "other:1", "docker.tar", "file"])).contains("it has: seen:1"));
     std::fs::write(place.join("text"), "no image").unwrap();
-    assert!(fails(&ctl(&["image", "mount", "--fuse", "./text", "tree"])).contains("not an image"));
+    assert!(fails(&ctl(&["image", "mount", "--fuse", "./text", "file"])).contains("not an image"));
     let left = sh(place.0.path(), "ls -A | grep fsd-fuse || true");
     assert_eq!(left, "", "temporary folders are gone");
-    wait_until("the sessions' end", || session(Path::new("tree")).is_empty());
+    assert_eq!(session(Path::new("file")), [0; 0], "who unmounts waits for the session's end");
 }
 
 #[test]
@@ -273,12 +281,12 @@ fn an_ordinary_user_mounts_an_image_file_by_the_helper() {
     let script =
         "set -e; chmod 755 .. .; chown 65534:65534 .; mknod ../fuse c 10 229; chmod 666 ../fuse; mount --bind ../fuse /dev/fuse
         setpriv --reuid 65534 --regid 65534 --clear-groups bash -ec '
-            export TMPDIR=$PWD; mkdir m; timeout 30 ./fsd-fuse --image image.tar m
-            cat m/etc/two; stat -f -c %T m; stat -c %u:%g m/etc/two; timeout 10 ./fsd-fuse -u m
+            export TMPDIR=$PWD; mkdir m; timeout 120 ./fsd-fuse --image image.tar m
+            cat m/etc/two; stat -f -c %T m; stat -c %u:%g m/etc/two; timeout 120 ./fsd-fuse -u m
             ! grep -q \"$PWD/m \" /proc/mounts; ls -A m
-            timeout 30 ./fsd-fuse --rw --image image.tar m; echo mine > m/etc/two; rm -r m/dir; ls m; cat m/etc/two; timeout 10 ./fsd-fuse -u m
-            for i in $(seq 50); do ls -d fsd-fuse-* > /dev/null 2>&1 || break; sleep 0.1; done; ls -d fsd-fuse-* 2>/dev/null || true'";
-    let output = Command::new("timeout").args(["60", "unshare", "-m", "bash", "-c", script]).current_dir(&dir).output().unwrap();
+            timeout 120 ./fsd-fuse --rw --image image.tar m; echo mine > m/etc/two; rm -r m/dir; ls m; cat m/etc/two; timeout 120 ./fsd-fuse -u m
+            ls -d fsd-fuse-* 2>/dev/null || true'";
+    let output = Command::new("timeout").args(["600", "unshare", "-m", "bash", "-c", script]).current_dir(&dir).output().unwrap();
     let wanted = "new\nfuseblk\n65534:65534\netc\nopaque\nmine\n";
     assert_eq!(ok(&output), wanted, "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -12,6 +12,13 @@ use std::process::{Command, Output};
 use fs_base::sys::mount::{mount_table, unmount};
 use system_tests::{can, has, may_mount, ok, program, sh};
 
+/// The processes of the session at a mount point, and the number of what the mount table has there.
+const TOOLS: &str = r#"
+guard() { getfattr -n user.fsd-fuse.session --only-values --absolute-names "$1"; }
+server() { pgrep -P "$(guard "$1")"; }
+mounted() { awk -v at="$PWD/$1" '$5 == at { print $1 }' /proc/self/mountinfo; }
+"#;
+
 struct Place(tempfile::TempDir);
 
 impl Place {
@@ -25,8 +32,9 @@ impl Place {
 
     /// bash in this folder; a mount that hangs ends it.
     fn bash(&self, script: &str) -> Output {
+        let script = &format!("{TOOLS}\n{script}");
         let mut command = Command::new("timeout");
-        command.args(["-k", "5", "120", "bash", "-euo", "pipefail", "-c", script]).current_dir(self.dir());
+        command.args(["-k", "5", "600", "bash", "-euo", "pipefail", "-c", script]).current_dir(self.dir());
         command.env("FUSE", program("fsd-fuse")).env("GIT_CONFIG_GLOBAL", "/dev/null").output().unwrap()
     }
 }
@@ -187,6 +195,33 @@ fn owners_are_mapped_as_fuse_overlayfs_maps_them() {
 }
 
 #[test]
+fn a_session_that_ends_late_leaves_what_is_mounted_in_its_place_alone() {
+    if !has_fuse() || !has("getfattr") {
+        return;
+    }
+    let place = Place::new();
+    // The kernel gives the number of a mount that is gone to the next one.
+    let script = "mkdir l m u1 w1 u2 w2; mount=\"$FUSE -o lowerdir=l\"; $mount,upperdir=u1,workdir=w1 m; first=$(mounted m)
+        all=\"$(guard m) $(server m)\"; kill -STOP $all; umount m
+        $mount,upperdir=u2,workdir=w2 m; second=$(mounted m); [ \"$first\" != \"$second\" ] || echo same number >&2
+        kill -CONT $all; while kill -0 $all 2>/dev/null; do sleep 0.05; done; echo x > m/x; cat u2/x; \"$FUSE\" -u m; ls m";
+    assert_eq!(ok(&place.bash(script)), "x\n");
+}
+
+#[test]
+fn a_session_whose_connection_is_aborted_is_taken_away() {
+    let connections = Path::new("/sys/fs/fuse/connections");
+    if !has_fuse() || !has("getfattr") || !can("fusectl (no /sys/fs/fuse/connections)", connections.exists()) {
+        return;
+    }
+    let place = Place::new();
+    let script = "mkdir l m u w ctl; mount -t fusectl fusectl ctl; \"$FUSE\" -o lowerdir=l,upperdir=u,workdir=w m; all=$(guard m)
+        echo 1 > ctl/$(($(stat -c %d m) & 0xff | $(stat -c %d m) >> 12 & 0xfff00))/abort; umount ctl
+        while kill -0 $all 2>/dev/null; do sleep 0.05; done; mounted m; ls m";
+    assert_eq!(ok(&place.bash(script)), "");
+}
+
+#[test]
 fn a_killed_session_loses_nothing_that_was_synced() {
     if !has_fuse() {
         return;
@@ -195,8 +230,8 @@ fn a_killed_session_loses_nothing_that_was_synced() {
     sh(place.dir(), LOWERS);
     let script = format!(
         "{}; cd m; dd if=/dev/urandom of=new bs=64k count=20 conv=fsync status=none; sha256sum new > ../sum
-         echo tail >> long; sync long; cd ..; kill -9 $(pgrep -f -- \"fsd-fuse -o .* m$\" | tail -1); sleep 0.5
-         ! mountpoint -q m; cd u; sha256sum -c ../sum; tail -1 long",
+         echo tail >> long; sync long; cd ..; kill -9 $(server m); until [ -z \"$(mounted m)\" ]; do sleep 0.05; done
+         cd u; sha256sum -c ../sum; tail -1 long",
         fuse("u", "w", "m")
     );
     assert_eq!(ok(&place.bash(&script)), "new: OK\ntail\n");
@@ -298,7 +333,7 @@ fn random_io_is_what_a_model_says_by_passthrough_and_by_the_writeback_cache() {
     // In a user namespace the kernel grants no passthrough.
     let inner = format!("{}; {run}; umount m", fuse("u2", "w2", "m"));
     let output = Command::new("timeout")
-        .args(["-k", "5", "60", "unshare", "-Urm", "bash", "-euc", &inner])
+        .args(["-k", "5", "600", "unshare", "-Urm", "bash", "-euc", &inner])
         .current_dir(place.dir())
         .env("FUSE", program("fsd-fuse"))
         .output()
@@ -381,7 +416,8 @@ fn podman_runs_and_builds_images_on_it() {
         printf 'FROM base:1\\nRUN echo built > /built && rm -r /etc/d && mkdir /etc/d && chown 5 /built && ln /built /linked\\nRUN mv /etc/low /etc/high\\nCOPY Dockerfile /D\\n' > ctx/Dockerfile
         p build -q --isolation=chroot --network host -t built:1 ctx > /dev/null
         p run --rm --network none built:1 sh -c 'cat /built; stat -c %u:%h /linked; ls -A /etc/d; cat /etc/high; ls /etc/low' 2>/dev/null || true
-        p rmi -fa > /dev/null; sleep 0.5; umount root/overlay 2>/dev/null || true; ! grep $PWD/ /proc/mounts"
+        p rmi -fa > /dev/null; while grep \" $PWD/root/overlay/\" /proc/mounts > /dev/null; do sleep 0.1; done
+        umount root/overlay 2>/dev/null || true; ! grep $PWD/ /proc/mounts"
     );
     assert_eq!(ok(&place.bash(&script)), "low\nx\nfuse.fsd-fuse\nbuilt\n5:2\nlow\n");
 }
