@@ -82,7 +82,7 @@ impl App {
         let db = Db::open(&config.root.join("meta.db"))?;
         let store = Arc::new(Store::open(&config.root)?);
         store.clear_tmp()?;
-        let mounter = Mounter::new(Arc::clone(&store), config.storage.choice())?;
+        let mounter = Mounter::new(Arc::clone(&store), config.storage.choice(&config.fuse))?;
         format::record(&format_file, mounter.driver_name())?;
         let volumes = Volumes::open(&config.root, Arc::new(db.clone()))?;
         let trash = Trash::open(config.root.join("trash"))?;

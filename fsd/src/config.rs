@@ -85,7 +85,7 @@ pub struct Options {
     /// Group that may use the socket, besides root [default: fsd, if there is such a group]
     #[arg(long, global = true, env = "FSD_GROUP", value_name = "NAME")]
     pub group: Option<String>,
-    /// Storage driver: erofs, erofs-loop or overlay [default: the first that works here]
+    /// Storage driver: erofs, erofs-loop, overlay or fuse [default: the first that works here]
     #[arg(long, global = true, env = "FSD_STORAGE_DRIVER", value_name = "NAME")]
     pub storage_driver: Option<String>,
     /// Option of the storage driver: stacking=descriptors, paths or options; merge-above=LAYERS
@@ -193,9 +193,10 @@ impl Storage {
         Ok(storage)
     }
 
-    /// In layerfs's words.
-    pub fn choice(&self) -> Choice<'_> {
-        Choice { driver: self.driver.as_deref(), stacking: self.stacking.as_deref(), merge_above: self.merge_above }
+    /// In layerfs's words; `fuse` is the program that serves a tree by FUSE.
+    pub fn choice<'a>(&'a self, fuse: &'a Path) -> Choice<'a> {
+        let (driver, stacking) = (self.driver.as_deref(), self.stacking.as_deref());
+        Choice { driver, stacking, merge_above: self.merge_above, fuse: Some(fuse) }
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use fs_base::{Error, IoContext, LayerId, Result};
+use layerfs::driver::fuse::option_path;
 
 use crate::app::App;
 
@@ -16,7 +17,7 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// It is there when this returns.
 pub fn start(app: &App, name: &str, layers: &[LayerId], target: &Path, writable: bool) -> Result<()> {
     let program = &app.config.fuse;
-    let dirs: Vec<String> = layers.iter().rev().map(|id| format!("@{}", escaped(&app.store.layer_dir(id)))).collect();
+    let dirs: Vec<String> = layers.iter().rev().map(|id| format!("@{}", option_path(&app.store.layer_dir(id)))).collect();
     if dirs.is_empty() {
         return Err(Error::unsupported(format!("image {name} has no layers: FUSE has nothing to serve")));
     }
@@ -36,12 +37,6 @@ pub fn start(app: &App, name: &str, layers: &[LayerId], target: &Path, writable:
     }
     let said = String::from_utf8_lossy(&output.stderr);
     Err(Error::unavailable(format!("mount image {name} by FUSE: {}", said.trim().trim_start_matches("fsd-fuse: "))))
-}
-
-/// A path as the program wants it in a list.
-fn escaped(path: &Path) -> String {
-    let text = path.display().to_string();
-    text.replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,")
 }
 
 /// Whether nobody serves what is mounted at `target` any more. A session that is only slow is not dead.

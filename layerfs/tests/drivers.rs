@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{Listing, assert_same, list_dir, list_tree, may_mount, place_of, sh};
+use common::{Listing, assert_same, fuse_program, list_dir, list_tree, may_mount, named, place_of, sh};
 use fs_base::sys::mount::mount_table;
 use fs_base::{Class, LayerId};
 use layerfs::diff::{ChangeKind, of_upper};
@@ -151,11 +151,6 @@ fn changes_of(lower: &Tree, upper: &Path) -> Vec<(char, String)> {
     of_upper(lower, upper).unwrap().into_iter().map(|c| (kind(c.kind), String::from_utf8(c.path).unwrap())).collect()
 }
 
-/// This driver, and the best way of stacking.
-fn named(driver: &str) -> Choice<'_> {
-    Choice { driver: Some(driver), ..Choice::default() }
-}
-
 /// The mounter, or a loud word that this can't be tested here.
 fn mounter(store: &Arc<Store>, choice: Choice<'_>) -> Option<Mounter> {
     match Mounter::new(Arc::clone(store), choice) {
@@ -237,9 +232,17 @@ fn every_driver_is_stacked_in_every_way() {
         let ways = ["descriptors", "paths", "options"].map(Some);
         for (driver, stacking) in names().into_iter().flat_map(|driver| ways.map(|way| (driver, way))) {
             let dir = tempfile::tempdir().unwrap();
-            let choice = Choice { driver: Some(driver), stacking, ..Choice::default() };
-            conformance(dir.path(), choice, 31);
+            let choice = Choice { stacking, ..named(driver) };
             let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
+            if driver == "fuse" {
+                let error = Mounter::new(store, choice).unwrap_err();
+                assert!(
+                    ["stacks no layers", "does not work here"].iter().any(|said| error.to_string().contains(said)),
+                    "{error}"
+                );
+                continue;
+            }
+            conformance(dir.path(), choice, 31);
             let Some(mounter) = mounter(&store, choice) else { continue };
             let taken = |name: &str| mounter.probed().iter().any(|p| p.name == name && p.verdict == Verdict::Taken);
             assert!(taken(driver) && taken(stacking.unwrap()), "{:?}", mounter.probed());
@@ -260,6 +263,48 @@ fn a_merged_chain_shows_what_its_layers_show() {
     }
 }
 
+/// A writable directory is in one format: each driver goes on where another stopped.
+#[test]
+fn a_container_moves_from_driver_to_driver() {
+    if !may_mount() {
+        return;
+    }
+    let (dir, mut random) = (tempfile::tempdir().unwrap(), Random(51));
+    let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
+    let ids = random_chain(&mut random, dir.path(), &store, 3);
+    let (upper, work) = (dir.path().join("upper"), dir.path().join("work"));
+    let before = list_tree(&Tree::new(layers(&store, &ids)));
+    for driver in ["erofs", "fuse", "overlay", "fuse", "erofs-loop", "fuse", "erofs"] {
+        let Some(mounter) = mounter(&store, named(driver)) else { continue };
+        let mount = mounter.container(&ids, &upper, &work).unwrap();
+        if upper.read_dir().unwrap().next().is_some() {
+            let tree = list_tree(&Tree::with_upper(layers(&store, &ids), &upper).unwrap());
+            assert_same(&tree, &list_dir(&place_of(&mount)), driver);
+        }
+        random_changes(&mut random, &place_of(&mount));
+        let after = list_dir(&place_of(&mount));
+        let lower = Tree::new(layers(&store, &ids));
+        assert_eq!(changes_of(&lower, &upper), expected_changes(&before, &after), "{driver}");
+    }
+}
+
+#[test]
+fn where_nothing_stacks_whole_trees_are_served() {
+    use layerfs::driver::Part;
+    if !may_mount() || fuse_program().is_none() {
+        return;
+    }
+    // The kernel is not asked for what is not tried: a driver that is named is the only one.
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
+    let mounter = Mounter::new(Arc::clone(&store), named("fuse")).unwrap();
+    let passed = |part| mounter.probed().iter().filter(move |p| p.part == part && p.verdict != Verdict::Taken).count();
+    assert_eq!((passed(Part::Driver), passed(Part::Stacking)), (3, 3), "{:?}", mounter.probed());
+    let missing = Choice { fuse: Some(Path::new("/nonexistent/fsd-fuse")), ..named("fuse") };
+    let error = Mounter::new(store, missing).unwrap_err();
+    assert!(error.class() == Class::Unsupported && error.to_string().contains("/nonexistent/fsd-fuse"), "{error}");
+}
+
 #[test]
 fn a_store_on_tmpfs_falls_back_and_says_why() {
     if !may_mount() {
@@ -272,7 +317,7 @@ fn a_store_on_tmpfs_falls_back_and_says_why() {
     assert!(mounter.probed()[0].why().is_some_and(|why| !why.is_empty()));
     assert_ne!(mounter.driver_name(), Some("erofs"));
     drop(mounter);
-    for driver in ["erofs-loop", "overlay"] {
+    for driver in ["erofs-loop", "overlay", "fuse"] {
         let place = dir.path().join(driver);
         std::fs::create_dir(&place).unwrap();
         conformance(&place, named(driver), 9);
@@ -303,7 +348,14 @@ impl Image {
 
 impl Drop for Image {
     fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg(self.0.path().join("mnt")).status();
+        // A FUSE session ends a little after its tree has gone.
+        let (place, end) = (self.0.path().join("mnt"), std::time::Instant::now() + std::time::Duration::from_secs(120));
+        while fs_base::sys::mount::unmount(&place, false).is_err_and(|error| error.class() == Class::Busy) {
+            if std::time::Instant::now() > end {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
     }
 }
 

@@ -149,6 +149,61 @@ fn an_image_by_fuse_is_the_image_by_the_kernel_and_outlives_the_daemon() {
     ok(&daemon.ctl(&["umount", kernel.to_str().unwrap()]));
 }
 
+/// The storage driver for a kernel without overlayfs: whole trees by FUSE, a container's too.
+#[test]
+fn containers_run_on_trees_that_fuse_serves() {
+    if !has_fuse() {
+        return;
+    }
+    let Some(archive) = images::made("busybox.tar") else { return };
+    let mut daemon = Daemon::start_in(tempfile::tempdir().unwrap(), &["--storage-driver", "fuse"]);
+    let ctl = |daemon: &Daemon, words: &[&str]| ok(&daemon.ctl(words)).trim().to_owned();
+    ctl(&daemon, &["load", "-q", "-i", archive.to_str().unwrap()]);
+    let info = ctl(&daemon, &["info"]);
+    for said in [
+        "driver fuse: in use",
+        "driver erofs: not tried: the configuration names fuse",
+        "stacking options: not tried: fuse serves whole trees",
+    ] {
+        assert!(info.contains(said), "{said:?} is not in {info}");
+    }
+    let script = "echo out > /f; cp /f /etc/passwd; rm /bin/wget; echo $(cat /f /etc/passwd)";
+    assert_eq!(ctl(&daemon, &["run", "--rm", "--network", "none", "busybox", "sh", "-c", script]), "out out");
+    let stay = "echo here > /here; while :; do sleep 1; done";
+    ctl(&daemon, &["run", "-d", "--name", "stay", "--network", "none", "busybox", "sh", "-c", stay]);
+    ctl(&daemon, &["exec", "stay", "sh", "-c", "until [ -e /here ]; do sleep 0.1; done; [ -c /dev/null ] && su -c true"]);
+
+    daemon.kill();
+    daemon.restart();
+    assert_eq!(ctl(&daemon, &["exec", "stay", "cat", "/here"]), "here", "its tree is served without the daemon");
+    assert_eq!(ctl(&daemon, &["diff", "stay"]), "A /here");
+    ctl(&daemon, &["commit", "stay", "two:1"]);
+    ctl(&daemon, &["stop", "-t", "0", "stay"]);
+    assert_eq!(ctl(&daemon, &["cp", "stay:/here", daemon.dir().join("copied").to_str().unwrap()]), "");
+    assert_eq!(std::fs::read_to_string(daemon.dir().join("copied")).unwrap(), "here\n");
+    ctl(&daemon, &["start", "stay"]);
+    assert_eq!(ctl(&daemon, &["exec", "stay", "cat", "/here"]), "here");
+    ctl(&daemon, &["rm", "-f", "stay"]);
+    assert_eq!(ctl(&daemon, &["run", "--rm", "--network", "none", "two:1", "cat", "/here"]), "here");
+    let target = ctl(&daemon, &["image", "mount", "two:1"]);
+    assert_eq!(std::fs::read_to_string(Path::new(&target).join("here")).unwrap(), "here\n");
+    assert_eq!(ctl(&daemon, &["mount", "ls", "--format", "{{.Driver}} {{.State}}"]), "fuse mounted");
+    ctl(&daemon, &["umount", &target]);
+    daemon.stop();
+    wait_until("the sessions' end", || serving(&daemon.dir().join("root")) == 0);
+}
+
+/// How many processes serve trees of a store.
+fn serving(root: &Path) -> usize {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let of_root = |entry: &std::fs::DirEntry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        line.contains("fsd-fuse\0--serve\0") && line.contains(root.to_str().unwrap())
+    };
+    entries.filter(of_root).count()
+}
+
 #[test]
 fn a_damaged_layer_fails_for_its_files_alone() {
     if !has_fuse() {

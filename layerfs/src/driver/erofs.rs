@@ -11,7 +11,7 @@ use fs_base::{IoContext, Probe, Result, id};
 use rustix::mount::MountAttrFlags;
 
 use super::probe;
-use super::{Capabilities, Driver, Merging};
+use super::{Capabilities, Driver, Layered, Merging, Serves};
 use crate::merge::merge;
 use crate::store::{Layer, Store};
 
@@ -58,13 +58,19 @@ impl Driver for Erofs {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { outlives_removal: true, in_place: true, merges: true }
+        Capabilities { outlives_removal: true, in_place: true, merges: true, stacks: true }
     }
 
     fn probe(&self, store: &Store) -> Probe {
         probe::layer(store, |layer| self.mount_layer(store, layer))
     }
 
+    fn serves(&self) -> Serves<'_> {
+        Serves::Layers(self)
+    }
+}
+
+impl Layered for Erofs {
     fn mount_layer(&self, _store: &Store, layer: &Arc<Layer>) -> Result<Mount> {
         self.mount(&layer.dir.join("index"), &[layer.dir.join("data")])
     }

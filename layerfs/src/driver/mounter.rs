@@ -7,9 +7,9 @@ use fs_base::sys::mount::Mount;
 use fs_base::{Error, IoContext, LayerId, Probe, Result};
 
 use super::layers::{LayerMount, Layers, Lease};
-use super::probe::{self, Part, Probed};
+use super::probe::{self, Part, Probed, Verdict};
 use super::stack::{Lower, MOST_LAYERS, Method, Stacker, Writable};
-use super::{Capabilities, Driver, registry};
+use super::{Capabilities, Driver, Layered, Serves, Whole, registry};
 use crate::store::Store;
 use crate::tree::Tree;
 
@@ -22,6 +22,8 @@ pub struct Choice<'a> {
     pub stacking: Option<&'a str>,
     /// Chains of more layers than this are merged into one index. At most, and by default, what overlayfs takes.
     pub merge_above: Option<usize>,
+    /// The program that serves a tree by FUSE.
+    pub fuse: Option<&'a Path>,
 }
 
 /// Mounts chains of layers. Everything it returns is detached: in no mount table, and gone with its last holder.
@@ -37,17 +39,40 @@ pub struct Mounter {
 }
 
 impl Mounter {
-    /// Takes the first driver and the first way of stacking that work in the store, or those that `choice` names. A
-    /// host on which none works still has a mounter: it refuses to mount and says why.
+    /// Takes the first driver and the first way of stacking that work in the store, or those that `choice` names. Where
+    /// nothing stacks, a driver that needs no stacking. A host on which none works still has a mounter: it refuses to
+    /// mount and says why.
     pub fn new(store: Arc<Store>, choice: Choice<'_>) -> Result<Mounter> {
-        let drivers = registry::all().into_iter().map(|driver| (driver.name(), driver));
-        let (driver, mut probed) = probe::choose(Part::Driver, drivers, choice.driver, |driver| match driver.probe(&store) {
+        let try_driver = |driver: Box<dyn Driver>| match driver.probe(&store) {
             Probe::Supported => Ok(driver),
             failed => Err(failed),
-        })?;
+        };
+        let drivers = registry::all(choice.fuse).into_iter().map(|driver| (driver.name(), driver));
+        let (mut driver, mut probed) = probe::choose(Part::Driver, drivers, choice.driver, try_driver)?;
         let methods = Method::ALL.map(|method| (method.name(), method));
-        let (stacker, ways) = probe::choose(Part::Stacking, methods, choice.stacking, |method| probe::stacker(&store, method))?;
-        probed.extend(ways);
+        let mut stacker = None;
+        if let Some(whole) = driver.as_ref().filter(|driver| !driver.capabilities().stacks) {
+            let merge_above = choice.merge_above.map(|layers| format!("merge-above={layers}"));
+            if let Some(option) = choice.stacking.map(|way| format!("stacking={way}")).or(merge_above) {
+                return Err(Error::invalid(format!("the storage driver {} stacks no layers", whole.name()))
+                    .with_hint(format!("leave out {option}")));
+            }
+            let why = format!("{} serves whole trees", whole.name());
+            probed.extend(methods.map(|(name, _)| Probed { part: Part::Stacking, name, verdict: Verdict::Passed(why.clone()) }));
+        } else {
+            let (taken, ways) = probe::choose(Part::Stacking, methods, choice.stacking, |method| probe::stacker(&store, method))?;
+            stacker = taken;
+            probed.extend(ways);
+        }
+        if let Some(unused) = driver.as_ref().filter(|driver| driver.capabilities().stacks && stacker.is_none())
+            && choice.driver.is_none()
+        {
+            let name = unused.name();
+            let others = registry::all(choice.fuse).into_iter().filter(|driver| !driver.capabilities().stacks);
+            if let Some(whole) = probe::instead(&mut probed, name, others, try_driver) {
+                driver = Some(whole);
+            }
+        }
         let merge_above = choice.merge_above.unwrap_or(MOST_LAYERS).min(MOST_LAYERS);
         Ok(Mounter { store, driver, probed, layers: Layers::default(), stacker, merge_above })
     }
@@ -59,7 +84,7 @@ impl Mounter {
 
     /// What the driver in use can do; nothing if none works here.
     pub fn capabilities(&self) -> Capabilities {
-        let none = Capabilities { outlives_removal: false, in_place: false, merges: false };
+        let none = Capabilities { outlives_removal: false, in_place: false, merges: false, stacks: false };
         self.driver.as_ref().map_or(none, |driver| driver.capabilities())
     }
 
@@ -82,6 +107,9 @@ impl Mounter {
 
     /// The tree of an image, to look at: read-only, without devices and set-user-id.
     pub fn image(&self, layers: &[LayerId]) -> Result<Mount> {
+        if let Serves::Trees(trees) = self.driver()?.serves() {
+            return self.tree(trees, layers, None);
+        }
         let mounts = self.lowers(layers)?;
         let stacker = self.stacker()?;
         if let [only] = &mounts[..]
@@ -105,6 +133,9 @@ impl Mounter {
         let mounts = self.lowers(layers)?;
         self.make_upper(layers, upper)?;
         std::fs::create_dir_all(work).at("make directory", work)?;
+        if let Serves::Trees(trees) = self.driver()?.serves() {
+            return self.tree(trees, layers, Some(Writable { upper, work }));
+        }
         let below = if mounts.is_empty() { Some(Lower::empty()?) } else { None };
         let all: Vec<&Lower> = below.iter().chain(mounts.iter().map(|layer| &layer.lower)).collect();
         self.stacker()?.stack(&all, Some(Writable { upper, work }))
@@ -131,28 +162,38 @@ impl Mounter {
         self.layers.count()
     }
 
-    fn layers(&self, ids: &[LayerId]) -> Result<Vec<Arc<LayerMount>>> {
-        let driver = self.driver()?;
+    /// A chain served whole.
+    fn tree(&self, trees: &dyn Whole, chain: &[LayerId], writable: Option<Writable<'_>>) -> Result<Mount> {
+        let layers = chain.iter().map(|id| self.store.layer(id)).collect::<Result<Vec<_>>>()?;
+        trees.mount_tree(&self.store, &layers, writable)
+    }
+
+    fn layers(&self, layered: &dyn Layered, ids: &[LayerId]) -> Result<Vec<Arc<LayerMount>>> {
         let mount = |id: &LayerId| {
             let layer = self.store.layer(id)?;
-            driver.mount_layer(&self.store, &layer).map_err(|error| error.context(format!("mount layer {id}")))
+            layered.mount_layer(&self.store, &layer).map_err(|error| error.context(format!("mount layer {id}")))
         };
         // The disk is asked for all of them at once, rather than for one when the one before it is there.
         ids.iter().filter(|id| !self.layers.has(id)).for_each(|id| self.store.read_ahead(id));
         ids.iter().map(|id| self.layers.get(id, || mount(id))).collect()
     }
 
-    /// What an overlay of a chain stands on: its layers, or one merged tree where they are too many.
+    /// What an overlay of a chain stands on: its layers, or one merged tree where they are too many. Nothing where there
+    /// is no overlay.
     fn lowers(&self, chain: &[LayerId]) -> Result<Vec<Arc<LayerMount>>> {
-        if chain.len() <= self.merge_above { self.layers(chain) } else { self.merged(chain).map(|merged| vec![merged]) }
+        match self.driver()?.serves() {
+            Serves::Trees(_) => Ok(Vec::new()),
+            Serves::Layers(layered) if chain.len() <= self.merge_above => self.layers(layered, chain),
+            Serves::Layers(layered) => self.merged(layered, chain).map(|merged| vec![merged]),
+        }
     }
 
     /// A chain as one tree.
-    fn merged(&self, chain: &[LayerId]) -> Result<Arc<LayerMount>> {
-        let driver = self.driver()?;
-        let merging = driver.merging().ok_or_else(|| {
+    fn merged(&self, layered: &dyn Layered, chain: &[LayerId]) -> Result<Arc<LayerMount>> {
+        let name = self.driver()?.name();
+        let merging = layered.merging().ok_or_else(|| {
             let message = format!("an image of {} layers: overlayfs takes {}", chain.len(), self.merge_above);
-            Error::unsupported(message).with_hint(format!("the storage driver {} can't merge layers into one", driver.name()))
+            Error::unsupported(message).with_hint(format!("the storage driver {name} can't merge layers into one"))
         })?;
         self.layers.get_chain(chain, || {
             let layers = chain.iter().map(|id| self.store.layer(id)).collect::<Result<Vec<_>>>()?;

@@ -7,7 +7,7 @@ use fs_base::{Class, IoContext, Probe, Result, durable, id};
 use rustix::mount::MountAttrFlags;
 
 use super::probe;
-use super::{Capabilities, Driver};
+use super::{Capabilities, Driver, Layered, Serves};
 use crate::store::{Layer, Store};
 
 /// `layers/<hex>/fs`, made at the first mount and published whole.
@@ -20,13 +20,19 @@ impl Driver for Overlay {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { outlives_removal: false, in_place: false, merges: false }
+        Capabilities { outlives_removal: false, in_place: false, merges: false, stacks: true }
     }
 
     fn probe(&self, store: &Store) -> Probe {
         probe::layer(store, |layer| self.mount_layer(store, layer))
     }
 
+    fn serves(&self) -> Serves<'_> {
+        Serves::Layers(self)
+    }
+}
+
+impl Layered for Overlay {
     fn mount_layer(&self, store: &Store, layer: &Arc<Layer>) -> Result<Mount> {
         let unpacked = layer.dir.join("fs");
         if !unpacked.exists() {

@@ -7,6 +7,7 @@ use fs_base::sys::mount::Mount;
 use fs_base::{Class, Error, IoContext, Probe, Result, id};
 
 use super::stack::{Lower, Method, Stacker, Writable};
+use super::{Driver, Whole};
 use crate::ingest::{IngestOptions, ingest};
 use crate::store::{Layer, Store};
 
@@ -112,6 +113,30 @@ pub fn choose<C, T>(
     }
 }
 
+/// Where `useless` was taken and can't be used, tries `others` that were passed over for it until one works.
+pub fn instead<T>(
+    probed: &mut [Probed],
+    useless: &'static str,
+    others: impl IntoIterator<Item = Box<dyn Driver>>,
+    mut attempt: impl FnMut(Box<dyn Driver>) -> std::result::Result<T, Probe>,
+) -> Option<T> {
+    let mut note = |name: &str, verdict| {
+        probed.iter_mut().filter(|p| p.part == Part::Driver && p.name == name).for_each(|p| p.verdict = Verdict::clone(&verdict));
+    };
+    for other in others {
+        let name = other.name();
+        match attempt(other) {
+            Ok(works) => {
+                note(useless, Verdict::Passed("no way of stacking its layers works".to_owned()));
+                note(name, Verdict::Taken);
+                return Some(works);
+            }
+            Err(probe) => note(name, Verdict::Failed(probe)),
+        }
+    }
+    None
+}
+
 /// The error of a host on which one of the parts works in no way.
 pub fn refusal(probed: &[Probed]) -> Error {
     let works = |part| probed.iter().any(|probed| probed.part == part && probed.verdict == Verdict::Taken);
@@ -130,6 +155,18 @@ impl Scratch {
         std::fs::create_dir(&dir).at("make directory", &dir)?;
         Ok(Scratch(dir))
     }
+
+    fn dir(&self, name: &str) -> Result<std::path::PathBuf> {
+        let path = self.0.join(name);
+        std::fs::create_dir(&path).at("make directory", &path).map(|()| path)
+    }
+
+    /// A layer of one file.
+    fn layer(&self, store: &Store) -> Result<Arc<Layer>> {
+        let dir = self.dir("layer")?;
+        let built = ingest(&mut &one_file()[..], &dir, &IngestOptions::default())?;
+        Ok(Arc::new(store.open_at(&built.id, dir)?))
+    }
 }
 
 impl Drop for Scratch {
@@ -141,11 +178,21 @@ impl Drop for Scratch {
 
 /// Makes a layer of one file in the store's `tmp/`, mounts it, and reads the file through the mount.
 pub fn layer(store: &Store, mount: impl FnOnce(&Arc<Layer>) -> Result<Mount>) -> Probe {
+    answer(Scratch::new(store).and_then(|scratch| read_back(&mount(&scratch.layer(store)?)?)))
+}
+
+/// Mounts a tree of such a layer that can be written, reads the file, removes it, and looks for the mark of that.
+pub fn whole(store: &Store, driver: &dyn Whole) -> Probe {
     answer((|| {
         let scratch = Scratch::new(store)?;
-        let built = ingest(&mut &one_file()[..], &scratch.0, &IngestOptions::default())?;
-        let mount = mount(&Arc::new(store.open_at(&built.id, scratch.0.clone())?))?;
-        read_back(&mount)
+        let layer = scratch.layer(store)?;
+        let (upper, work) = (scratch.dir("upper")?, scratch.dir("work")?);
+        let mount = driver.mount_tree(store, &[layer], Some(Writable { upper: &upper, work: &work }))?;
+        read_back(&mount)?;
+        rustix::fs::unlinkat(&mount, "probe", rustix::fs::AtFlags::empty()).at("remove", "mounted file")?;
+        let mark = rustix::fs::lstat(upper.join("probe")).at("find what was removed in", &upper)?;
+        let is_device = rustix::fs::FileType::from_raw_mode(mark.st_mode) == rustix::fs::FileType::CharacterDevice;
+        if is_device && mark.st_rdev == 0 { Ok(()) } else { Err(Error::unsupported("the store can't hold a whiteout")) }
     })())
 }
 
@@ -157,11 +204,7 @@ pub fn stacker(store: &Store, method: Method) -> std::result::Result<Stacker, Pr
 
 fn writable(store: &Store, stacker: &Stacker) -> Result<()> {
     let scratch = Scratch::new(store)?;
-    let dir = |name: &str| {
-        let path = scratch.0.join(name);
-        std::fs::create_dir(&path).at("make directory", &path).map(|()| path)
-    };
-    let (upper, work) = (dir("upper")?, dir("work")?);
+    let (upper, work) = (scratch.dir("upper")?, scratch.dir("work")?);
     let mount = stacker.stack(&[&Lower::empty()?], Some(Writable { upper: &upper, work: &work }))?;
     let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CREATE | rustix::fs::OFlags::CLOEXEC;
     rustix::fs::openat(&mount, "probe", flags, rustix::fs::Mode::RUSR).at("write to", "overlay")?;

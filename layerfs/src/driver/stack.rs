@@ -71,12 +71,20 @@ impl Lower {
         context.string("mode", "0755")?;
         context.mount(MountAttrFlags::MOUNT_ATTR_RDONLY).map(Lower::new)
     }
+
+    /// The mount itself, for people to look at.
+    pub fn into_look_only(self) -> Result<Mount> {
+        self.mount.set_attributes(LOOK_ONLY, MountAttrFlags::empty(), false)?;
+        Ok(self.mount)
+    }
 }
 
-/// The writable side of a stack: two directories on one file system.
+/// The writable side of a tree: two directories on one file system.
 #[derive(Debug, Clone, Copy)]
 pub struct Writable<'a> {
+    /// Takes what is written, in overlayfs's format.
     pub upper: &'a Path,
+    /// Belongs to who serves the tree.
     pub work: &'a Path,
 }
 

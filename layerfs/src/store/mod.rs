@@ -106,6 +106,11 @@ impl Store {
         Ok(Store { root: root.to_owned(), trash: Trash::open(root.join("trash"))?, open: Mutex::default(), pins: Arc::default() })
     }
 
+    /// What all of it lies in.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Where unfinished work lies.
     pub(crate) fn tmp(&self) -> PathBuf {
         self.root.join("tmp")

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use fs_base::sys::mount::Mount;
+use layerfs::driver::Choice;
 use layerfs::erofs::FileKind;
 use layerfs::tree::{Entry, Tree};
 
@@ -35,6 +36,22 @@ pub fn is_root(what: &str) -> bool {
         println!("SKIPPED: {what}: needs root");
     }
     root
+}
+
+/// The program that serves trees by FUSE: cargo puts it beside the folder of the tests' programs. Without it, that driver
+/// is skipped, and says so.
+pub fn fuse_program() -> Option<&'static Path> {
+    static PROGRAM: std::sync::OnceLock<Option<PathBuf>> = std::sync::OnceLock::new();
+    let find = || {
+        let dir = std::env::current_exe().ok()?;
+        Some(dir.parent()?.parent()?.join("fsd-fuse")).filter(|program| program.exists())
+    };
+    PROGRAM.get_or_init(find).as_deref()
+}
+
+/// This driver, and the best way of stacking.
+pub fn named(driver: &str) -> Choice<'_> {
+    Choice { driver: Some(driver), fuse: fuse_program(), ..Choice::default() }
 }
 
 /// Everything that one file is, as text, so that a difference reads well.

@@ -35,6 +35,9 @@ pub struct Cli {
     /// Write the manual page into a folder
     #[arg(long, hide = true, value_name = "DIR")]
     pub man: Option<PathBuf>,
+    /// Serve what is mounted already: its device is the standard input
+    #[arg(long, hide = true, conflicts_with_all = ["target", "unmount", "rw", "image"])]
+    pub serve: bool,
     /// Print version
     #[arg(short = 'V', long, action = ArgAction::Version)]
     version: Option<bool>,

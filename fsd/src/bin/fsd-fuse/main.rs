@@ -38,6 +38,9 @@ fn run(cli: &Cli) -> Result<()> {
     if let Some(dir) = &cli.man {
         return cli::manual(dir);
     }
+    if cli.serve {
+        return serve_given(cli);
+    }
     let target = cli.target.as_ref().ok_or_else(|| Error::invalid("a mount point is needed"))?;
     if cli.unmount {
         let target = target.canonicalize().unwrap_or_else(|_| target.clone());
@@ -63,6 +66,15 @@ fn run(cli: &Cli) -> Result<()> {
     }
     let session = Session::mount(target, &options.session(&fs, target)?)?;
     process::serve(session, fs, scratch, cli.foreground || cli.debug)
+}
+
+/// Serves a tree that the daemon has mounted, until the kernel lets go of it.
+fn serve_given(cli: &Cli) -> Result<()> {
+    process::raise_limits();
+    let options = options::Options::read(&cli.options)?;
+    let fs = Arc::new(Fs::new(options.tree(process::most_open_files())?)?);
+    let device = rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3).at("duplicate", "standard input")?;
+    process::serve(Session::of_device(device, options.threads()), fs, None, cli.foreground || cli.debug)
 }
 
 /// A writable directory for as long as the tree is mounted.

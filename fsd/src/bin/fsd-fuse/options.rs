@@ -123,7 +123,6 @@ impl Options {
         if (self.dev || self.suid == Some(true)) && !root {
             return Err(Error::denied(format!("{}: options dev and suid are for root", target.display())));
         }
-        let default = std::thread::available_parallelism().map_or(2, |n| n.get() + 1).min(MOST_THREADS);
         Ok(SessionOptions {
             mount: FuseOptions {
                 source: self.source.clone().unwrap_or_else(|| "fsd-fuse".to_owned()),
@@ -134,8 +133,14 @@ impl Options {
                 suid: root && self.suid.unwrap_or(!fs.is_read_only()),
                 dev: root && self.dev,
             },
-            threads: self.threads.unwrap_or(default),
+            threads: self.threads(),
         })
+    }
+
+    /// How many requests are worked on at once.
+    pub fn threads(&self) -> usize {
+        let default = std::thread::available_parallelism().map_or(2, |n| n.get() + 1).min(MOST_THREADS);
+        self.threads.unwrap_or(default)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,12 +36,17 @@ pub fn serve(session: Session, fs: Arc<Fs>, scratch: Option<Scratch>, foreground
     if foreground {
         return run(session, fs, rustix::process::getpid(), || ());
     }
-    let place = session.place().clone();
+    let place = session.place().cloned();
     let result = background(session, fs, scratch);
     if result.is_err() {
-        let _ = place.detach();
+        let _ = detach(place.as_ref());
     }
     result
+}
+
+/// What has no place in this mount namespace goes with its last user.
+fn detach(place: Option<&Mounted>) -> Result<()> {
+    place.map_or(Ok(()), Mounted::detach)
 }
 
 fn background(session: Session, fs: Arc<Fs>, scratch: Option<Scratch>) -> Result<()> {
@@ -62,7 +68,8 @@ fn background(session: Session, fs: Arc<Fs>, scratch: Option<Scratch>) -> Result
     rustix::process::setsid().at("setsid", "session")?;
     rustix::process::chdir("/").at("change directory to", "/")?;
     let signals = SignalSet::block_all()?;
-    let (place, guard_of_it) = (session.place().clone(), rustix::process::getpid());
+    let last = rustix::process::getpid();
+    let Some(place) = session.place().cloned() else { serve_here(session, fs, last, to) };
     match fork(&ForkOptions::default())? {
         Forked::Parent(server) => {
             drop((session, fs, to, signals));
@@ -71,18 +78,21 @@ fn background(session: Session, fs: Arc<Fs>, scratch: Option<Scratch>) -> Result
             drop(scratch);
             exit_now(0)
         }
-        Forked::Child => {
-            let mut to = File::from(to);
-            let result = run(session, fs, guard_of_it, move || {
-                let _ = quiet();
-                let _ = to.write_all(b"+");
-            });
-            if let Err(error) = &result {
-                eprintln!("fsd-fuse: {error}");
-            }
-            exit_now(i32::from(result.is_err()))
-        }
+        Forked::Child => serve_here(session, fs, last, to),
     }
+}
+
+/// Says on `to` when the tree can be used; `last` is the process that ends last.
+fn serve_here(session: Session, fs: Arc<Fs>, last: Pid, to: OwnedFd) -> ! {
+    let mut to = File::from(to);
+    let result = run(session, fs, last, move || {
+        let _ = quiet();
+        let _ = to.write_all(b"+");
+    });
+    if let Err(error) = &result {
+        eprintln!("fsd-fuse: {error}");
+    }
+    exit_now(i32::from(result.is_err()))
 }
 
 /// The standard streams belong to who started this.
@@ -117,14 +127,14 @@ fn wait(pid: i32) -> Option<i32> {
 /// Serves until the tree is unmounted, or until a signal asks for the end.
 fn run(session: Session, fs: Arc<Fs>, last: Pid, ready: impl FnOnce() + Send + 'static) -> Result<()> {
     let signals = SignalSet::block_all()?;
-    let place = session.place().clone();
+    let place = session.place().cloned();
     let at_end = place.clone();
     std::thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
             loop {
                 if let Some(Signal::TERM | Signal::INT | Signal::HUP | Signal::QUIT) = signals.wait() {
-                    let gone = at_end.detach().is_ok();
+                    let gone = detach(at_end.as_ref()).is_ok();
                     // The server ends when the last user of the mount is gone; some never go.
                     std::thread::sleep(GRACE);
                     exit_now(i32::from(!gone));
@@ -134,7 +144,7 @@ fn run(session: Session, fs: Arc<Fs>, last: Pid, ready: impl FnOnce() + Send + '
         .at("start", "thread")?;
     let result = session.serve(fs, last, ready);
     if result.is_err() {
-        place.detach()?;
+        detach(place.as_ref())?;
     }
     result
 }

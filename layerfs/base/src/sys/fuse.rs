@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::mount::MountAttrFlags;
 use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType};
 
-use super::mount::{FsContext, mount_table};
+use super::mount::{FsContext, Mount, mount_table};
 use super::pid::Process;
 use crate::{Class, Error, IoContext, Result};
 
@@ -51,6 +51,14 @@ pub fn mount(target: &Path, options: &FuseOptions) -> Result<OwnedFd> {
 }
 
 fn mount_directly(target: &Path, options: &FuseOptions) -> Result<OwnedFd> {
+    let (device, mount) = mount_detached(options)?;
+    mount.attach(target)?;
+    Ok(device)
+}
+
+/// Mounts without a place: the device that requests are read from, and the mount. Who uses the mount waits until somebody
+/// serves it, or until the device is closed. Only for a process that may mount.
+pub fn mount_detached(options: &FuseOptions) -> Result<(OwnedFd, Mount)> {
     let path = "/dev/fuse";
     let device = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).at("open", path)?;
     let context = FsContext::open("fuse")?;
@@ -75,8 +83,8 @@ fn mount_directly(target: &Path, options: &FuseOptions) -> Result<OwnedFd> {
     if !options.dev {
         attributes |= MountAttrFlags::MOUNT_ATTR_NODEV;
     }
-    context.mount(attributes)?.attach(target)?;
-    Ok(device)
+    let mount = context.mount(attributes)?;
+    Ok((device, mount))
 }
 
 fn mount_by_helper(target: &Path, options: &FuseOptions) -> Result<OwnedFd> {

@@ -42,3 +42,9 @@ pub use node::{Place, ROOT};
 pub use rename::Over;
 pub use session::{Session, SessionOptions};
 pub use write::SetAttr;
+
+/// A path as `fsd-fuse` wants it in a list of options.
+pub fn option_path(path: &std::path::Path) -> String {
+    let text = path.display().to_string();
+    text.replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,")
+}

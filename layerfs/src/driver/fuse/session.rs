@@ -24,7 +24,7 @@ pub struct SessionOptions {
 #[derive(Debug)]
 pub struct Session {
     device: OwnedFd,
-    place: Mounted,
+    place: Option<Mounted>,
     threads: usize,
 }
 
@@ -35,12 +35,17 @@ impl Session {
         let device = fuse::mount(&target, &options.mount)?;
         let place =
             Mounted::at(&target)?.ok_or_else(|| Error::unavailable(format!("{} was unmounted at once", target.display())))?;
-        Ok(Session { device, place, threads: options.threads.max(1) })
+        Ok(Session { device, place: Some(place), threads: options.threads.max(1) })
     }
 
-    /// Where it is mounted.
-    pub fn place(&self) -> &Mounted {
-        &self.place
+    /// Serves what somebody else has mounted, by its device.
+    pub fn of_device(device: OwnedFd, threads: usize) -> Session {
+        Session { device, place: None, threads: threads.max(1) }
+    }
+
+    /// Where it is mounted, if it was this that mounted it.
+    pub fn place(&self) -> Option<&Mounted> {
+        self.place.as_ref()
     }
 
     /// Serves requests until it is mounted nowhere any more; an error says that it may still be. `last` is the process that
@@ -51,9 +56,10 @@ impl Session {
         let mut config = fuser::Config::default();
         config.n_threads = Some(self.threads);
         // The kernel has let in only whom it may.
-        let session = fuser::Session::from_fd(Adapter::new(fs, last), self.device, fuser::SessionACL::All, config)
-            .at("serve", self.place.target())?;
+        let shown = self.place.map_or_else(|| "a tree without a place".into(), |place| place.target().to_owned());
+        let adapter = Adapter::new(fs, last);
+        let session = fuser::Session::from_fd(adapter, self.device, fuser::SessionACL::All, config).at("serve", &shown)?;
         ready();
-        session.run().at("serve", self.place.target())
+        session.run().at("serve", &shown)
     }
 }
