@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// How long anything may take. A machine may be many times slower than another, and only what fails waits so long.
 pub const PATIENCE: Duration = Duration::from_secs(300);
+/// The same, as `timeout` and curl take it.
+pub const PATIENCE_SECONDS: &str = "300";
 
 pub mod cut;
 pub mod http;
@@ -124,7 +126,7 @@ impl Daemon {
     /// curl on its socket.
     pub fn curl(&self, arguments: &[&str]) -> Output {
         Command::new("curl")
-            .args(["-sSg", "--max-time", &PATIENCE.as_secs().to_string(), "--unix-socket"])
+            .args(["-sSg", "--max-time", PATIENCE_SECONDS, "--unix-socket"])
             .arg(self.socket())
             .args(arguments)
             .output()
@@ -160,7 +162,7 @@ impl Daemon {
 /// A command that is ended after [`PATIENCE`].
 pub fn patient(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new("timeout");
-    command.arg(PATIENCE.as_secs().to_string()).arg(program);
+    command.arg(PATIENCE_SECONDS).arg(program);
     command
 }
 
@@ -237,6 +239,18 @@ fn shown(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
 #[track_caller]
 pub fn sh(dir: &Path, script: &str) -> String {
     ok(&Command::new("bash").args(["-euo", "pipefail", "-c", script]).current_dir(dir).output().unwrap())
+}
+
+/// Waits until `events` tells what is looked for; what it told. What happened in this second is told in the next one,
+/// because clients ask for times in whole seconds.
+#[track_caller]
+pub fn told(daemon: &Daemon, filters: &[&str], format: &str, done: impl Fn(&[&str]) -> bool) -> Vec<String> {
+    let events = || {
+        let words = [&["events", "--since", "1h", "--until", "0s", "--format", format], filters].concat();
+        ok(&daemon.docker(&words))
+    };
+    until("it is told", || done(&events().lines().collect::<Vec<_>>()));
+    events().lines().map(str::to_owned).collect()
 }
 
 /// Waits until what was thrown away is gone: a removal has its answer before.

@@ -34,7 +34,7 @@ impl Registry {
         std::fs::write(&file, settings).unwrap();
         let child =
             Command::new("docker-registry").arg("serve").arg(&file).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + crate::PATIENCE;
         while TcpStream::connect(&address).is_err() {
             assert!(Instant::now() < end, "docker-registry does not answer");
             std::thread::sleep(Duration::from_millis(20));

@@ -5,10 +5,10 @@
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use system_tests::{Daemon, fails, ok, program};
+use system_tests::{Daemon, PATIENCE_SECONDS, fails, ok, program};
 
 fn fsd(arguments: &[&str]) -> std::process::Output {
-    Command::new("timeout").arg("20").arg(program("fsd")).args(arguments).output().unwrap()
+    Command::new("timeout").arg(PATIENCE_SECONDS).arg(program("fsd")).args(arguments).output().unwrap()
 }
 
 #[test]

@@ -4,9 +4,8 @@
 
 use std::path::Path;
 use std::process::Output;
-use std::time::Duration;
 
-use system_tests::{Daemon, fails, has, images, may_mount, ok};
+use system_tests::{Daemon, fails, has, images, may_mount, ok, told};
 
 /// A daemon that has busybox; `None` where containers can't be run.
 fn daemon() -> Option<Daemon> {
@@ -137,10 +136,7 @@ fn want_of_memory_is_told() {
         assert_eq!(inspect(&daemon, "part", "{{.State.OOMKilled}}"), "true", "{name}");
         ok(&daemon.docker(&["rm", "part"]));
     }
-    std::thread::sleep(Duration::from_millis(1100));
-    let events =
-        ok(&daemon.docker(&["events", "--since", "1h", "--until", "0s", "--filter", "event=oom", "--format", "{{.Action}}"]));
-    assert_eq!(events.lines().count(), 4, "{events}");
+    told(&daemon, &["--filter", "event=oom"], "{{.Action}}", |events| events.len() == 4);
 }
 
 #[test]

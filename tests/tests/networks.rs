@@ -5,11 +5,11 @@
 
 use std::net::{TcpListener, UdpSocket};
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use engine::network::{Host, Scope};
 use serde_json::Value;
-use system_tests::{Daemon, fails, has, images, may_mount, ok, sh};
+use system_tests::{Daemon, PATIENCE_SECONDS, fails, has, images, may_mount, ok, sh, told, until};
 
 /// A daemon that has busybox, and Debian where names are looked up; `None` where containers can't be run.
 fn daemon(images: &[&str]) -> Option<Daemon> {
@@ -37,14 +37,6 @@ fn err(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn until(what: &str, done: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !done() {
-        assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// A container that serves its name by HTTP on port 80.
 fn server(daemon: &Daemon, name: &str, flags: &[&str]) {
     let script = format!("echo I am {name} > /tmp/index.html; exec httpd -f -p 80 -h /tmp");
@@ -53,11 +45,11 @@ fn server(daemon: &Daemon, name: &str, flags: &[&str]) {
     words.extend(["busybox", "sh", "-c", &script]);
     ok(&daemon.docker(&words));
     let address = address(daemon, name);
-    until("it serves", || curl(&address).is_some());
+    until("it serves", || !is_silent(&address));
 }
 
 fn idle(daemon: &Daemon, name: &str, flags: &[&str]) {
-    ok(&daemon.docker(&[&["run", "-d", "--name", name], flags, &["busybox", "sleep", "1000"]].concat()));
+    ok(&daemon.docker(&[&["run", "-d", "--name", name], flags, &["busybox", "sleep", "10000"]].concat()));
 }
 
 fn inspect(daemon: &Daemon, name: &str, format: &str) -> String {
@@ -68,16 +60,38 @@ fn address(daemon: &Daemon, name: &str) -> String {
     inspect(daemon, name, "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}").split(' ').next().unwrap().to_owned()
 }
 
-fn curl(place: &str) -> Option<String> {
+/// Seconds after which no answer is taken for none; what must answer may take as long as it wants.
+const NO_ANSWER: &str = "2";
+
+fn curl_within(place: &str, seconds: &str) -> Option<String> {
     let url = format!("http://{place}/");
-    let output = Command::new("curl").args(["-sg", "--noproxy", "*", "-m", "2", &url]).output().unwrap();
+    let output = Command::new("curl").args(["-sg", "--noproxy", "*", "-m", seconds, &url]).output().unwrap();
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// What a place answers that should.
+fn curl(place: &str) -> Option<String> {
+    curl_within(place, PATIENCE_SECONDS)
+}
+
+/// Whether nothing answers there.
+fn is_silent(place: &str) -> bool {
+    curl_within(place, NO_ANSWER).is_none()
+}
+
+fn reaches_within(daemon: &Daemon, container: &str, (host, port): (&str, &str), seconds: &str) -> bool {
+    let script = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | timeout {seconds} nc {host} {port} | grep -q 'I am'");
+    daemon.docker(&["exec", container, "sh", "-c", &script]).status.success()
 }
 
 /// The same from a container.
 fn curl_from(daemon: &Daemon, container: &str, host: &str, port: &str) -> bool {
-    let script = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | timeout 2 nc {host} {port} | grep -q 'I am'");
-    daemon.docker(&["exec", container, "sh", "-c", &script]).status.success()
+    reaches_within(daemon, container, (host, port), PATIENCE_SECONDS)
+}
+
+/// Whether nothing answers a container there.
+fn is_silent_to(daemon: &Daemon, container: &str, host: &str, port: &str) -> bool {
+    !reaches_within(daemon, container, (host, port), NO_ANSWER)
 }
 
 /// A port that is free a moment before it is used.
@@ -124,7 +138,7 @@ fn a_container_is_reached_at_its_address_and_its_published_port() {
     assert!(hosts.ends_with(&format!("{own}\t{}\n", inspect(&daemon, "web", "{{.Config.Hostname}}"))), "{hosts}");
     ok(&daemon.docker(&["rm", "-f", "web"]));
     for place in &places {
-        assert_eq!(curl(place), None, "{place}");
+        assert!(is_silent(place), "{place}");
     }
     assert_eq!(ok(&daemon.docker(&["inspect", "-f", "{{.NetworkSettings.IPAddress}}", "other"])).lines().count(), 1);
 }
@@ -157,7 +171,7 @@ fn ports_are_published_in_every_form() {
     assert_eq!(all.as_object().unwrap().len(), 3, "{all}");
     assert_eq!(curl(&format!("127.0.0.1:{}", number(&all, "80/tcp"))).as_deref(), Some("I am all"));
     if let Some(host) = host_address() {
-        assert_eq!(curl(&format!("{host}:{other}")), None, "it is published on 127.0.0.1 only");
+        assert!(is_silent(&format!("{host}:{other}")), "it is published on 127.0.0.1 only");
     }
     let mapped = ok(&daemon.ctl(&["run", "-d", "-p", "0:80", "--name", "zero", "busybox", "sleep", "100"]));
     assert_eq!(mapped.trim().len(), 64);
@@ -175,7 +189,7 @@ fn datagrams_come_through() {
         let socket = UdpSocket::bind((from, 0)).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
         let mut buffer = [0; 100];
-        (0..10).any(|_| {
+        (0..300).any(|_| {
             socket.send_to(b"hello", (to, port)).unwrap();
             matches!(socket.recv(&mut buffer), Ok(length) if &buffer[..length] == b"echo hello")
         })
@@ -189,7 +203,7 @@ fn datagrams_come_through() {
     client.connect(("127.0.0.1", port)).unwrap();
     let talk = || {
         let mut buffer = [0; 100];
-        (0..10).any(|_| {
+        (0..300).any(|_| {
             let _ = client.send(b"still");
             matches!(client.recv(&mut buffer), Ok(length) if &buffer[..length] == b"echo still")
         })
@@ -284,7 +298,7 @@ struct World {
 
 impl World {
     fn new(number: u8) -> World {
-        let child = Command::new("unshare").args(["-n", "sleep", "600"]).spawn().unwrap();
+        let child = Command::new("unshare").args(["-n", "sleep", "6000"]).spawn().unwrap();
         let (pid, wire) = (child.id(), format!("fw{}", child.id()));
         let world = World { child };
         until("it is apart", || {
@@ -335,7 +349,7 @@ fn containers_go_out_and_ask_the_worlds_names() {
     until("the world answers", || std::net::TcpStream::connect("10.249.21.2:80").is_ok());
     ok(&daemon.docker(&["network", "create", "net"]));
     ok(&daemon.docker(&["network", "create", "--internal", "inner"]));
-    let run = |network: &str, script: &str| {
+    let run = |network: &str, limit: &str, script: &str| {
         daemon.docker(&[
             "run",
             "--rm",
@@ -345,18 +359,22 @@ fn containers_go_out_and_ask_the_worlds_names() {
             network,
             "debian:12",
             "timeout",
-            "5",
+            limit,
             "bash",
             "-c",
             script,
         ])
     };
     for network in ["bridge", "net"] {
-        assert_eq!(ok(&run(network, "cat < /dev/tcp/10.249.21.2/80")), "10.249.21.1", "{network}");
-        assert_eq!(ok(&run(network, "getent ahostsv4 some.where | head -1 | cut -d' ' -f1")).trim(), "192.0.2.77", "{network}");
+        assert_eq!(ok(&run(network, PATIENCE_SECONDS, "cat < /dev/tcp/10.249.21.2/80")), "10.249.21.1", "{network}");
+        assert_eq!(
+            ok(&run(network, PATIENCE_SECONDS, "getent ahostsv4 some.where | head -1 | cut -d' ' -f1")).trim(),
+            "192.0.2.77",
+            "{network}"
+        );
     }
-    assert!(!run("inner", "cat < /dev/tcp/10.249.21.2/80").status.success(), "an internal network leads nowhere");
-    assert!(!run("inner", "getent hosts some.where").status.success(), "nor do its questions");
+    assert!(!run("inner", NO_ANSWER, "cat < /dev/tcp/10.249.21.2/80").status.success(), "an internal network leads nowhere");
+    assert!(!run("inner", NO_ANSWER, "getent hosts some.where").status.success(), "nor do its questions");
     let _ = server.kill();
     let _ = server.wait();
 }
@@ -516,7 +534,7 @@ fn networks_are_apart() {
     assert!(curl_from(&daemon, "same", &web, "80"));
     assert!(curl_from(&daemon, "inside", &secret, "80"));
     for (from, to) in [("other", &web), ("default", &web), ("inside", &web), ("same", &secret), ("default", &secret)] {
-        assert!(!curl_from(&daemon, from, to, "80"), "{from} reaches {to}");
+        assert!(is_silent_to(&daemon, from, to, "80"), "{from} reaches {to}");
     }
     let gateway = inspect(&daemon, "other", "{{.NetworkSettings.Networks.two.Gateway}}");
     assert!(curl_from(&daemon, "other", &gateway, &port.to_string()), "what is published is for all");
@@ -529,7 +547,7 @@ fn networks_are_apart() {
     if std::fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables").is_ok_and(|text| text.trim() == "1") {
         server(&daemon, "quiet", &["--network", "shy"]);
         idle(&daemon, "asker", &["--network", "shy"]);
-        assert!(!curl_from(&daemon, "asker", &address(&daemon, "quiet"), "80"), "enable_icc=false");
+        assert!(is_silent_to(&daemon, "asker", &address(&daemon, "quiet"), "80"), "enable_icc=false");
     } else {
         println!("SKIPPED: enable_icc=false: this host's bridges show no packets to its rules (bridge-nf-call-iptables)");
     }
@@ -565,7 +583,7 @@ fn containers_come_and_go_while_they_run() {
     ok(&daemon.docker(&["network", "connect", "inner", "web"]));
     ok(&daemon.docker(&["network", "disconnect", "one", "web"]));
     assert!(!ok(&exec("web", &["ip", "route"])).contains("default"));
-    assert_eq!(curl(&format!("127.0.0.1:{port}")), None, "no way leads in");
+    assert!(is_silent(&format!("127.0.0.1:{port}")), "no way leads in");
     assert!(!by_name("www"));
     ok(&daemon.docker(&["network", "connect", "two", "web"]));
     assert_eq!(curl(&format!("127.0.0.1:{port}")).as_deref(), Some("I am web"));
@@ -575,7 +593,7 @@ fn containers_come_and_go_while_they_run() {
     ok(&daemon.docker(&["network", "disconnect", "inner", "web"]));
     ok(&daemon.docker(&["network", "connect", "one", "web"]));
     ok(&daemon.docker(&["start", "web"]));
-    until("it serves", || curl(&format!("127.0.0.1:{port}")).as_deref() == Some("I am web"));
+    until("it serves", || curl_within(&format!("127.0.0.1:{port}"), NO_ANSWER).as_deref() == Some("I am web"));
     assert!(by_name("web"));
     let names = inspect(&daemon, "web", "{{range $name, $e := .NetworkSettings.Networks}}{{$name}} {{end}}");
     assert_eq!(names, "one two");
@@ -627,7 +645,7 @@ fn networks_go_on_without_the_daemon() {
     ok(&daemon.docker(&["network", "create", "net"]));
     server(&daemon, "web", &["--network", "net", "-p", &format!("{port}:80")]);
     idle(&daemon, "asker", &["--network", "net"]);
-    ok(&daemon.docker(&["run", "-d", "--name", "deb", "--network", "net", "debian:12", "sleep", "1000"]));
+    ok(&daemon.docker(&["run", "-d", "--name", "deb", "--network", "net", "debian:12", "sleep", "10000"]));
     let own = address(&daemon, "web");
     daemon.kill();
     assert_eq!(curl(&own).as_deref(), Some("I am web"));
@@ -651,7 +669,7 @@ fn networks_go_on_without_the_daemon() {
     };
     daemon.kill();
     sweep();
-    assert_eq!(curl(&format!("127.0.0.1:{port}")), None);
+    assert!(is_silent(&format!("127.0.0.1:{port}")));
     daemon.restart();
     assert_eq!(curl(&format!("127.0.0.1:{port}")).as_deref(), Some("I am web"));
     sweep();
@@ -683,7 +701,7 @@ fn nothing_is_left_of_networks() {
                 let network = if number % 2 == 0 { "bridge" } else { "net" };
                 let run = |rest: &[&str]| {
                     let host = format!("unix://{}", socket.display());
-                    let fixed = ["60", "docker", "-H", &host, "run", "--rm", "--network", network, "-p", "80"];
+                    let fixed = [PATIENCE_SECONDS, "docker", "-H", &host, "run", "--rm", "--network", network, "-p", "80"];
                     Command::new("timeout").args(fixed).args(rest).output().unwrap()
                 };
                 for _ in 0..3 {
@@ -704,8 +722,8 @@ fn nothing_is_left_of_networks() {
     for round in 0..8u64 {
         let socket = format!("unix://{}", daemon.socket().display());
         let script = format!(
-            "for i in 1 2 3; do timeout 20 docker -H {socket} run --rm -p 80 --network net busybox true; \
-             timeout 20 docker -H {socket} run -d -p 80 busybox sleep 0.2; done >/dev/null 2>&1; true"
+            "for i in 1 2 3; do timeout 180 docker -H {socket} run --rm -p 80 --network net busybox true; \
+             timeout 180 docker -H {socket} run -d -p 80 busybox sleep 0.2; done >/dev/null 2>&1; true"
         );
         let mut work = Command::new("bash").args(["-c", &script]).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(15 + round * 41 % 300));
@@ -762,20 +780,10 @@ fn what_happens_to_networks_is_told() {
     ok(&daemon.docker(&["run", "--rm", "--network", "net", "busybox", "true"]));
     ok(&daemon.docker(&["network", "rm", "net"]));
     ok(&daemon.ctl(&["system", "prune", "-f"]));
-    // `--until` counts whole seconds.
-    std::thread::sleep(Duration::from_millis(1100));
-    let told = ok(&daemon.docker(&[
-        "events",
-        "--since",
-        "1h",
-        "--until",
-        "0s",
-        "--filter",
-        "type=network",
-        "--format",
-        "{{.Action}} {{.Actor.Attributes.name}} {{.Actor.Attributes.type}}",
-    ]));
-    let told: Vec<&str> = told.lines().collect();
+    let format = "{{.Action}} {{.Actor.Attributes.name}} {{.Actor.Attributes.type}}";
+    let told = told(&daemon, &["--filter", "type=network"], format, |events| {
+        events.last().is_some_and(|event| event.starts_with("prune"))
+    });
     assert_eq!(told[..4], ["create net bridge", "connect net bridge", "disconnect net bridge", "destroy net bridge"], "{told:?}");
     assert!(told[4].starts_with("prune"), "{told:?}");
     assert!(ok(&daemon.docker(&["system", "df"])).contains("Containers"));

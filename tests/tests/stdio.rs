@@ -5,10 +5,9 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Output;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use system_tests::{Daemon, fails, has, images, may_mount, ok};
+use system_tests::{Daemon, PATIENCE, PATIENCE_SECONDS, fails, has, images, may_mount, ok, told, until};
 
 /// A daemon that has busybox; `None` where containers can't be run.
 fn daemon() -> Option<Daemon> {
@@ -21,14 +20,6 @@ fn daemon() -> Option<Daemon> {
     Some(daemon)
 }
 
-fn until(what: &str, done: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !done() {
-        assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 fn inspect(daemon: &Daemon, name: &str, format: &str) -> String {
     ok(&daemon.docker(&["inspect", "--type", "container", "-f", format, name])).trim().to_owned()
 }
@@ -39,7 +30,7 @@ const CLIS: [(&str, Cli); 2] = [("docker", |d, a| d.docker(a)), ("ctl", |d, a| d
 /// A connection of one's own, as `attach` and `exec` answer with.
 fn hijack(daemon: &Daemon, path: &str, body: &str) -> UnixStream {
     let mut stream = UnixStream::connect(daemon.socket()).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(
         stream,
         "POST {path} HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Type: application/json\r\n\
@@ -96,7 +87,7 @@ fn keys_leave_a_terminal_and_what_runs_in_it() {
     let (status, error) = daemon.ask("POST", "/containers/term/attach?stream=1&detachKeys=ctrl-1", None);
     assert_eq!((status, error["message"].as_str()), (400, Some("Invalid escape keys (ctrl-1) provided")));
     // The same for a further process, which runs on.
-    let wanted = json!({"Cmd": ["sh", "-c", "read x; echo got $x; sleep 100"], "Tty": true, "AttachStdin": true, "AttachStdout": true, "DetachKeys": "ctrl-k"});
+    let wanted = json!({"Cmd": ["sh", "-c", "read x; echo got $x; sleep 10000"], "Tty": true, "AttachStdin": true, "AttachStdout": true, "DetachKeys": "ctrl-k"});
     let (_, made) = daemon.ask("POST", "/containers/term/exec", Some(&wanted));
     let id = made["Id"].as_str().unwrap().to_owned();
     let mut exec = hijack(&daemon, &format!("/exec/{id}/start"), r#"{"Tty":true}"#);
@@ -105,20 +96,19 @@ fn keys_leave_a_terminal_and_what_runs_in_it() {
     exec.write_all(b"\x0b").unwrap();
     assert!(has_ended(&mut exec));
     assert_eq!(daemon.ask("GET", &format!("/exec/{id}/json"), None).1["Running"], true);
-    std::thread::sleep(Duration::from_millis(1100));
-    let events = ok(&daemon.docker(&["events", "--since", "1h", "--until", "0s", "--format", "{{.Action}}"]));
-    assert_eq!(events.lines().filter(|line| *line == "detach").count(), 2, "{events}");
-    assert!(events.contains("exec_detach"), "{events}");
+    let told = told(&daemon, &[], "{{.Action}}", |events| events.contains(&"exec_detach"));
+    assert_eq!(told.iter().filter(|action| *action == "detach").count(), 2, "{told:?}");
     ok(&daemon.docker(&["rm", "-f", "term"]));
 }
 
 #[test]
 fn attach_gives_the_log_first() {
     let Some(daemon) = daemon() else { return };
-    let script = "echo one; echo -n tw; sleep 1; echo o; echo three";
+    let script = "echo one; echo -n tw; while [ ! -e /go ]; do sleep 0.05; done; echo o; echo three";
     ok(&daemon.docker(&["run", "-d", "--tty", "--network", "none", "--name", "c1", "busybox", "sh", "-c", script]));
-    std::thread::sleep(Duration::from_millis(400));
+    until("it has spoken", || ok(&daemon.docker(&["logs", "c1"])).contains("one"));
     let mut all = hijack(&daemon, "/containers/c1/attach?logs=1&stream=1&stdout=1", "");
+    ok(&daemon.docker(&["exec", "c1", "touch", "/go"]));
     let mut text = String::new();
     all.read_to_string(&mut text).unwrap();
     assert_eq!(text, "one\r\ntwo\r\nthree\r\n");
@@ -141,7 +131,7 @@ fn input_ends_where_the_client_ends_it() {
             let host = format!("unix://{}", daemon.socket().display());
             let program = program.clone().unwrap_or_else(|| "docker".into());
             let mut child = std::process::Command::new("timeout")
-                .arg("30")
+                .arg(PATIENCE_SECONDS)
                 .arg(program)
                 .args(["-H", &host])
                 .args(arguments)
@@ -186,7 +176,7 @@ fn input_ends_where_the_client_ends_it() {
 #[test]
 fn further_processes_have_all_that_docker_gives_them() {
     let Some(daemon) = daemon() else { return };
-    ok(&daemon.docker(&["run", "-d", "--network", "none", "--name", "c1", "-e", "A=1", "busybox", "sleep", "1000"]));
+    ok(&daemon.docker(&["run", "-d", "--network", "none", "--name", "c1", "-e", "A=1", "busybox", "sleep", "10000"]));
     for (name, cli) in CLIS {
         let exec = |args: &[&str]| cli(&daemon, &[&["exec"], args].concat());
         let look = "echo $A $B $(pwd) $(id -u):$(id -g)";
@@ -237,9 +227,9 @@ fn signals_reach_what_is_attached_to() {
         assert_eq!(rest, "got\n", "{name}");
         until("it is removed", || ok(&daemon.docker(&["ps", "-aq"])).is_empty());
         // A real-time signal by its name.
-        let script = "trap 'exit 8' 37; while :; do sleep 0.05; done";
+        let script = "trap 'exit 8' 37; echo ready; while :; do sleep 0.05; done";
         ok(&daemon.docker(&["run", "-d", "--network", "none", "--name", "rt", "busybox", "sh", "-c", script]));
-        std::thread::sleep(Duration::from_millis(200));
+        until("it is ready", || ok(&daemon.docker(&["logs", "rt"])) == "ready\n");
         let cli: Cli = if name == "docker" { CLIS[0].1 } else { CLIS[1].1 };
         ok(&cli(&daemon, &["kill", "-s", "RTMIN+3", "rt"]));
         assert_eq!(ok(&cli(&daemon, &["wait", "rt"])), "8\n", "{name}");

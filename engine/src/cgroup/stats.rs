@@ -86,15 +86,20 @@ pub struct BlockIo {
 }
 
 impl Cgroup {
+    /// The processor time that it has used.
+    pub fn cpu(&self) -> Result<Cpu> {
+        match (self.v1_dir("cpuacct"), self.v2_dir()) {
+            (Some(dir), _) => cpu_v1(dir, self.v1_dir("cpu")),
+            (None, Some(dir)) => cpu_v2(dir),
+            (None, None) => Ok(Cpu::default()),
+        }
+    }
+
     /// What it uses now.
     pub fn stats(&self) -> Result<Stats> {
         let v2 = self.v2_dir();
         Ok(Stats {
-            cpu: match (self.v1_dir("cpuacct"), v2) {
-                (Some(dir), _) => cpu_v1(dir, self.v1_dir("cpu"))?,
-                (None, Some(dir)) => cpu_v2(dir)?,
-                (None, None) => Cpu::default(),
-            },
+            cpu: self.cpu()?,
             memory: match (self.v1_dir("memory"), v2) {
                 (Some(dir), _) => memory_v1(dir)?,
                 (None, Some(dir)) => memory_v2(dir)?,

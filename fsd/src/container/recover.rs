@@ -43,10 +43,14 @@ fn recover_one(app: &Arc<App>, row: &ContainerRow) -> Result<()> {
         }
         Err(error) if error.class() == Class::NotFound => {
             if row.state.is_running() {
-                ended(app, &row.id, None)
-            } else {
-                discard_run_dir(app, &row.id)
+                return ended(app, &row.id, None);
             }
+            discard_run_dir(app, &row.id)?;
+            // As Docker: whether it ended unseen or was never started.
+            if row.definition.auto_remove() && !row.state.is_up() {
+                super::remove(app, row, super::remove::Options { force: false, volumes: true })?;
+            }
+            Ok(())
         }
         Err(error) => Err(error),
     }

@@ -66,7 +66,7 @@ fn go(app: &Arc<App>, row: &ContainerRow, live: &Live, alone: MutexGuard<'_, ()>
         }
     };
     let running = State { health: health::at_start(row), ..row.state.running(pid, crate::db::now()) };
-    let recorded = app.db.set_container_state(id, &running);
+    let recorded = record(app, row, &running);
     app.events.volumes("mount", row);
     app.events.container("start", row, &[]);
     drop(alone);
@@ -247,7 +247,7 @@ pub fn ended(app: &Arc<App>, id: &ContainerId, exit: Option<Exit>) -> Result<()>
         state = state.restarting();
     }
     clean_up(app, &row, &live);
-    if let Err(error) = app.db.set_container_state(id, &state) {
+    if let Err(error) = record(app, &row, &state) {
         // The disk may be full: it is told all the same, and found again at the next start of the daemon.
         tracing::error!(container = %id, %error, "the end of a container could not be recorded");
         state.error = error.to_string();
@@ -271,6 +271,15 @@ pub fn ended(app: &Arc<App>, id: &ContainerId, exit: Option<Exit>) -> Result<()>
         }
     }
     Ok(())
+}
+
+fn record(app: &App, row: &ContainerRow, state: &State) -> Result<()> {
+    // One that goes when it ends goes at the next start after a power cut too, so it waits for no disk.
+    if row.definition.auto_remove() {
+        app.db.set_passing_state(&row.id, state)
+    } else {
+        app.db.set_container_state(&row.id, state)
+    }
 }
 
 fn end_by_cgroup(row: &ContainerRow) -> Result<()> {

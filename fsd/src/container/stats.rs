@@ -1,15 +1,22 @@
 //! What a container uses, in the shape of Docker's API.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use engine::cgroup::{BlockIo, Stats};
-use fs_base::{IoContext, Result};
+use fs_base::{Error, IoContext, Result};
 use serde_json::{Map, Value, json};
 
 use super::{ContainerRow, group, show};
 
 /// Ticks of a second in /proc/stat. Source: proc(5), USER_HZ is 100 on every architecture of Linux that we run on.
 const TICKS: u64 = 100;
+
+/// How long a look may take until it is worth another: a percentage is of the time between two looks, a second, and what
+/// passes between its figures falsifies it.
+const QUICK: Duration = Duration::from_millis(10);
+/// How often a look is tried that takes longer, on a host that is overloaded.
+const LOOKS: usize = 5;
 
 /// One look at a container; two of them show what it uses in the time between.
 #[derive(Debug, Clone)]
@@ -26,9 +33,32 @@ pub fn sample(row: &ContainerRow) -> Result<Option<Sample>> {
     if !row.state.is_running() {
         return Ok(None);
     }
-    let stats = group::of(row)?.stats()?;
+    let group = group::of(row)?;
+    let (time, system, stats) = quickest(|| {
+        let system = system_time()?;
+        let cpu = group.cpu()?;
+        Ok((crate::db::now(), system, cpu))
+    })
+    .and_then(|(time, system, cpu)| Ok((time, system, Stats { cpu, ..group.stats()? })))?;
     let networks = if row.definition.host_text("NetworkMode") == "host" { None } else { networks(row.state.pid) };
-    Ok(Some(Sample { time: crate::db::now(), stats, system: system_time()?, networks }))
+    Ok(Some(Sample { time, stats, system, networks }))
+}
+
+/// The result of the quickest of some tries, or of the first that is quick enough.
+fn quickest<T>(mut look: impl FnMut() -> Result<T>) -> Result<T> {
+    let mut best: Option<(Duration, T)> = None;
+    for _ in 0..LOOKS {
+        let began = Instant::now();
+        let seen = look()?;
+        let took = began.elapsed();
+        if best.as_ref().is_none_or(|(before, _)| took < *before) {
+            best = Some((took, seen));
+        }
+        if took < QUICK {
+            break;
+        }
+    }
+    best.map(|(_, seen)| seen).ok_or_else(|| Error::internal("no look was taken"))
 }
 
 /// What the API says: the sample, and the one before it.

@@ -1,7 +1,8 @@
 //! The metadata database: `meta.db`, SQLite in WAL mode, every commit durable.
 //!
-//! One connection behind a mutex: a commit takes a fraction of a millisecond, and one writer at a time is what
-//! SQLite allows anyway. Each table's statements are a file beside this one; each function is one transaction.
+//! One connection writes, behind a mutex, because one writer at a time is what SQLite allows anyway; another reads. A
+//! commit waits for the disk, which takes long when a container floods it: what only looks must not wait for that.
+//! Each table's statements are a file beside this one; each function is one transaction.
 
 pub mod containers;
 mod definitions;
@@ -25,38 +26,38 @@ const MIGRATIONS: Migrations<'static> = Migrations::from_slice(STEPS);
 /// The log is written back to the database, and used again from its start, when it has so many pages (of 4 KiB).
 const CHECKPOINT_PAGES: u32 = 200;
 
+/// Kibibytes that the writing connection keeps of the database in memory.
+const WRITER_CACHE: i32 = 2048;
+/// The same for the reading one.
+const READER_CACHE: i32 = 1024;
+
 /// A handle on the database; clones share it.
 #[derive(Clone, Debug)]
 pub struct Db {
-    connection: Arc<Mutex<Connection>>,
+    writer: Arc<Mutex<Connection>>,
+    reader: Arc<Mutex<Connection>>,
     path: Arc<PathBuf>,
 }
 
 impl Db {
     /// Opens the database, making or upgrading it.
     pub fn open(path: &Path) -> Result<Db> {
-        let open = || -> rusqlite::Result<Connection> {
-            let connection = Connection::open(path)?;
-            connection.pragma_update(None, "journal_mode", "WAL")?;
-            connection.pragma_update(None, "synchronous", "FULL")?;
-            connection.pragma_update(None, "foreign_keys", true)?;
-            connection.pragma_update(None, "cache_size", -2048)?;
-            connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
-            connection.busy_timeout(std::time::Duration::from_secs(5))?;
-            Ok(connection)
-        };
-        let mut connection = open().map_err(|e| failure(e).context(format!("open {}", path.display())))?;
-        MIGRATIONS.to_latest(&mut connection).map_err(|error| {
+        let failed = |error| failure(error).context(format!("open {}", path.display()));
+        let mut writer = connect(path, WRITER_CACHE).map_err(failed)?;
+        MIGRATIONS.to_latest(&mut writer).map_err(|error| {
             Error::corrupt(format!("{}: {error}", path.display()))
                 .with_hint("the store may have been written by a newer version: use that version, or another --root")
         })?;
         crate::reserve::for_log(path);
-        Ok(Db { connection: Arc::new(Mutex::new(connection)), path: Arc::new(path.to_owned()) })
+        let reader = connect(path, READER_CACHE).map_err(failed)?;
+        reader.pragma_update(None, "query_only", true).map_err(failed)?;
+        let [writer, reader] = [writer, reader].map(|connection| Arc::new(Mutex::new(connection)));
+        Ok(Db { writer, reader, path: Arc::new(path.to_owned()) })
     }
 
     /// Runs `work` in one transaction: all of it is durable when this returns, or nothing happened.
     pub fn write<T>(&self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T> {
-        let value = self.commit(&mut self.lock(), work)?;
+        let value = self.commit(&mut lock(&self.writer), work)?;
         // Where a test lets a sync fail that SQLite has made: the bytes may be there all the same.
         durable::synced_by_others(&self.path)?;
         Ok(value)
@@ -65,7 +66,7 @@ impl Db {
     /// Like [`Db::write`], for what a reboot undoes, such as mounts: the death of this process loses nothing of it, a
     /// power cut may. Saves the wait for the disk.
     pub fn write_until_reboot<T>(&self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T> {
-        let mut connection = self.lock();
+        let mut connection = lock(&self.writer);
         // In WAL mode this leaves out the sync at the commit, and keeps the order of all commits.
         connection.pragma_update(None, "synchronous", "NORMAL").map_err(failure)?;
         let value = self.commit(&mut connection, work);
@@ -81,9 +82,9 @@ impl Db {
         Ok(value)
     }
 
-    /// Runs `work` on a consistent view.
+    /// Runs `work`, which only looks, on what is committed.
     pub fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
-        work(&self.lock()).map_err(failure)
+        work(&lock(&self.reader)).map_err(failure)
     }
 
     /// What SQLite finds wrong with the database itself, and rows that refer to rows that are not there. Layers without
@@ -104,11 +105,22 @@ impl Db {
             Ok(found)
         })
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Connection> {
-        // A panic while the lock was held rolled its transaction back: the connection is as good as before.
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn connect(path: &Path, cache: i32) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "cache_size", -cache)?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    Ok(connection)
+}
+
+fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
+    // A panic while the lock was held rolled its transaction back: the connection is as good as before.
+    connection.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn failure(error: rusqlite::Error) -> Error {
