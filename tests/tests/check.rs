@@ -201,6 +201,46 @@ fn what_a_container_needs_is_not_removed_by_force_either() {
 }
 
 #[test]
+fn a_bad_unpacked_copy_is_made_again_when_nothing_stands_on_it() {
+    if !may_mount() {
+        return;
+    }
+    let daemon = Daemon::start_in(tempfile::tempdir().unwrap(), &["--storage-driver", "overlay"]);
+    let image = layers(0);
+    load(&daemon, "app:1", &image);
+    let dir = daemon.dir().join("root/layers").join(&digest(&image[1])[7..]);
+    let seen = daemon.dir().join("seen");
+    ok(&daemon.ctl(&["image", "mount", "app:1", seen.to_str().unwrap()]));
+    is_clean(&daemon);
+    sh(&dir, "chmod 600 fs/file1");
+    let told = check(&daemon, "repair=true");
+    let found = one(&told, "corrupt", "layer", "it is mounted at");
+    assert!(found["repaired"].is_null() && dir.join("fs").exists(), "{found}");
+    ok(&daemon.ctl(&["umount", seen.to_str().unwrap()]));
+    let found = ok(&daemon.curl(&["-X", "POST", "http://d/fsd/v1/check"]));
+    assert!(found.contains("/file1: its mode is 600, not 644") && found.contains("unpacked again"), "{found}");
+    let told = check(&daemon, "repair=true");
+    assert_eq!(one(&told, "corrupt", "layer", "unpacked copy")["repaired"], "it was unpacked again from its data");
+    is_clean(&daemon);
+    // A damaged byte is found where bytes are read, without a daemon too.
+    sh(
+        &dir,
+        "touch -r fs/file1 time; printf X | dd of=fs/file1 bs=1 seek=9000 conv=notrunc status=none; touch -r time fs/file1; rm time",
+    );
+    assert_eq!(check(&daemon, "").summary["findings"], 0);
+    drop(offline_of(daemon, "/file1: its content differs at 9000"));
+}
+
+/// Stops the daemon; what was harmed is found and repaired without one.
+fn offline_of(mut daemon: Daemon, said: &str) -> Daemon {
+    daemon.stop();
+    assert!(String::from_utf8_lossy(&offline(&daemon, &["--data"]).stdout).contains(said));
+    assert!(String::from_utf8_lossy(&offline(&daemon, &["--data", "--repair"]).stdout).contains("1 finding, 1 repaired"));
+    ok(&offline(&daemon, &["--data"]));
+    daemon
+}
+
+#[test]
 fn what_nobody_knows_is_named_and_only_what_is_surely_ours_is_removed() {
     let (daemon, dir) = with_image();
     let root = daemon.dir().join("root");

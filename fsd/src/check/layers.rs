@@ -71,10 +71,30 @@ impl Run<'_> {
                         Ok(Outcome::Repaired("that file was removed".to_owned()))
                     })?;
                 }
+                FindingKind::Unpacked => {
+                    self.find((object, "corrupt"), message, finding.remedy.clone(), |run| run.unpack_again(&row.id))?;
+                }
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// Unpacks a layer again, unless something stands on what was unpacked.
+    fn unpack_again(&self, id: &LayerId) -> Result<Outcome> {
+        let images = self.images_of(id)?;
+        for container in self.scope.db.containers()? {
+            let shim = engine::shim::Client::new(&self.scope.config.run.join("containers").join(container.id.as_str()));
+            if images.iter().any(|image| image.id == container.image) && shim.state().is_ok() {
+                return Err(Error::busy(format!("container {} runs on it: stop it first", container.name)));
+            }
+        }
+        if let Some(mount) = self.mount_of(&images)? {
+            return Err(Error::busy(format!("it is mounted at {mount}: unmount that first")));
+        }
+        self.let_go(id);
+        self.scope.store.unpack_again(id)?;
+        Ok(Outcome::Repaired("it was unpacked again from its data".to_owned()))
     }
 
     /// Kept totals against what is there.
@@ -188,8 +208,14 @@ impl Run<'_> {
         if let Some(container) = self.scope.db.containers()?.iter().find(|row| is_one(&row.image)) {
             return Ok(Some(format!("container {}", container.name)));
         }
+        Ok(self.mount_of(images)?.map(|target| format!("mount {target}")))
+    }
+
+    /// Where one of these images is mounted.
+    fn mount_of(&self, images: &[ImageRow]) -> Result<Option<String>> {
+        let is_one = |id: &Digest| images.iter().any(|image| image.id == *id);
         let mounts = self.scope.db.mounts()?;
-        Ok(mounts.iter().find(|mount| mount.object.parse().is_ok_and(|id| is_one(&id))).map(|m| format!("mount {}", m.target)))
+        Ok(mounts.into_iter().find(|mount| mount.object.parse().is_ok_and(|id| is_one(&id))).map(|mount| mount.target))
     }
 
     /// Files that no row knows.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fs_base::sys::mount::Mount;
-use fs_base::{Class, IoContext, Probe, Result, durable, id};
+use fs_base::{Probe, Result};
 use rustix::mount::MountAttrFlags;
 
 use super::probe;
@@ -34,23 +34,7 @@ impl Driver for Overlay {
 
 impl Layered for Overlay {
     fn mount_layer(&self, store: &Store, layer: &Arc<Layer>) -> Result<Mount> {
-        let unpacked = layer.dir.join("fs");
-        if !unpacked.exists() {
-            let staging = store.tmp().join(id::random_hex::<16>()?);
-            std::fs::create_dir(&staging).at("make directory", &staging)?;
-            let made = crate::archive::unpack_layer(layer, &staging).and_then(|_| {
-                durable::sync_file_system(&staging)?;
-                match durable::publish(&staging, &unpacked) {
-                    // Somebody else was faster.
-                    Err(error) if error.class() == Class::Conflict => Ok(()),
-                    other => other,
-                }
-            });
-            if staging.exists() {
-                let _ = std::fs::remove_dir_all(&staging);
-            }
-            made?;
-        }
+        let unpacked = store.unpacked(layer)?;
         let mount = Mount::clone_of(&unpacked, false)?;
         mount.set_attributes(MountAttrFlags::MOUNT_ATTR_RDONLY, MountAttrFlags::empty(), false)?;
         Ok(mount)

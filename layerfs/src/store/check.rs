@@ -6,20 +6,22 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use fs_base::{Class, Error, IoContext, LayerId, Result, id};
 use sha2::{Digest as _, Sha256};
 
-use super::Store;
+use super::{Layer, Store, unpacked};
 use crate::erofs::{Extent, FileKind, Index, Source};
 use crate::ingest::rebuild_index_into;
 use crate::tar::{self, Limits};
 
 const GET_AGAIN: &str = "load or pull an image that has the layer: that replaces it";
+const UNPACK_AGAIN: &str = "run `ctl system check --repair`: it is unpacked again from the data";
 const BUILT_AGAIN: &str = "nothing: the index is built again from the data when the layer is next used";
 
 /// What a layer's folder holds.
-const FILES: [&str; 3] = ["data", "index", "fs"];
+const FILES: [&str; 3] = ["data", "index", unpacked::NAME];
 
 /// What kind of thing is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +32,8 @@ pub enum FindingKind {
     Index,
     /// The data is damaged.
     Data,
+    /// The unpacked copy is not what the data says.
+    Unpacked,
     /// There is a file of this name that nobody knows.
     Stray(OsString),
 }
@@ -73,8 +77,9 @@ impl Store {
     /// Verifies a layer. What is wrong with it is found, not failed on.
     ///
     /// Without `data` its structure: that its files are there, that the index can be read to its last entry and is
-    /// one for data of this size, and that before each file's bytes there is a tar header. With `data` every byte:
-    /// the tar against the diffID, and the index against one made anew.
+    /// one for data of this size, that before each file's bytes there is a tar header, and that the unpacked copy, if
+    /// there is one, has the files that the index has. With `data` every byte: the tar against the diffID, the index
+    /// against one made anew, and the unpacked copy's files.
     pub fn check(&self, id: &LayerId, data: bool) -> Result<Vec<Finding>> {
         self.check_with(id, data, &mut |_| true).map(|checked| checked.findings)
     }
@@ -99,6 +104,10 @@ impl Store {
         };
         if data && check.digest(&tar, progress) && index.is_some() {
             check.index_again(self, &tar, &dir.join("index"))?;
+        }
+        if let Some(index) = index.filter(|_| check.is_sound() && dir.join(unpacked::NAME).exists()) {
+            let layer = Arc::new(Layer { id: *id, data: tar, index, dir: dir.clone() });
+            check.unpacked(&layer, data, progress)?;
         }
         let length = |file: &str| dir.join(file).metadata().map(|metadata| metadata.len()).at("stat", &dir);
         let sizes = match files {
@@ -135,9 +144,30 @@ struct Check {
 }
 
 impl Check {
+    /// Whether data and index are what they should be, as far as that is known.
+    fn is_sound(&self) -> bool {
+        let aside = |kind: &FindingKind| matches!(kind, FindingKind::Stray(_) | FindingKind::Unpacked);
+        !self.stopped && self.findings.iter().all(|finding| aside(&finding.kind))
+    }
+
     fn done(self, sizes: Option<Sizes>) -> Checked {
-        let sound = self.findings.iter().all(|finding| matches!(finding.kind, FindingKind::Stray(_)));
-        Checked { sizes: sizes.filter(|_| sound && !self.stopped), findings: self.findings, stopped: self.stopped }
+        let sound = self.is_sound();
+        Checked { sizes: sizes.filter(|_| sound), findings: self.findings, stopped: self.stopped }
+    }
+
+    /// The unpacked copy against the layer.
+    fn unpacked(&mut self, layer: &Arc<Layer>, data: bool, progress: &mut dyn FnMut(u64) -> bool) -> Result<()> {
+        let size = layer.data.metadata().at("stat", "layer data")?.len();
+        let mut stopped = false;
+        let found = unpacked::difference(layer, &layer.dir.join(unpacked::NAME), data, &mut || {
+            stopped = stopped || !progress(size);
+            !stopped
+        })?;
+        self.stopped |= stopped;
+        if let Some(what) = found {
+            self.add(FindingKind::Unpacked, format!("its unpacked copy is not what its data says: {what}"), UNPACK_AGAIN);
+        }
+        Ok(())
     }
 
     fn add(&mut self, kind: FindingKind, message: impl Into<String>, remedy: &str) {

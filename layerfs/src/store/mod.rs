@@ -6,6 +6,7 @@
 
 mod check;
 mod pin;
+mod unpacked;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
