@@ -65,11 +65,12 @@ impl Index {
             return Err(bad("its superblock is damaged"));
         }
         let block = 1u64 << block_bits;
+        let whole = map.whole();
         let summed = if block > SUPER_OFFSET { block - SUPER_OFFSET } else { block };
         let mut bytes = bytes_at(&map, SUPER_OFFSET, summed)?.to_vec();
         let checksum = u32_at(&bytes, 4)?;
         bytes[4..8].fill(0);
-        if crc32c(&bytes) != checksum {
+        if crc32c(&bytes) != checksum || map.whole() != whole {
             return Err(bad("its superblock is damaged"));
         }
         if bytes[64..80] != VOLUME_NAME || u32_at(&bytes, 80)? != INCOMPAT_CHUNKED_FILE | INCOMPAT_DEVICE_TABLE {
@@ -116,12 +117,28 @@ impl Index {
     }
 
     fn bytes(&self, at: u64, length: u64) -> Result<&[u8]> {
-        bytes_at(&self.map, at, length)
+        bytes_at(&self.map[..self.map.whole()], at, length)
+    }
+
+    /// Runs what reads the mapping. What the file lacks by now reads as zeros: then the answer means nothing.
+    fn reading<T>(&self, read: impl FnOnce() -> Result<T>) -> Result<T> {
+        let before = self.map.whole();
+        let answer = read();
+        if self.map.whole() == before { answer } else { Err(bad("it was cut off, or its disk fails")) }
+    }
+
+    /// Bytes that the caller will read, looked at now.
+    fn present(bytes: &[u8]) -> &[u8] {
+        // A page is no smaller than this.
+        for byte in bytes.iter().step_by(4096).chain(bytes.last()) {
+            std::hint::black_box(*byte);
+        }
+        bytes
     }
 
     /// The metadata of one file.
     pub fn inode(&self, nid: Nid) -> Result<Metadata> {
-        self.read_inode(nid).map(|inode| inode.metadata)
+        self.reading(|| self.read_inode(nid).map(|inode| inode.metadata))
     }
 
     fn read_inode(&self, nid: Nid) -> Result<Inode> {
@@ -168,6 +185,10 @@ impl Index {
 
     /// The entry of this name. The blocks are searched as the kernel does it, by their first names.
     pub fn lookup(&self, directory: Nid, name: &[u8]) -> Result<Option<Nid>> {
+        self.reading(|| self.search(directory, name))
+    }
+
+    fn search(&self, directory: Nid, name: &[u8]) -> Result<Option<Nid>> {
         let bytes = self.directory(directory)?;
         let size = self.block as usize;
         let blocks = bytes.len().div_ceil(size);
@@ -194,6 +215,10 @@ impl Index {
 
     /// The entries of a directory in the order of their bytes, without `.` and `..`.
     pub fn read_dir(&self, directory: Nid) -> Result<Vec<DirEntry<'_>>> {
+        self.reading(|| self.entries(directory))
+    }
+
+    fn entries(&self, directory: Nid) -> Result<Vec<DirEntry<'_>>> {
         let bytes = self.directory(directory)?;
         let mut entries = Vec::new();
         for chunk in bytes.chunks(self.block as usize) {
@@ -210,21 +235,25 @@ impl Index {
 
     /// A symlink's target.
     pub fn read_link(&self, nid: Nid) -> Result<Cow<'_, [u8]>> {
-        let inode = self.read_inode(nid)?;
-        if inode.metadata.kind != FileKind::Symlink {
-            return Err(bad("a symlink was expected"));
-        }
-        self.own_bytes(&inode).map(Cow::Borrowed)
+        self.reading(|| {
+            let inode = self.read_inode(nid)?;
+            if inode.metadata.kind != FileKind::Symlink {
+                return Err(bad("a symlink was expected"));
+            }
+            self.own_bytes(&inode).map(Index::present).map(Cow::Borrowed)
+        })
     }
 
     /// All extended attributes by full name.
     pub fn xattrs(&self, nid: Nid) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let inode = self.read_inode(nid)?;
-        if inode.xattr_size == 0 {
-            return Ok(Vec::new());
-        }
-        let bytes = self.bytes(inode.offset + INODE_SIZE, inode.xattr_size)?;
-        xattr::decode(bytes).ok_or_else(|| bad("extended attributes are out of range"))
+        self.reading(|| {
+            let inode = self.read_inode(nid)?;
+            if inode.xattr_size == 0 {
+                return Ok(Vec::new());
+            }
+            let bytes = self.bytes(inode.offset + INODE_SIZE, inode.xattr_size)?;
+            xattr::decode(bytes).ok_or_else(|| bad("extended attributes are out of range"))
+        })
     }
 
     /// One extended attribute by full name.
@@ -234,23 +263,25 @@ impl Index {
 
     /// Where a regular file's bytes are: pieces in order, holes included, that cover its size.
     pub fn extents(&self, nid: Nid) -> Result<Vec<Extent>> {
-        let inode = self.read_inode(nid)?;
+        let inode = self.reading(|| self.read_inode(nid))?;
         if inode.metadata.kind != FileKind::File {
             return Err(bad("a regular file was expected"));
         }
         let mut extents: Vec<Extent> = Vec::new();
-        self.for_each_chunk(&inode, |file_offset, length, source| match extents.last_mut() {
-            Some(last) if follows(last, source) => last.length += length,
-            _ => extents.push(Extent { file_offset, length, source }),
+        self.reading(|| {
+            self.for_each_chunk(&inode, |file_offset, length, source| match extents.last_mut() {
+                Some(last) if follows(last, source) => last.length += length,
+                _ => extents.push(Extent { file_offset, length, source }),
+            })
         })?;
         Ok(extents)
     }
 
     /// A regular file's chunks as they were cut: log2 of the blocks in one, and where each lies.
     pub(crate) fn chunks(&self, nid: Nid) -> Result<(u32, Vec<Source>)> {
-        let inode = self.read_inode(nid)?;
+        let inode = self.reading(|| self.read_inode(nid))?;
         let mut chunks = Vec::new();
-        self.for_each_chunk(&inode, |_, _, source| chunks.push(source))?;
+        self.reading(|| self.for_each_chunk(&inode, |_, _, source| chunks.push(source)))?;
         Ok((inode.field & CHUNK_BITS_MASK, chunks))
     }
 
@@ -296,7 +327,7 @@ impl Index {
 
     /// Bytes of the index itself, for [`Source::Index`].
     pub fn raw(&self, at: u64, length: u64) -> Result<&[u8]> {
-        self.bytes(at, length)
+        self.reading(|| self.bytes(at, length).map(Index::present))
     }
 }
 

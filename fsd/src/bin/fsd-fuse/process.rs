@@ -67,7 +67,7 @@ fn background(session: Session, fs: Arc<Fs>, scratch: Option<Scratch>) -> Result
     drop(from);
     rustix::process::setsid().at("setsid", "session")?;
     rustix::process::chdir("/").at("change directory to", "/")?;
-    let signals = SignalSet::block_all()?;
+    let signals = SignalSet::block_all_but_faults()?;
     let last = rustix::process::getpid();
     let Some(place) = session.place().cloned() else { serve_here(session, fs, last, to) };
     match fork(&ForkOptions::default())? {
@@ -126,7 +126,7 @@ fn wait(pid: i32) -> Option<i32> {
 
 /// Serves until the tree is unmounted, or until a signal asks for the end.
 fn run(session: Session, fs: Arc<Fs>, last: Pid, ready: impl FnOnce() + Send + 'static) -> Result<()> {
-    let signals = SignalSet::block_all()?;
+    let signals = SignalSet::block_all_but_faults()?;
     let place = session.place().cloned();
     let at_end = place.clone();
     std::thread::Builder::new()
