@@ -15,6 +15,7 @@ pub const PATIENCE: Duration = Duration::from_secs(300);
 pub const PATIENCE_SECONDS: &str = "300";
 
 pub mod cut;
+pub mod fuse;
 pub mod http;
 pub mod images;
 pub mod registry;

@@ -7,52 +7,10 @@
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
-use fs_base::sys::mount::{mount_table, unmount};
-use system_tests::{can, has, may_mount, ok, program, sh};
-
-/// The processes of the session at a mount point, and the number of what the mount table has there.
-const TOOLS: &str = r#"
-guard() { getfattr -n user.fsd-fuse.session --only-values --absolute-names "$1"; }
-server() { pgrep -P "$(guard "$1")"; }
-mounted() { awk -v at="$PWD/$1" '$5 == at { print $1 }' /proc/self/mountinfo; }
-"#;
-
-struct Place(tempfile::TempDir);
-
-impl Place {
-    fn new() -> Place {
-        Place(tempfile::tempdir().unwrap())
-    }
-
-    fn dir(&self) -> &Path {
-        self.0.path()
-    }
-
-    /// bash in this folder; a mount that hangs ends it.
-    fn bash(&self, script: &str) -> Output {
-        let script = &format!("{TOOLS}\n{script}");
-        let mut command = Command::new("timeout");
-        command.args(["-k", "5", "600", "bash", "-euo", "pipefail", "-c", script]).current_dir(self.dir());
-        command.env("FUSE", program("fsd-fuse")).env("GIT_CONFIG_GLOBAL", "/dev/null").output().unwrap()
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        // The deepest first.
-        for mount in mount_table().unwrap_or_default().into_iter().rev() {
-            if mount.target.starts_with(self.dir()) {
-                let _ = unmount(&mount.target, true);
-            }
-        }
-    }
-}
-
-fn has_fuse() -> bool {
-    may_mount() && can("FUSE (no /dev/fuse)", Path::new("/dev/fuse").exists())
-}
+use system_tests::fuse::{Place, fuse, has_fuse, kernel, same, within};
+use system_tests::{can, has, ok, program, sh};
 
 /// Two lower layers.
 const LOWERS: &str = "mkdir -p l1/dir/sub l1/tree l1/opaque l2/dir l2/opaque
@@ -89,23 +47,8 @@ const SHOW: &str = "find . -printf '%p %y %m %U:%G %l %n\\n' | sed -E 's/^(.* d 
     find . -type f -print0 | sort -z | xargs -0 sha256sum; stat -c '%n %Y %s' link sparse tree/b/x/*; stat -c '%n %s' long dir/one
     find . -print0 | sort -z | xargs -0 getfattr -h -d -m - 2>/dev/null | grep -v '^$' || true; find . -type f -size +100k -printf '%p %k\\n' | sort | grep -v long";
 
-fn fuse(upper: &str, work: &str, at: &str) -> String {
-    format!("mkdir -p {upper} {work} {at}; \"$FUSE\" -o lowerdir=l2:l1,upperdir={upper},workdir={work} {at}")
-}
-
-fn kernel(upper: &str, work: &str, at: &str) -> String {
-    format!(
-        "mkdir -p {upper} {work} {at}; mount -t overlay o -o lowerdir=l2:l1,upperdir={upper},workdir={work},redirect_dir=off,index=off {at}"
-    )
-}
-
 fn old(upper: &str, work: &str, at: &str) -> String {
     format!("mkdir -p {upper} {work} {at}; fuse-overlayfs -o lowerdir=l2:l1,upperdir={upper},workdir={work} {at} 2>/dev/null")
-}
-
-/// Mounts, works or looks, and unmounts; what was printed.
-fn within(place: &Place, mount: &str, at: &str, script: &str) -> String {
-    ok(&place.bash(&format!("{mount}; cd {at}; {script}; cd ..; umount {at}")))
 }
 
 #[test]
@@ -135,12 +78,6 @@ fn the_same_work_gives_the_same_tree_and_each_opens_what_the_others_wrote() {
         let by_old = within(&place, &old("u6", "w6", "m6"), "m6", NAMES);
         same("fuse-overlayfs's, opened by us", &within(&place, &fuse("u6", "w7", "m7"), "m7", NAMES), &by_old);
     }
-}
-
-/// Two texts must be equal; else the lines that are in one of them only are shown.
-fn same(what: &str, left: &str, right: &str) {
-    let only = |a: &str, b: &str| a.lines().filter(|line| !b.lines().any(|other| other == *line)).collect::<Vec<_>>().join("\n");
-    assert!(left == right, "{what}\nonly left:\n{}\nonly right:\n{}", only(left, right), only(right, left));
 }
 
 const NAMES: &str = "find . -printf '%p %y %m %U:%G %l\\n' | sort; find . -type f -print0 | sort -z | xargs -0 sha256sum";

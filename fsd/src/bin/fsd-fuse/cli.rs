@@ -9,7 +9,7 @@ use fs_base::{IoContext, Result};
 ///
 /// The options are those of fuse-overlayfs(1), so that it can stand in its place (`mount_program` of Podman and Buildah).
 #[derive(Debug, Parser)]
-#[command(name = "fsd-fuse", version, disable_version_flag = true, after_help = AFTER)]
+#[command(name = "fsd-fuse", version, disable_version_flag = true, after_help = AFTER, after_long_help = long())]
 pub struct Cli {
     /// Options, separated by commas
     #[arg(short = 'o', value_name = "OPTION[=VALUE],…", action = ArgAction::Append)]
@@ -67,6 +67,31 @@ Options after -o:
   fsname=TEXT           what the mount table says is mounted
 Taken and without effect, as they tune what needs no tuning here: threaded, writeback, clone_fd, max_write,
 max_idle_threads, timeout, xino, noacl, redirect_dir=off, default_permissions, auto_unmount, rw, exec, atime, noatime, relatime.";
+
+const DEVIATIONS: &str = "\
+Where it is not as the kernel's overlayfs:
+  - Names that begin with .wh. mean whiteouts in layers: they are not shown, and can't be made (EINVAL).
+  - All names of a hard-linked file of a layer stay one file when it is written to; the kernel splits them.
+  - A file that is open for reading when it is written to for the first time shows what is written; the kernel goes on
+    showing the lower file.
+  - Files without a name (O_TMPFILE) can't be made: EOPNOTSUPP. Programs make a named one and remove the name.
+  - What the kernel's options redirect_dir and metacopy left in a layer or upper directory is not followed, as the kernel
+    does not follow it without them: such a directory can't be looked up, and such a file not be read, written, linked or
+    renamed, but removed (EPERM). A directory that is in a layer can't be renamed (EXDEV; mv copies it). The same goes
+    for directories whose whiteouts are attributes.
+  - Reading changes no time of last access.
+  - fsync makes a file durable, but syncfs(2) reaches no further than this mount's own cache: FUSE passes it to nobody.
+  - fallocate sets space aside, punches holes and zeroes; it does not collapse or insert ranges. Requests by ioctl(2)
+    (attributes of chattr, FICLONE) are not served; copy_file_range(2) is, and shares blocks where the disk can.
+  - Locks are the mount's own: who locks the file in the upper directory itself is not seen.
+  - No file handles are given out that last longer than the mount (NFS).
+  - Layers must not change while they are mounted, nor may the upper directory by others; what changes may go unseen.
+  - A layer that is damaged, or that is cut off while it is mounted, gives EIO for what it lacks.";
+
+/// The long help, which the manual page has too.
+fn long() -> String {
+    format!("{AFTER}\n\n{DEVIATIONS}")
+}
 
 /// Writes the manual page.
 pub fn manual(dir: &Path) -> Result<()> {

@@ -63,12 +63,7 @@ impl Adapter {
         if self.fs.is_read_only() {
             return;
         }
-        let wanted = [
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
-            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-            InitFlags::FUSE_POSIX_ACL,
-            InitFlags::FUSE_DONT_MASK,
-        ];
+        let wanted = [InitFlags::FUSE_ATOMIC_O_TRUNC, InitFlags::FUSE_HANDLE_KILLPRIV_V2, InitFlags::FUSE_DONT_MASK];
         for flag in wanted {
             let _ = config.add_capabilities(flag);
         }
@@ -97,6 +92,7 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_MAX_PAGES,
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+            InitFlags::FUSE_POSIX_ACL,
             // An aborted connection is told from one that is mounted nowhere any more.
             InitFlags::FUSE_ABORT_ERROR,
         ];

@@ -149,10 +149,38 @@ impl Owners {
         stored(&self.gids, gid)
     }
 
+    /// An ACL as the caller sees it.
+    pub(super) fn shown_acl(&self, mut acl: Vec<u8>) -> Vec<u8> {
+        let change = |is_user: bool, id| Ok(shown(if is_user { &self.uids } else { &self.gids }, id));
+        // What is shown has always a place.
+        let _ = map_acl(&mut acl, change);
+        acl
+    }
+
+    /// The ACL to store for one that a caller sets.
+    pub(super) fn stored_acl(&self, acl: &[u8]) -> Answer<Vec<u8>> {
+        let mut acl = acl.to_vec();
+        map_acl(&mut acl, |is_user, id| stored(if is_user { &self.uids } else { &self.gids }, id))?;
+        Ok(acl)
+    }
+
     /// Whether owners are shown as somebody else's, so that what is stored need not be what was meant.
     pub(super) fn squashes(&self) -> bool {
         self.squash_uid.is_some() || self.squash_gid.is_some()
     }
+}
+
+/// Changes the users and groups that an ACL names. Source: linux/posix_acl_xattr.h: a header of four bytes, then entries of
+/// a tag, permissions, and an id, little-endian; tags 2 and 8 are named users and groups.
+fn map_acl(acl: &mut [u8], change: impl Fn(bool, u32) -> Answer<u32>) -> Answer<()> {
+    for entry in acl.get_mut(4..).unwrap_or_default().chunks_exact_mut(8) {
+        let tag = u16::from_le_bytes([entry[0], entry[1]]);
+        if tag == 2 || tag == 8 {
+            let id = u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]);
+            entry[4..].copy_from_slice(&change(tag == 2, id)?.to_le_bytes());
+        }
+    }
+    Ok(())
 }
 
 fn shown(ranges: &[IdRange], id: u32) -> u32 {

@@ -42,6 +42,11 @@ pub(super) fn stored_name(shown: &[u8]) -> Vec<u8> {
     shown.to_vec()
 }
 
+/// Whether an attribute names users and groups.
+pub(super) fn is_acl(name: &[u8]) -> bool {
+    name.starts_with(b"system.posix_acl_")
+}
+
 /// Where a file's attributes are.
 enum Holder {
     File(Arc<OwnedFd>),
@@ -58,7 +63,8 @@ impl Fs {
             Holder::File(fd) => xattr::get(&fd, OsStr::from_bytes(&stored)).map_err(|e| errno(&e))?,
             Holder::Known(all) => all.into_iter().find(|(known, _)| *known == stored).map(|(_, value)| value),
         };
-        value.ok_or(Errno::NODATA)
+        let value = value.ok_or(Errno::NODATA)?;
+        Ok(if is_acl(name) { self.owners.shown_acl(value) } else { value })
     }
 
     /// The names of all attributes.

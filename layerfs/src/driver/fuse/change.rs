@@ -13,7 +13,7 @@ use super::copy_up::set_mode;
 use super::file::{path_fd, stat_at};
 use super::fs::{Found, Fs, UPPER, has_mark};
 use super::handle::Bytes;
-use super::lower::{Lower, WHITEOUT_PREFIX};
+use super::lower::{Lower, WHITEOUT_PREFIX, must_have_data};
 use super::node::{Key, Node};
 use super::upper::{Upper, remove_all_in};
 use crate::erofs::FileKind;
@@ -163,6 +163,9 @@ impl Fs {
         let _names = self.exclusive();
         let site = self.site(parent, name)?;
         let fd = self.upper_fd(&node)?;
+        if node.kind == FileKind::File {
+            must_have_data(fd.as_fd())?;
+        }
         place(upper, &site, name, false, &|dir, name| durable::link_fd_at(fd.as_fd(), dir, name))?;
         let attr = Attr::of_stat(&rustix::fs::fstat(&fd)?);
         let (_, attr) = self.entered(&site.dir, name, attr);

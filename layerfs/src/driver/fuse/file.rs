@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::attr::{Answer, errno};
 use super::fs::{Fs, UPPER};
 use super::handle::{Bytes, OpenFile};
-use super::lower::Lower;
+use super::lower::{Lower, must_have_data};
 use super::node::{Name, Node, Place};
 use crate::erofs::{FileKind, Nid, Source};
 
@@ -95,7 +95,9 @@ impl Fs {
                 }
                 let Name { parent, name } = node.a_name()?;
                 let dir = self.dir_fd(place.layer + 1, &parent)?;
-                Ok(Bytes::Plain(Arc::new(open_file(dir.as_fd(), &name, OFlags::RDONLY)?)))
+                let file = open_file(dir.as_fd(), &name, OFlags::RDONLY)?;
+                must_have_data(file.as_fd())?;
+                Ok(Bytes::Plain(Arc::new(file)))
             }
         }
     }
@@ -106,7 +108,9 @@ impl Fs {
             return reopen(held.as_fd(), flags);
         }
         let Name { parent, name } = node.a_name()?;
-        open_file(self.dir_fd(UPPER, &parent)?.as_fd(), &name, flags)
+        let file = open_file(self.dir_fd(UPPER, &parent)?.as_fd(), &name, flags)?;
+        must_have_data(file.as_fd())?;
+        Ok(file)
     }
 
     /// An open file, with bytes that are the current ones: a file that was open for reading and is copied up meanwhile

@@ -13,7 +13,7 @@ use super::cache::Cache;
 use super::handle::Handles;
 use super::links::Links;
 use super::list::Item;
-use super::lower::{Indexed, Listing, Lower, OPAQUE_NAME, Plain, WHITEOUT_PREFIX, has_opaque_attribute};
+use super::lower::{Indexed, Listing, Lower, Marks, OPAQUE_NAME, Plain, WHITEOUT_PREFIX, marks};
 use super::node::{Key, Name, Node, Nodes, Place, Spot};
 use super::upper::Upper;
 use crate::erofs::{FileKind, Nid};
@@ -128,7 +128,7 @@ impl Fs {
     /// The layers' roots, down to the first that is opaque.
     fn root_places(&self) -> Vec<Place> {
         let mut places = Vec::new();
-        if self.upper.as_ref().is_some_and(|upper| has_opaque_attribute(&upper.root)) {
+        if self.upper.as_ref().is_some_and(|upper| marks(&upper.root).is_ok_and(|marks| marks.opaque)) {
             return places;
         }
         for (number, lower) in self.lowers.iter().enumerate() {
@@ -137,7 +137,7 @@ impl Fs {
                     let root = layer.index.root();
                     (Place { layer: number as u16, number: root.0 }, layer.is_opaque(root.0).unwrap_or(false))
                 }
-                Lower::Plain(layer) => (Place { layer: number as u16, number: 0 }, has_opaque_attribute(&layer.root)),
+                Lower::Plain(layer) => (Place { layer: number as u16, number: 0 }, marks(&layer.root).is_ok_and(|m| m.opaque)),
             };
             places.push(number);
             if opaque {
@@ -244,9 +244,8 @@ impl Fs {
                     }
                     let mut found = Found { key: Key::Upper(stat.st_ino), attr, upper: true, lowers: Vec::new() };
                     if attr.is_dir() {
-                        found.lowers = self.lowers_of(dir, &places, name)?;
-                        if !found.lowers.is_empty() && is_opaque_upper(&fd, name)? {
-                            found.lowers.clear();
+                        if !is_opaque_at(&fd, name)? {
+                            found.lowers = self.lowers_of(dir, &places, name)?;
                         }
                         // A directory that is merged keeps the number that it had before it was copied up.
                         found.key = found.lowers.first().map_or(found.key, |place| Key::Lower(*place));
@@ -300,7 +299,7 @@ impl Fs {
     fn is_opaque_below(&self, dir: &Arc<Node>, place: Place, name: &[u8]) -> Answer<bool> {
         match &self.lowers[usize::from(place.layer)] {
             Lower::Indexed(layer) => layer.is_opaque(place.number),
-            Lower::Plain(_) => is_opaque_upper(&*self.dir_fd(place.layer + 1, dir)?, name),
+            Lower::Plain(_) => is_opaque_at(&*self.dir_fd(place.layer + 1, dir)?, name),
         }
     }
 
@@ -413,14 +412,16 @@ impl Node {
     }
 }
 
-/// Whether the directory of this name hides what is below it.
-pub(super) fn is_opaque_upper(dir: impl AsFd, name: &[u8]) -> Answer<bool> {
+/// Whether the directory of this name hides what is below it. One that the kernel's overlayfs would look for elsewhere
+/// below is refused as the kernel refuses it without `redirect_dir`: with EPERM.
+pub(super) fn is_opaque_at(dir: impl AsFd, name: &[u8]) -> Answer<bool> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(&dir, name, flags, Mode::empty())?;
-    if has_opaque_attribute(&fd) {
-        return Ok(true);
+    match marks(&fd)? {
+        Marks { opaque: true, .. } => Ok(true),
+        Marks { foreign: true, .. } => Err(Errno::PERM),
+        Marks { .. } => exists(&fd, OPAQUE_NAME),
     }
-    exists(&fd, OPAQUE_NAME)
 }
 
 /// Whether a whiteout that is a file lies in the directory for this name.

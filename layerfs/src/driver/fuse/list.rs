@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::attr::{Answer, Attr, errno};
 use super::fs::{Fs, UPPER};
 use super::handle::OpenDir;
-use super::lower::{Lower, WHITEOUT_PREFIX, for_each_name};
+use super::lower::{Listed, Lower, WHITEOUT_PREFIX, for_each_name};
 use super::node::{Key, Node, Place, ROOT};
 use crate::erofs::{FileKind, Nid};
 
@@ -70,7 +70,7 @@ impl Fs {
             }
         }
         for (at, item) in items.iter().enumerate().skip(offset.saturating_sub(2) as usize) {
-            let attr = if attributes { self.looked_up(&dir, item)? } else { None };
+            let attr = if attributes { self.looked_up(&dir, item).unwrap_or_else(|_| Some(self.unknown(item))) } else { None };
             if attributes && attr.is_none() {
                 continue;
             }
@@ -130,6 +130,14 @@ impl Fs {
         Ok(Some(self.shown(&node, found.attr)))
     }
 
+    /// What is listed of a file that can't be looked up: the rest of the directory can. The kernel shows the name, sees by
+    /// the size that the attributes are none, forgets the node that it was given, and asks again when they are wanted.
+    fn unknown(&self, item: &Item) -> Attr {
+        let number = self.nodes.id_of(item.key);
+        self.nodes.remember(number);
+        Attr { size: u64::MAX, ..Attr::bare(number, item.kind) }
+    }
+
     /// All names of a directory.
     pub(super) fn list(&self, dir: &Arc<Node>) -> Answer<Vec<Item>> {
         let _names = self.shared();
@@ -175,19 +183,19 @@ impl Fs {
             Ok(())
         })?;
         if remember && !items.is_empty() {
-            self.number_merged(dir, items)?;
+            self.number_merged(dir, items);
         }
         Ok(())
     }
 
     /// A directory that is merged with lower ones has the number of the first of them.
-    fn number_merged(&self, dir: &Arc<Node>, items: &mut [Item]) -> Answer<()> {
+    fn number_merged(&self, dir: &Arc<Node>, items: &mut [Item]) {
         for item in items.iter_mut().filter(|item| item.kind == FileKind::Dir) {
-            if let Some(found) = self.find(dir, &item.name)? {
+            // One that can't be looked up is listed all the same.
+            if let Ok(Some(found)) = self.find(dir, &item.name) {
                 item.key = found.key;
             }
         }
-        Ok(())
     }
 
     fn list_lower(
@@ -199,7 +207,7 @@ impl Fs {
         seen: &mut HashSet<Box<[u8]>>,
     ) -> Answer<()> {
         let merging = remember || !seen.is_empty();
-        let mut add = |name: &[u8], listed: super::lower::Listed| {
+        let mut add = |name: &[u8], listed: Listed| {
             let new = if remember { seen.insert(name.into()) } else { !merging || !seen.contains(name) };
             if new && !listed.whiteout {
                 let key = Key::Lower(Place { layer: place.layer, number: listed.number });
@@ -209,7 +217,9 @@ impl Fs {
         match &self.lowers[usize::from(place.layer)] {
             Lower::Indexed(layer) => {
                 for entry in layer.index.read_dir(Nid(place.number)).map_err(|e| errno(&e))? {
-                    add(entry.name, layer.listed(entry.nid)?);
+                    // One that is damaged is listed all the same.
+                    let unknown = Listed { number: entry.nid.0, kind: FileKind::File, whiteout: false };
+                    add(entry.name, layer.listed(entry.nid).unwrap_or(unknown));
                 }
             }
             Lower::Plain(_) => {

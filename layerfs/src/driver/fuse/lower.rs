@@ -1,13 +1,16 @@
 //! The lower layers: indexed ones, whose metadata is mapped memory, and directories in overlayfs's format.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use fs_base::sys::mount::open_dir;
+use fs_base::sys::xattr;
 use fs_base::{IoContext, LayerId, Result};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -144,12 +147,12 @@ impl Listing {
     /// Reads a directory of a layer.
     pub fn read(dir: BorrowedFd<'_>) -> Answer<Listing> {
         let mut listing = Listing::default();
-        let mut marks: Vec<Box<[u8]>> = Vec::new();
+        let mut hides: Vec<Box<[u8]>> = Vec::new();
         for_each_name(dir, |name, number, kind| {
             if name == OPAQUE_NAME {
                 listing.opaque = true;
             } else if let Some(hidden) = name.strip_prefix(WHITEOUT_PREFIX) {
-                marks.push(hidden.into());
+                hides.push(hidden.into());
             } else {
                 let whiteout = kind == FileKind::CharDevice && is_whiteout(dir, name)?;
                 listing.entries.push((name.into(), Listed { number, kind, whiteout }));
@@ -157,14 +160,14 @@ impl Listing {
             Ok(())
         })?;
         listing.entries.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        for name in marks {
+        for name in hides {
             // A file that is there beside its mark wins: the mark hides what is below.
             if let Err(at) = listing.entries.binary_search_by(|(known, _)| known.cmp(&name)) {
                 let mark = Listed { number: 0, kind: FileKind::CharDevice, whiteout: true };
                 listing.entries.insert(at, (name, mark));
             }
         }
-        listing.opaque |= has_opaque_attribute(dir);
+        listing.opaque |= marks(dir)?.opaque;
         Ok(listing)
     }
 
@@ -174,10 +177,62 @@ impl Listing {
     }
 }
 
-/// Whether a directory carries one of the attributes by which overlayfs, and fuse-overlayfs, call it opaque.
-pub(super) fn has_opaque_attribute(dir: impl AsFd) -> bool {
-    let names = ["trusted.overlay.opaque", "user.overlay.opaque", "user.fuseoverlayfs.opaque"];
-    names.iter().any(|name| fs_base::sys::xattr::get(&dir, name).is_ok_and(|value| value.is_some_and(|v| v == b"y")))
+/// What the attributes of a directory say of what is below it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Marks {
+    /// Nothing of it shows.
+    pub opaque: bool,
+    /// It has another name there, or its whiteouts are attributes: things of the kernel's overlayfs that are not followed.
+    pub foreign: bool,
+}
+
+/// The marks of overlayfs, and of fuse-overlayfs. Source: Linux `Documentation/filesystems/overlayfs.rst`,
+/// "Redirecting directories" and "Nesting overlayfs mounts".
+pub(super) fn marks(dir: impl AsFd) -> Answer<Marks> {
+    let mut marks = Marks::default();
+    let mut space = [0; 4096];
+    let path = format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd());
+    let value_is = |name: &[u8], wanted: &[u8]| {
+        let mut value = [0; 2];
+        rustix::fs::getxattr(&*path, OsStr::from_bytes(name), &mut value[..]).is_ok_and(|length| value[..length] == *wanted)
+    };
+    let names = match rustix::fs::listxattr(&*path, &mut space[..]) {
+        Ok(length) => space[..length].to_vec(),
+        Err(Errno::NOTSUP) => return Ok(marks),
+        Err(Errno::RANGE) => xattr::list(&dir).map_err(|e| errno(&e))?.iter().flat_map(|(name, _)| ended(name)).collect(),
+        Err(error) => return Err(error),
+    };
+    for name in names.split(|&b| b == 0) {
+        match name {
+            b"trusted.overlay.opaque" | b"user.overlay.opaque" | b"user.fuseoverlayfs.opaque" => {
+                marks.opaque |= value_is(name, b"y");
+                marks.foreign |= value_is(name, b"x");
+            }
+            b"trusted.overlay.redirect" | b"user.overlay.redirect" => marks.foreign = true,
+            _ => {}
+        }
+    }
+    Ok(marks)
+}
+
+fn ended(name: &OsStr) -> Vec<u8> {
+    [name.as_bytes(), &[0]].concat()
+}
+
+/// Refuses a regular file of which the kernel's overlayfs copied up all but the data (`metacopy`): its bytes are
+/// elsewhere. EPERM is what the kernel answers without `metacopy`.
+pub(super) fn must_have_data(file: BorrowedFd<'_>) -> Answer<()> {
+    for name in ["trusted.overlay.metacopy", "user.overlay.metacopy"] {
+        let found = match rustix::fs::fgetxattr(file, name, &mut [0; 64][..]) {
+            // A path descriptor.
+            Err(Errno::BADF) => rustix::fs::getxattr(format!("/proc/self/fd/{}", file.as_raw_fd()), name, &mut [0; 64][..]),
+            other => other,
+        };
+        if found.is_ok() {
+            return Err(Errno::PERM);
+        }
+    }
+    Ok(())
 }
 
 fn is_whiteout(dir: BorrowedFd<'_>, name: &[u8]) -> Answer<bool> {

@@ -8,6 +8,11 @@
 //! The way of a request: `adapter.rs` (translates) → `fs.rs` (finds names), `list.rs`, `file.rs`, `attributes.rs` (read)
 //! or `change.rs`, `rename.rs`, `write.rs` (change) → `copy_up.rs`, `upper.rs` (where changes go).
 //!
+//! What it does otherwise than the kernel's overlayfs is listed where users look for it: in `fsd-fuse --help` and its
+//! manual page. Marks of overlayfs that are not followed here (`redirect_dir`, `metacopy`) are refused as the kernel
+//! refuses them without those options, with EPERM; contents are never wrong in silence. What is damaged in a layer, or
+//! cut off while it is mounted, is EIO for the files that it concerns.
+//!
 //! Files that can't change are cached by the kernel for ever. Where no file can change, the kernel is told so and opens
 //! files and directories without asking.
 

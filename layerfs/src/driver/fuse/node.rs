@@ -193,6 +193,13 @@ impl Nodes {
         spot.key = key;
     }
 
+    /// The kernel is given an id once more, if it is one that it knows.
+    pub fn remember(&self, id: u64) {
+        if let Some(node) = self.lock().by_id.get(&id) {
+            node.lookups.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// The kernel lets go of `count` of its lookups.
     pub fn forget(&self, id: u64, count: u64) {
         let mut tables = self.lock();

@@ -12,9 +12,10 @@ use super::attr::Answer;
 use super::change::{cover, cover_dir, remove_dir, unmark};
 use super::file::{path_fd, stat_at};
 use super::fs::{Found, Fs};
-use super::lower::WHITEOUT_PREFIX;
+use super::lower::{WHITEOUT_PREFIX, must_have_data};
 use super::node::Node;
 use super::upper::Upper;
+use crate::erofs::FileKind;
 
 /// What happens to a name that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,8 +66,10 @@ impl Fs {
             },
             (None, _) => {}
         }
+        has_data(&from)?;
         hide_below(upper, &from, &to)?;
         if over == Over::Exchange {
+            has_data(&to)?;
             hide_below(upper, &to, &from)?;
             durable::rename_at(from.fd.as_fd(), from.name, to.fd.as_fd(), to.name, RenameFlags::EXCHANGE)?;
             self.renamed(&to, &from);
@@ -119,6 +122,14 @@ impl Fs {
 /// Only what is wholly in the upper can be moved.
 fn movable(found: &Found) -> Answer<()> {
     if found.upper && found.lowers.is_empty() { Ok(()) } else { Err(Errno::XDEV) }
+}
+
+/// What the kernel's overlayfs finds the data of by its name keeps that name.
+fn has_data(end: &End<'_>) -> Answer<()> {
+    if end.found.as_ref().is_some_and(|found| found.attr.kind == FileKind::File) {
+        must_have_data(path_fd(end.fd.as_fd(), end.name)?.as_fd())?;
+    }
+    Ok(())
 }
 
 /// A directory that comes to where layers below have one must not be merged with it.
