@@ -42,8 +42,10 @@ pub struct Container {
     pub network: Network,
     /// Its process ids.
     pub pid: Namespace,
-    /// Its System V and POSIX message queues, and /dev/shm.
+    /// Its System V and POSIX message queues.
     pub ipc: Namespace,
+    /// The folder of the host that is its /dev/shm, where that is shared; a tmpfs of its own if `None`.
+    pub shm: Option<PathBuf>,
     /// Its host name's namespace.
     pub uts: Namespace,
     /// Its view of the cgroups.

@@ -7,6 +7,7 @@ use fs_base::sys::process::unshare;
 use fs_base::{Error, IoContext, Result};
 use oci_spec::runtime::{LinuxNamespaceType, Process};
 use rustix::fs::Mode;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::channel::Channel;
 use super::process::{late_filter, prepare, set_oom_score};
@@ -26,6 +27,8 @@ pub struct Inherited<'a> {
     pub namespaces: u64,
     /// Another container's network namespace, which it has too.
     pub network: Option<&'a OwnedFd>,
+    /// Another container's namespace of messages, which it has too.
+    pub ipc: Option<&'a OwnedFd>,
     /// Its system call filter.
     pub filter: Option<&'a Filter>,
 }
@@ -80,10 +83,8 @@ fn set_up(
     if has(LinuxNamespaceType::Cgroup) {
         unshare(LinuxNamespaceType::Cgroup as u64)?;
     }
-    if let Some(network) = inherited.network {
-        let kind = Some(rustix::thread::LinkNameSpaceType::Network);
-        rustix::thread::move_into_link_name_space(network.as_fd(), kind).at("join", "network namespace")?;
-    }
+    join(inherited.network, LinkNameSpaceType::Network, "network namespace")?;
+    join(inherited.ipc, LinkNameSpaceType::InterProcessCommunication, "IPC namespace")?;
     if has(LinuxNamespaceType::Network) {
         network::bring_loopback_up()?;
     }
@@ -111,6 +112,10 @@ fn set_up(
     tree.enter()?;
     set_streams(stdio, slave)?;
     Ok(console)
+}
+
+fn join(other: Option<&OwnedFd>, kind: LinkNameSpaceType, what: &str) -> Result<()> {
+    other.map_or(Ok(()), |other| move_into_link_name_space(other.as_fd(), Some(kind)).at("join", what))
 }
 
 /// Sets the standard streams to what the maker gave, or to the terminal's slave side.

@@ -110,11 +110,14 @@ pub fn create(request: Create<'_>) -> Result<Created> {
     let joiner = request.cgroup.joiner()?;
     let network = joined(request.spec, LinuxNamespaceType::Network)?;
     let pids = joined(request.spec, LinuxNamespaceType::Pid)?;
+    let ipc = joined(request.spec, LinuxNamespaceType::Ipc)?;
     let mut namespaces = namespaces(request.spec)?;
-    for (typ, _) in
-        [(LinuxNamespaceType::Network, &network), (LinuxNamespaceType::Pid, &pids)].iter().filter(|(_, fd)| fd.is_some())
+    for (typ, other) in
+        [(LinuxNamespaceType::Network, &network), (LinuxNamespaceType::Pid, &pids), (LinuxNamespaceType::Ipc, &ipc)]
     {
-        namespaces &= !(*typ as u64);
+        if other.is_some() {
+            namespaces &= !(typ as u64);
+        }
     }
     let filter = filter(request.spec)?;
     let (ours, theirs) = Channel::pair()?;
@@ -136,6 +139,7 @@ pub fn create(request: Create<'_>) -> Result<Created> {
                 joiner: &joiner,
                 namespaces,
                 network: network.as_ref(),
+                ipc: ipc.as_ref(),
                 filter: filter.as_ref(),
             };
             let code = init::run(request, &inherited, theirs);
@@ -216,12 +220,12 @@ fn joined(spec: &Spec, typ: LinuxNamespaceType) -> Result<Option<OwnedFd>> {
 }
 
 /// The namespaces that a container of this spec has apart from its maker, as clone flags. Of those that exist already
-/// only those of the network and of the processes can be joined.
+/// only those of the network, of the processes and of their messages can be joined.
 pub fn namespaces(spec: &Spec) -> Result<u64> {
     let linux = spec.linux().as_ref().ok_or_else(|| Error::invalid("the spec has no linux section"))?;
     let mut flags = 0;
     for namespace in linux.namespaces().iter().flatten() {
-        let can_join = matches!(namespace.typ(), LinuxNamespaceType::Network | LinuxNamespaceType::Pid);
+        let can_join = matches!(namespace.typ(), LinuxNamespaceType::Network | LinuxNamespaceType::Pid | LinuxNamespaceType::Ipc);
         if let Some(path) = namespace.path().as_ref().filter(|_| !can_join) {
             return Err(Error::unsupported(format!(
                 "joining the {} namespace {} is not supported by the built-in runtime",

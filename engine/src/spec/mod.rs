@@ -235,8 +235,10 @@ fn namespaces(container: &Container) -> Result<Vec<LinuxNamespace>> {
     ];
     let make = |typ| {
         let mut builder = LinuxNamespaceBuilder::default().typ(typ);
-        let joined = match (typ, &container.network, &container.pid) {
-            (LinuxNamespaceType::Network, Network::Of(path), _) | (LinuxNamespaceType::Pid, _, Namespace::Of(path)) => Some(path),
+        let joined = match (typ, &container.network, &container.pid, &container.ipc) {
+            (LinuxNamespaceType::Network, Network::Of(path), ..)
+            | (LinuxNamespaceType::Pid, _, Namespace::Of(path), _)
+            | (LinuxNamespaceType::Ipc, .., Namespace::Of(path)) => Some(path),
             _ => None,
         };
         if let Some(path) = joined {

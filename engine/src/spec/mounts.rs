@@ -46,8 +46,11 @@ fn kernel(container: &Container) -> Result<Vec<Mount>> {
             .retain(|mount| mount.typ().as_deref() != Some("bind") || mount.source().as_ref().is_some_and(|path| path.exists()));
     } else {
         mounts.push(make("/dev/mqueue", "mqueue", None, &["nosuid", "noexec", "nodev"])?);
-        if container.shm_size != Some(0) {
-            let options = ["nosuid", "noexec", "nodev", "mode=1777", &shm_size];
+        let flags = ["nosuid", "noexec", "nodev"];
+        if let Some(shared) = &container.shm {
+            mounts.push(make("/dev/shm", "bind", Some(shared), &[&flags[..], &["bind", "rprivate"]].concat())?);
+        } else if container.shm_size != Some(0) {
+            let options = [&flags[..], &["mode=1777", &shm_size]].concat();
             mounts.push(make("/dev/shm", "tmpfs", Some(Path::new("shm")), &options)?);
         }
     }

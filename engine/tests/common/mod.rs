@@ -158,6 +158,7 @@ fn value(args: &[&str]) -> Container {
         network: Network::Own,
         pid: Namespace::Private,
         ipc: Namespace::Private,
+        shm: None,
         uts: Namespace::Private,
         cgroup: Namespace::Private,
         cap_add: Vec::new(),

@@ -2,9 +2,21 @@
 
 use engine::config::Namespace;
 use fs_base::{Error, Result};
+use serde_json::Value;
 
 use super::ContainerRow;
 use crate::app::App;
+
+/// Names of other containers become their ids, so that they are found under another name too. One that is not there is
+/// told of at the start. Source: moby, `adaptSharedNamespaceContainer`.
+pub fn by_id(app: &App, host_config: &mut Value) {
+    for key in ["PidMode", "IpcMode", "NetworkMode"] {
+        let found = host_config[key].as_str().and_then(|mode| app.db.find_container(mode.strip_prefix("container:")?).ok());
+        if let Some(other) = found {
+            host_config[key] = format!("container:{}", other.id).into();
+        }
+    }
+}
 
 /// Whose processes it is among: `None` if it does not say another container's.
 pub fn pid(app: &App, row: &ContainerRow) -> Result<Option<Namespace>> {

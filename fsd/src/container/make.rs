@@ -38,6 +38,7 @@ pub fn create(app: &App, name: Option<&str>, body: &[u8]) -> Result<Made> {
     let image = image::find(app, &image_name)?;
     let id = ContainerId::random()?;
     let mut settled = new.settle(&image::Config::parse(&image.config)?, &id)?;
+    super::join::by_id(app, &mut settled.host_config);
     let endpoints = networks(app, &id, &mut settled)?;
     let requests = settled.mounts.requests(inherited(app, &settled)?, settled.volumes.clone())?;
     let attached = app.volumes.attach(&id, &requests)?;

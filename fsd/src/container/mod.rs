@@ -23,6 +23,7 @@ pub mod files;
 pub mod filter;
 pub mod group;
 mod health;
+mod ipc;
 mod join;
 mod live;
 pub mod logs;

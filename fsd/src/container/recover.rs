@@ -103,6 +103,7 @@ fn ids_in(dir: &std::path::Path) -> Result<Vec<ContainerId>> {
 
 fn discard_run_dir(app: &App, id: &ContainerId) -> Result<()> {
     let dir = app.run_dir(id);
+    super::ipc::release(&dir)?;
     match std::fs::remove_dir_all(&dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", dir, error)),
         _ => Ok(()),

@@ -41,7 +41,7 @@ pub fn host_config(host: &Map<String, Value>) -> Result<()> {
     if !text("PidMode").starts_with("container:") {
         one_of("--pid", text("PidMode"), &["", "host", "container:NAME"])?;
     }
-    one_of("--ipc", text("IpcMode"), &["", "none", "private", "host"])?;
+    super::ipc::check(text("IpcMode"))?;
     one_of("--uts", text("UTSMode"), &["", "host"])?;
     one_of("--cgroupns", text("CgroupnsMode"), &["", "private", "host"])?;
     sysctls(host)?;

@@ -10,7 +10,7 @@ use fs_base::{Class, ContainerId, Error, Result};
 
 use super::live::Live;
 use super::to_engine::to_engine;
-use super::{ContainerRow, State, Status, files, health, join, restart};
+use super::{ContainerRow, State, Status, files, health, ipc, join, restart};
 use crate::app::App;
 use crate::network;
 
@@ -108,6 +108,7 @@ fn make(app: &App, row: &ContainerRow, live: &Live) -> Result<engine::shim::Laun
     if let Some(other) = join::pid(app, row)? {
         container.pid = other;
     }
+    ipc::apply(app, row, &mut container)?;
     live.hold(Some(app.mounter.lease(&image.layers)?));
     let root = app.mounter.container(&image.layers, &dir.join(files::UPPER), &dir.join(files::WORK))?;
     let spec = engine::spec::build(&container, &Root::from_fd(root.try_clone()?.into_fd()))?;
@@ -163,8 +164,8 @@ fn failed(app: &App, row: &ContainerRow, live: &Live, error: Error) -> Error {
     } else {
         NOT_STARTED
     };
-    let is_network = text.starts_with("failed to set up container networking");
-    let error = if is_network { error } else { error.context("failed to create task for container") };
+    let is_whole = text.starts_with("failed to set up container networking") || text.starts_with("failed to join");
+    let error = if is_whole { error } else { error.context("failed to create task for container") };
     clean_up(app, row, live);
     if let Err(error) = app.db.set_container_state(&row.id, &row.state.not_started(code, error.to_string())) {
         tracing::error!(container = %row.id, %error, "the failed start could not be recorded");
@@ -184,6 +185,10 @@ fn clean_up(app: &App, row: &ContainerRow, live: &Live) {
         tracing::warn!(container = %row.id, %error, "a volume could not be released");
     }
     let run_dir = app.run_dir(&row.id);
+    if let Err(error) = ipc::release(&run_dir) {
+        tracing::warn!(container = %row.id, %error, "a shared /dev/shm could not be unmounted");
+        return;
+    }
     if let Err(error) = std::fs::remove_dir_all(&run_dir)
         && error.kind() != std::io::ErrorKind::NotFound
     {

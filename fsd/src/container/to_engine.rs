@@ -98,6 +98,7 @@ pub fn to_engine(row: &ContainerRow, mounts: Vec<MountSpec>, files: Vec<ManagedF
         network,
         pid: mode("PidMode"),
         ipc: mode("IpcMode"),
+        shm: None,
         uts: mode("UTSMode"),
         cgroup: mode("CgroupnsMode"),
         cap_add: host.cap_add.unwrap_or_default(),
