@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use fs_base::sys::mount::Mount;
 use fs_base::{Error, IoContext, LayerId, Probe, Result};
+use rustix::mount::MountAttrFlags;
 
 use super::layers::{LayerMount, Layers, Lease};
 use super::probe::{self, Part, Probed, Verdict};
@@ -139,6 +140,30 @@ impl Mounter {
         let below = if mounts.is_empty() { Some(Lower::empty()?) } else { None };
         let all: Vec<&Lower> = below.iter().chain(mounts.iter().map(|layer| &layer.lower)).collect();
         self.stacker()?.stack(&all, Some(Writable { upper, work }))
+    }
+
+    /// A tree that may be written to and loses what is written: the layers, over them a directory in overlayfs's format if
+    /// there is one, which is only read, and over all `upper`, which must not be there yet. As with [`Mounter::image`], it
+    /// has no devices and no set-user-id.
+    pub fn scratch(&self, layers: &[LayerId], dir: Option<&Path>, upper: &Path, work: &Path) -> Result<Mount> {
+        let mounts = self.lowers(layers)?;
+        let opened = layers.iter().map(|id| self.store.layer(id)).collect::<Result<_>>()?;
+        let tree = match dir {
+            Some(dir) => Tree::with_upper(opened, dir)?,
+            None => Tree::new(opened),
+        };
+        crate::archive::make_root_like(&tree, upper)?;
+        std::fs::create_dir_all(work).at("make directory", work)?;
+        let extra = match dir {
+            Some(dir) => Some(Lower::new(Mount::clone_of(dir, false)?)),
+            None if mounts.is_empty() => Some(Lower::empty()?),
+            None => None,
+        };
+        let all: Vec<&Lower> = mounts.iter().map(|layer| &layer.lower).chain(&extra).collect();
+        let mount = self.stacker()?.stack(&all, Some(Writable { upper, work }))?;
+        let attributes = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
+        mount.set_attributes(attributes, MountAttrFlags::empty(), false)?;
+        Ok(mount)
     }
 
     /// Keeps layers mounted for as long as the lease is held. A container that is to share its files' memory with

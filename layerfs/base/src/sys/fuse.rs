@@ -16,6 +16,8 @@ use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, Recv
 
 use super::mount::{FsContext, Mount, mount_table};
 use super::pid::Process;
+use super::place::{self, Place};
+use super::user::User;
 use crate::{Class, Error, IoContext, Result};
 
 /// The helper that mounts for ordinary users.
@@ -36,23 +38,30 @@ pub struct FuseOptions {
     pub suid: bool,
     /// Devices count. Only for a process that may mount.
     pub dev: bool,
+    /// The user that it is mounted for, who must be allowed to mount over the target: the tree is that user's alone. Only for a process that may mount.
+    pub user: Option<User>,
 }
 
 /// Mounts over the directory `target` and returns the device that requests are read from. The kernel checks permissions
 /// by modes and owners (`default_permissions`).
 pub fn mount(target: &Path, options: &FuseOptions) -> Result<OwnedFd> {
     match mount_directly(target, options) {
-        Err(error) if error.class() == Class::Denied => mount_by_helper(target, options).map_err(|helped| match helped.class() {
-            Class::NotFound => error.with_hint(format!("ordinary users need {HELPER} (package fuse3)")),
-            _ => helped,
-        }),
+        Err(error) if error.class() == Class::Denied && options.user.is_none() => {
+            mount_by_helper(target, options).map_err(|helped| match helped.class() {
+                Class::NotFound => error.with_hint(format!("ordinary users need {HELPER} (package fuse3)")),
+                _ => helped,
+            })
+        }
         other => other,
     }
 }
 
 fn mount_directly(target: &Path, options: &FuseOptions) -> Result<OwnedFd> {
     let (device, mount) = mount_detached(options)?;
-    mount.attach(target)?;
+    match &options.user {
+        Some(user) => Place::of_user(target, user)?.cover(&mount)?,
+        None => mount.attach(target)?,
+    }
     Ok(device)
 }
 
@@ -66,8 +75,9 @@ pub fn mount_detached(options: &FuseOptions) -> Result<(OwnedFd, Mount)> {
     context.string("subtype", options.subtype.as_str())?;
     context.string("fd", device.as_raw_fd().to_string())?;
     context.string("rootmode", "40000")?;
-    context.string("user_id", rustix::process::getuid().as_raw().to_string())?;
-    context.string("group_id", rustix::process::getgid().as_raw().to_string())?;
+    let user = options.user.clone().unwrap_or_else(User::own);
+    context.string("user_id", user.uid.to_string())?;
+    context.string("group_id", user.gid.to_string())?;
     context.flag("default_permissions")?;
     if options.allow_other {
         context.flag("allow_other")?;
@@ -165,7 +175,10 @@ impl Mounted {
     /// The number in the mount table goes to the next mount as soon as this one is gone. Only Linux 6.8 and later have one
     /// that doesn't: before, who calls this must know that the mount has not been taken away by somebody else.
     pub fn detach(&self) -> Result<()> {
-        if Mounted::at(&self.target)?.as_ref() != Some(self) {
+        let Some(now) = Mounted::at(&self.target)? else { return Ok(()) };
+        // Who may not look into the mount is not told the number that is unique.
+        let other = matches!((now.unique, self.unique), (Some(a), Some(b)) if a != b);
+        if now.id != self.id || other {
             return Ok(());
         }
         take_away(&self.target, true)
@@ -217,7 +230,7 @@ fn session_at(target: &Path) -> Option<Process> {
 }
 
 fn take_away(target: &Path, lazy: bool) -> Result<()> {
-    match super::mount::unmount(target, lazy) {
+    match place::unmount(target, lazy) {
         Err(error) if error.class() == Class::Denied => {
             let how: &[&str] = if lazy { &["-u", "-z", "-q", "--"] } else { &["-u", "-q", "--"] };
             let output = Command::new(HELPER).args(how).arg(target).stdin(Stdio::null()).output();

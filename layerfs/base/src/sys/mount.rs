@@ -206,6 +206,28 @@ pub fn unshare_mount_namespace() -> Result<()> {
         .at("make downstream", "/")
 }
 
+/// Gives the calling thread a working directory of its own. Only for a thread that ends with its work.
+pub fn own_directory() -> Result<()> {
+    // SAFETY: unshare has no memory effects; CLONE_FS separates this thread's working directory and umask.
+    if unsafe { libc::unshare(libc::CLONE_FS) } != 0 {
+        return Err(Error::io("unshare", "working directory", std::io::Error::last_os_error()));
+    }
+    Ok(())
+}
+
+/// A detached copy of the mount that `root` is the top of, where `root` was opened in the mount namespace `namespace`.
+pub fn clone_from_namespace(namespace: OwnedFd, root: OwnedFd) -> Result<Mount> {
+    // The thread's namespace ends with it.
+    let thread = std::thread::Builder::new().name("clone".to_owned()).spawn(move || {
+        own_directory()?;
+        let kind = Some(rustix::thread::LinkNameSpaceType::Mount);
+        rustix::thread::move_into_link_name_space(namespace.as_fd(), kind).at("enter", "mount namespace")?;
+        Mount::clone_at(root.as_fd(), Path::new(""), false)
+    });
+    let result = thread.at("start", "thread")?.join();
+    result.unwrap_or_else(|_| Err(Error::internal("the copy of a mount panicked")))
+}
+
 /// One line of `/proc/self/mountinfo`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountInfo {
