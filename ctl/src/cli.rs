@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use clap::{ArgAction, Args, Parser, Subcommand};
+use fsd_api::ObjectKind;
 
 use crate::client::{Client, DEFAULT_HOST};
 use crate::cmd::about::{Info, Version};
@@ -13,8 +14,9 @@ use crate::cmd::duplicates::Duplicates;
 use crate::cmd::images::{History, Images, PruneImages, Push, Rmi, Tag};
 use crate::cmd::inspect::{Inspect, InspectOne};
 use crate::cmd::lifecycle::{Containers, Kill, Port, Rename, Rm, Stop, Top};
-use crate::cmd::look::{Cat, LsTree, MountImage, MountLs, Umount};
+use crate::cmd::look::{Cat, LsTree};
 use crate::cmd::manual::{Completions, Man};
+use crate::cmd::mounts::{MountContainer, MountImage, MountLs, Umount};
 use crate::cmd::network::Network;
 use crate::cmd::ps::Ps;
 use crate::cmd::pull::{Export, Import, Load, Pull, Save};
@@ -126,6 +128,7 @@ pub enum ContainerVerb {
     Logs(Logs),
     #[command(visible_aliases = ["ps", "list"])]
     Ls(Ps),
+    Mount(MountContainer),
     /// Pause all processes within one or more containers
     Pause(Containers),
     Port(Port),
@@ -140,6 +143,8 @@ pub enum ContainerVerb {
     Stats(Stats),
     Stop(Stop),
     Top(Top),
+    #[command(visible_alias = "unmount")]
+    Umount(Umount),
     /// Unpause all processes within one or more containers
     Unpause(Containers),
     Update(Update),
@@ -216,7 +221,7 @@ impl Verb {
             Verb::Load(args) => args.run(client).await,
             Verb::Logs(args) => args.run(client).await,
             Verb::Mount(MountVerb::Ls(args)) => args.run(client).await,
-            Verb::Mount(MountVerb::Rm(args)) | Verb::Umount(args) => args.run(client).await,
+            Verb::Mount(MountVerb::Rm(args)) | Verb::Umount(args) => args.run(client, None).await,
             Verb::Network(verb) => verb.run(client).await,
             Verb::Pause(args) => args.post(client, "pause").await,
             Verb::Port(args) => args.run(client).await,
@@ -263,6 +268,7 @@ impl ContainerVerb {
             ContainerVerb::Kill(args) => args.run(client).await,
             ContainerVerb::Logs(args) => args.run(client).await,
             ContainerVerb::Ls(args) => args.run(client).await,
+            ContainerVerb::Mount(args) => args.run(client).await,
             ContainerVerb::Pause(args) => args.post(client, "pause").await,
             ContainerVerb::Port(args) => args.run(client).await,
             ContainerVerb::Prune(args) => args.run(client).await,
@@ -274,6 +280,7 @@ impl ContainerVerb {
             ContainerVerb::Stats(args) => args.run(client).await,
             ContainerVerb::Stop(args) => args.run(client).await,
             ContainerVerb::Top(args) => args.run(client).await,
+            ContainerVerb::Umount(args) => args.run(client, Some(ObjectKind::Container)).await,
             ContainerVerb::Unpause(args) => args.post(client, "unpause").await,
             ContainerVerb::Update(args) => args.run(client).await,
             ContainerVerb::Wait(args) => args.wait(client).await,
@@ -300,7 +307,7 @@ impl ImageVerb {
             ImageVerb::Rm(args) => args.run(client).await,
             ImageVerb::Save(args) => args.run(client).await,
             ImageVerb::Tag(args) => args.run(client).await,
-            ImageVerb::Umount(args) => args.run(client).await,
+            ImageVerb::Umount(args) => args.run(client, Some(ObjectKind::Image)).await,
         }
     }
 }

@@ -186,6 +186,11 @@ impl App {
         Client::new(&self.run_dir(id))
     }
 
+    /// What is written to mounts, by their ids.
+    pub fn scratch_dir(&self) -> PathBuf {
+        self.config.root.join("scratch")
+    }
+
     /// Where mounts get their place by default.
     pub fn mount_dir(&self) -> PathBuf {
         self.config.run.join("mnt")

@@ -11,7 +11,6 @@ mod container;
 mod db;
 mod events;
 mod format;
-mod fuse;
 mod image;
 mod manual;
 mod mounts;

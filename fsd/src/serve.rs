@@ -109,7 +109,8 @@ pub async fn serve(app: Arc<App>, listener: UnixListener) -> Result<()> {
         asked_to_stop().await;
         let _ = tell.send(());
     };
-    let serving = axum::serve(listener, api::router(app)).with_graceful_shutdown(asked);
+    let serving = axum::serve(listener, api::router(app).into_make_service_with_connect_info::<api::peer::Peer>())
+        .with_graceful_shutdown(asked);
     let stopped = tokio::select! {
         stopped = serving => stopped,
         () = patience(told) => Ok(()),

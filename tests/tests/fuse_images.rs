@@ -245,7 +245,7 @@ fn a_writable_mount_keeps_nothing() {
     mount();
     assert_eq!(std::fs::read_to_string(target.join("etc/two")).unwrap(), "new\n");
     ok(&daemon.ctl(&["umount", target.to_str().unwrap()]));
-    let refused = fails(&daemon.ctl(&["image", "mount", "--rw", "seen:1"]));
+    let refused = fails(&daemon.ctl(&["image", "mount", "--name", "x", "seen:1"]));
     assert!(refused.contains("--fuse"), "{refused}");
 }
 

@@ -23,14 +23,14 @@ pub fn is_file(name: &str) -> bool {
 }
 
 /// Mounts an image file and says where.
-pub fn mount_file(image: &str, name: Option<&str>, target: Option<&str>, rw: bool) -> Result<()> {
+pub fn mount_file(image: &str, name: Option<&str>, target: Option<&str>, rw: bool, restart: bool) -> Result<()> {
     let Some(target) = target else { bail!("say where to mount {image}: ctl image mount --fuse {image} DIR") };
     let made = !Path::new(target).exists();
     if made {
         std::fs::create_dir_all(target).with_context(|| format!("make directory {target}"))?;
     }
     let mut command = Command::new(program());
-    command.args(["--image", image]).args(rw.then_some("--rw"));
+    command.args(["--image", image]).args(rw.then_some("--rw")).args(restart.then_some("--restart"));
     if let Some(name) = name {
         command.args(["--name", name]);
     }

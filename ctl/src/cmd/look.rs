@@ -1,18 +1,14 @@
-//! Looking into images from the host: `image ls-tree`, `cat`, `mount`, `umount`, and `mount ls`.
+//! Looking into images without a mount: `image ls-tree` and `cat`.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
-use fsd_api::{EntryKind, MountInfo, Mounted, TreeEntry};
+use fsd_api::{EntryKind, TreeEntry};
 use hyper::Method;
-use serde_json::{Value, json};
 
 use crate::client::query::escape;
 use crate::client::stream::next_data;
 use crate::client::{Client, Query, whole};
-use crate::cmd::fuse;
-use crate::failure::Several;
-use crate::format::list::{Columns, Style, print, row};
-use crate::format::{tabs, time};
+use crate::format::tabs;
 use crate::out;
 
 /// List the files in an image, without a container
@@ -120,159 +116,6 @@ impl Cat {
         }
         Ok(())
     }
-}
-
-/// Mount an image on the host and print where; without an image, list what is mounted
-#[derive(Debug, Args)]
-pub struct MountImage {
-    /// Serve it by FUSE; an image file is served without the daemon
-    #[arg(long)]
-    fuse: bool,
-    /// Let it be written to; what is written goes when it is unmounted
-    #[arg(long, requires = "fuse")]
-    rw: bool,
-    /// Which image of the file, if it has several
-    #[arg(long, value_name = "name", requires = "fuse")]
-    name: Option<String>,
-    /// The image; with --fuse also a file or directory: what `docker save` writes, or an OCI layout
-    image: Option<String>,
-    /// An existing directory; without it the daemon makes one
-    target: Option<String>,
-}
-
-impl MountImage {
-    /// Does it.
-    pub async fn run(self, client: &Client) -> Result<()> {
-        let Some(image) = &self.image else { return MountLs::default().run(client).await };
-        if self.fuse && (self.name.is_some() || fuse::is_file(image)) {
-            return fuse::mount_file(image, self.name.as_deref(), self.target.as_deref(), self.rw);
-        }
-        let target = match &self.target {
-            Some(target) => Some(std::path::absolute(target)?),
-            None => None,
-        };
-        let mut body = json!({});
-        if let Some(target) = target {
-            body["target"] = json!(target);
-        }
-        if self.fuse {
-            body["fuse"] = json!(true);
-        }
-        if self.rw {
-            body["rw"] = json!(true);
-        }
-        let answer = client.post(&format!("/fsd/v1/images/{}/mount", escape(image)), Some(&body)).await?;
-        let mounted: Mounted = serde_json::from_value(answer)?;
-        out::line(mounted.target);
-        Ok(())
-    }
-}
-
-/// Unmount what `image mount` mounted
-#[derive(Debug, Args)]
-pub struct Umount {
-    /// Detach now, even if files on it are open
-    #[arg(short = 'l', long)]
-    lazy: bool,
-    /// Everything that is mounted
-    #[arg(short = 'a', long)]
-    all: bool,
-    /// Mounts by id or by target, or images
-    #[arg(value_name = "ID|TARGET|IMAGE", required_unless_present = "all")]
-    mounts: Vec<String>,
-}
-
-impl Umount {
-    /// Does it.
-    pub async fn run(self, client: &Client) -> Result<()> {
-        let mut several = Several::default();
-        // What was mounted without the daemon is unmounted without it too.
-        let (alone, others): (Vec<&String>, Vec<&String>) = self.mounts.iter().partition(|name| fuse::is_mounted(name));
-        let mounted = if others.is_empty() && !self.all { Vec::new() } else { mounts(client).await? };
-        for name in alone {
-            if several.note(fuse::unmount(name)).is_some() {
-                out::line(name);
-            }
-        }
-        let all: Vec<String> = mounted.iter().map(|mount| mount.id.clone()).collect();
-        let wanted: Vec<&String> = if self.all { all.iter().collect() } else { others };
-        for name in wanted {
-            if let Some(id) = several.note(find(&mounted, name)) {
-                let path = Query::new(format!("/fsd/v1/mounts/{}", escape(&id))).with("lazy", self.lazy.to_string()).build();
-                if several.note(client.delete(&path).await).is_some() {
-                    out::line(name);
-                }
-            }
-        }
-        several.finish()
-    }
-}
-
-/// What a person names, as an id: an id or its beginning, a target, or an image that is mounted once.
-fn find(mounts: &[MountInfo], name: &str) -> Result<String> {
-    let target = std::path::absolute(name).ok().and_then(|path| path.to_str().map(str::to_owned));
-    let target = target.map(|target| target.trim_end_matches('/').to_owned());
-    let exact = mounts.iter().find(|mount| mount.id == name || Some(&mount.target) == target.as_ref());
-    if let Some(mount) = exact {
-        return Ok(mount.id.clone());
-    }
-    let like: Vec<&MountInfo> = mounts.iter().filter(|mount| mount.object == name || mount.id.starts_with(name)).collect();
-    match like.as_slice() {
-        [one] => Ok(one.id.clone()),
-        [] => bail!("Error: no such mount: {name}"),
-        several => {
-            let targets: Vec<&str> = several.iter().map(|mount| mount.target.as_str()).collect();
-            bail!("{name} is mounted more than once; say which: {}", targets.join(", "))
-        }
-    }
-}
-
-async fn mounts(client: &Client) -> Result<Vec<MountInfo>> {
-    Ok(serde_json::from_slice(&client.get_bytes("/fsd/v1/mounts").await?)?)
-}
-
-/// List what is mounted on the host
-#[derive(Debug, Default, Args)]
-pub struct MountLs {
-    /// Format output using a custom template: 'table', 'table TEMPLATE', 'json', 'TEMPLATE'
-    #[arg(long, value_name = "string")]
-    format: Option<String>,
-    /// Only show targets
-    #[arg(short = 'q', long)]
-    quiet: bool,
-}
-
-impl MountLs {
-    /// Does it.
-    pub async fn run(self, client: &Client) -> Result<()> {
-        let columns = Columns {
-            titles: &[
-                ("ID", "MOUNT ID"),
-                ("Kind", "KIND"),
-                ("Object", "NAME"),
-                ("Target", "TARGET"),
-                ("Driver", "DRIVER"),
-                ("CreatedSince", "CREATED"),
-                ("State", "STATE"),
-            ],
-            table: "{{.ID}}\t{{.Kind}}\t{{.Object}}\t{{.Target}}\t{{.Driver}}\t{{.CreatedSince}}\t{{.State}}",
-            quiet: "Target",
-        };
-        let rows = mounts(client).await?.iter().map(mount_row).collect::<Result<Vec<Value>>>()?;
-        print(&columns, &rows, Style { format: self.format.as_deref(), quiet: self.quiet })
-    }
-}
-
-fn mount_row(mount: &MountInfo) -> Result<Value> {
-    Ok(row([
-        ("ID", mount.id.as_str().into()),
-        ("Kind", serde_json::to_value(mount.kind)?),
-        ("Object", mount.object.as_str().into()),
-        ("Target", mount.target.as_str().into()),
-        ("Driver", mount.driver.as_str().into()),
-        ("CreatedSince", time::unix(&mount.created).map(time::ago).unwrap_or_default().into()),
-        ("State", serde_json::to_value(mount.state)?),
-    ]))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub mod inspect;
 pub mod lifecycle;
 pub mod look;
 pub mod manual;
+pub mod mounts;
 pub mod network;
 pub mod ps;
 pub mod pull;

@@ -2,10 +2,12 @@
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
+use fsd_api::ObjectKind;
 use serde_json::{Value, json};
 
 use super::images::PruneFlags;
 use super::inspect::InspectOne;
+use super::mounts::{MountVolume, Umount};
 use crate::client::query::{Filters, escape};
 use crate::client::{Client, Query};
 use crate::failure::Several;
@@ -25,11 +27,14 @@ pub enum Volume {
     /// List volumes
     #[command(visible_alias = "list")]
     Ls(Ls),
+    Mount(MountVolume),
     /// Remove unused local volumes
     Prune(Prune),
     /// Remove one or more volumes
     #[command(visible_alias = "remove")]
     Rm(Rm),
+    #[command(visible_alias = "unmount")]
+    Umount(Umount),
 }
 
 impl Volume {
@@ -39,8 +44,10 @@ impl Volume {
             Volume::Create(args) => args.run(client).await,
             Volume::Inspect(args) => args.run(client, "volume").await,
             Volume::Ls(args) => args.run(client).await,
+            Volume::Mount(args) => args.run(client).await,
             Volume::Prune(args) => args.run(client).await,
             Volume::Rm(args) => args.run(client).await,
+            Volume::Umount(args) => args.run(client, Some(ObjectKind::Volume)).await,
         }
     }
 }

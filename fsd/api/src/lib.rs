@@ -10,6 +10,8 @@
 //! | `GET`, `HEAD /fsd/v1/images/{name}/archive?`[`PathQuery`] | a tar; header [`PATH_STAT_HEADER`] as in Docker's archive endpoint |
 //! | `GET /fsd/v1/images/{name}/file?`[`PathQuery`] | the file's bytes |
 //! | `POST /fsd/v1/images/{name}/mount` [`MountRequest`] | 201 [`Mounted`] |
+//! | `POST /fsd/v1/containers/{name}/mount` [`MountRequest`] | 201 [`Mounted`] |
+//! | `POST /fsd/v1/volumes/{name}/mount` [`MountRequest`] | 201 [`Mounted`] |
 //! | `GET /fsd/v1/mounts` | `[`[`MountInfo`]`]` |
 //! | `DELETE /fsd/v1/mounts/{id or target}?`[`UnmountQuery`] | 204 |
 //! | `GET /fsd/v1/diff?`[`DiffQuery`] | `[`[`DiffEntry`]`]` |

@@ -2,18 +2,23 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The body of `POST /fsd/v1/images/{name}/mount`.
+/// The body of `POST /fsd/v1/images/{name}/mount`, and of the same for `containers` and `volumes`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountRequest {
-    /// An absolute path of a directory on the daemon's host; without it the daemon makes one under its run directory.
+    /// An absolute path of a directory on the daemon's host, which is made if it is not there; without it the daemon makes
+    /// one under its run directory. The caller, if not root, must be able to write there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
-    /// Serve it by FUSE, even if the kernel could mount it.
+    /// Serve it by FUSE, even if the kernel could mount it. For callers that are not root it is always so: the tree belongs
+    /// to them, and nobody else can look into it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fuse: bool,
-    /// Let it be written to, by FUSE. What is written goes when it is unmounted.
+    /// Let it be written to. What is written goes when it is unmounted: never to the container or volume itself.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rw: bool,
+    /// Mount it again when the process that serves it dies. Only for FUSE: the kernel's mounts don't die.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restart: bool,
 }
 
 /// The answer to a mount request, sent when the tree is there.
@@ -23,8 +28,8 @@ pub struct Mounted {
     pub id: String,
     /// Where it is.
     pub target: String,
-    /// The image's ID, `sha256:…`.
-    pub image: String,
+    /// What it shows: an image's ID, `sha256:…`, a container's ID, or a volume's name.
+    pub object: String,
     /// The mount driver that made it.
     pub driver: String,
 }
@@ -33,7 +38,7 @@ pub struct Mounted {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ObjectKind {
-    /// An image, read-only.
+    /// An image.
     Image,
     /// A container's tree.
     Container,
@@ -51,6 +56,8 @@ pub enum MountState {
     Mounted,
     /// Recorded, but somebody else has unmounted it.
     Gone,
+    /// What served it died, and it is about to be mounted again.
+    Restarting,
 }
 
 /// One row of `GET /fsd/v1/mounts`.
@@ -66,6 +73,12 @@ pub struct MountInfo {
     pub target: String,
     /// The mount driver that made it.
     pub driver: String,
+    /// Whether it can be written to.
+    #[serde(default)]
+    pub rw: bool,
+    /// Whose it is: the user that asked for it.
+    #[serde(default)]
+    pub uid: u32,
     /// Since when, RFC 3339.
     pub created: String,
     /// Whether it is there now.

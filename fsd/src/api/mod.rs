@@ -14,6 +14,7 @@ mod info;
 mod lifecycle;
 mod networks;
 mod own;
+pub mod peer;
 mod resources;
 mod streams;
 mod system;

@@ -19,6 +19,7 @@ use http::{StatusCode, header};
 use tokio::sync::mpsc;
 
 use super::error::Failure;
+use super::peer::Peer;
 use super::{archive, blocking};
 use layerfs::driver::Verdict;
 
@@ -37,7 +38,9 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/images/{name}/tree", get(list_tree))
         .route("/images/{name}/archive", get(archive::read))
         .route("/images/{name}/file", get(read_file))
-        .route("/images/{name}/mount", post(mount))
+        .route("/images/{name}/mount", post(mount_image))
+        .route("/containers/{name}/mount", post(mount_container))
+        .route("/volumes/{name}/mount", post(mount_volume))
         .route("/mounts", get(list_mounts))
         .route("/mounts/{which}", delete(unmount))
         .route("/diff", get(diff))
@@ -76,14 +79,30 @@ pub(super) fn body_of(from: mpsc::Receiver<std::io::Result<Bytes>>) -> Body {
     Body::from_stream(futures_util::stream::unfold(from, |mut from| async move { from.recv().await.map(|item| (item, from)) }))
 }
 
-async fn mount(State(app): State<Arc<App>>, Path(name): Path<String>, body: Bytes) -> Answer {
+async fn mount_image(State(app): State<Arc<App>>, peer: Peer, Path(name): Path<String>, body: Bytes) -> Answer {
+    mount(app, ObjectKind::Image, name, peer, body).await
+}
+
+async fn mount_container(State(app): State<Arc<App>>, peer: Peer, Path(name): Path<String>, body: Bytes) -> Answer {
+    mount(app, ObjectKind::Container, name, peer, body).await
+}
+
+async fn mount_volume(State(app): State<Arc<App>>, peer: Peer, Path(name): Path<String>, body: Bytes) -> Answer {
+    mount(app, ObjectKind::Volume, name, peer, body).await
+}
+
+async fn mount(app: Arc<App>, kind: ObjectKind, name: String, peer: Peer, body: Bytes) -> Answer {
     let request: MountRequest = if body.is_empty() {
         MountRequest::default()
     } else {
         serde_json::from_slice(&body).map_err(|e| Error::invalid(format!("bad mount request: {e}")))?
     };
-    let row = blocking(move || mounts::mount_image(&app, &name, &request)).await?;
-    let mounted = Mounted { id: row.id, target: row.target, image: row.object, driver: row.driver };
+    let row = blocking(move || {
+        peer.must_see_our_mounts()?;
+        mounts::mount(&app, kind, &name, &request, &peer.user)
+    });
+    let row = row.await?;
+    let mounted = Mounted { id: row.id, target: row.target, object: row.object, driver: row.driver };
     Ok((StatusCode::CREATED, Json(mounted)).into_response())
 }
 
@@ -92,18 +111,28 @@ async fn list_mounts(State(app): State<Arc<App>>) -> Answer {
     Ok(Json(list).into_response())
 }
 
-fn mount_info((row, there): (MountRow, bool)) -> MountInfo {
-    let state = match (row.mounted, there) {
-        (true, true) => MountState::Mounted,
-        (true, false) => MountState::Gone,
-        (false, _) => MountState::Pending,
-    };
+fn mount_info((row, state): (MountRow, MountState)) -> MountInfo {
     let created = jiff::Timestamp::from_nanosecond(i128::from(row.created)).map_or_else(|_| String::new(), |t| t.to_string());
-    MountInfo { id: row.id, kind: ObjectKind::Image, object: row.name, target: row.target, driver: row.driver, created, state }
+    MountInfo {
+        id: row.id,
+        kind: row.kind,
+        object: row.name,
+        target: row.target,
+        driver: row.driver,
+        rw: row.writable,
+        uid: row.uid,
+        created,
+        state,
+    }
 }
 
-async fn unmount(State(app): State<Arc<App>>, Path(which): Path<String>, Query(query): Query<UnmountQuery>) -> Answer {
-    blocking(move || mounts::unmount_image(&app, &which, query.lazy)).await?;
+async fn unmount(
+    State(app): State<Arc<App>>,
+    peer: Peer,
+    Path(which): Path<String>,
+    Query(query): Query<UnmountQuery>,
+) -> Answer {
+    blocking(move || mounts::unmount_one(&app, &which, query.lazy, &peer.user)).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

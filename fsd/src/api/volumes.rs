@@ -9,6 +9,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use bytes::Bytes;
 use fs_base::Error;
+use fsd_api::ObjectKind;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
@@ -94,6 +95,8 @@ async fn remove(State(app): State<Arc<App>>, Path(name): Path<String>, Query(que
     let force = flag(query.force.as_deref());
     blocking(move || {
         let volume = app.volumes.get(&name).ok();
+        let mounted = crate::mounts::release(&app, ObjectKind::Volume, &name, force);
+        mounted.map_err(|error| error.context(format!("remove {name}")))?;
         app.volumes.remove(&name, force)?;
         // With `force` there may have been none.
         if let Some(volume) = volume {

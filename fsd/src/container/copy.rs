@@ -10,7 +10,7 @@ use fs_base::{Class, Error, IoContext, MountKind, MountSpec, Result};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountAttrFlags;
 
-use super::{ContainerRow, files};
+use super::ContainerRow;
 use crate::app::App;
 
 /// Runs `work` on the container's tree, and blocks until it is done. Nothing is left mounted.
@@ -41,7 +41,7 @@ fn on_stopped<T>(app: &App, row: &ContainerRow, work: impl FnOnce(&Root) -> Resu
     let image =
         app.db.image(&row.image)?.ok_or_else(|| Error::corrupt(format!("the image {} of the container is gone", row.image)))?;
     let dir = app.container_dir(&row.id);
-    let tree = app.mounter.container(&image.layers, &dir.join(files::UPPER), &dir.join(files::WORK))?;
+    let tree = crate::mounts::container_tree(app, row, &image.layers)?;
     let mounts = app.volumes.prepare(&row.definition.mounts)?;
     let result = in_own_namespace(&dir, &tree, &mounts, row.definition.host_flag("ReadonlyRootfs"), work);
     let running = |id: &_| app.db.container(id).ok().flatten().is_some_and(|row| row.state.is_running());

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use fs_base::{ContainerId, Error, Result, VolumeName};
+use fsd_api::ObjectKind;
 use volumes::MountPoint;
 
 use super::{ContainerRow, names, size, stop};
@@ -33,6 +34,9 @@ pub fn remove(app: &Arc<App>, row: &ContainerRow, options: Options) -> Result<()
         };
         return Err(Error::conflict(format!("cannot remove container \"/{}\": container is {why}", row.name)));
     }
+    let mounted =
+        crate::mounts::release(app, ObjectKind::Container, row.id.as_str(), options.force || row.definition.auto_remove());
+    mounted.map_err(|error| error.context(format!("cannot remove container \"/{}\"", row.name)))?;
     app.db.remove_container(&row.id)?;
     crate::network::forget(app, &row.id);
     // From here on it is gone; what can't be cleaned now is cleaned at the next start.

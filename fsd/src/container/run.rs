@@ -110,7 +110,7 @@ fn make(app: &App, row: &ContainerRow, live: &Live) -> Result<engine::shim::Laun
     }
     ipc::apply(app, row, &mut container)?;
     live.hold(Some(app.mounter.lease(&image.layers)?));
-    let root = app.mounter.container(&image.layers, &dir.join(files::UPPER), &dir.join(files::WORK))?;
+    let root = crate::mounts::container_tree(app, row, &image.layers)?;
     let spec = engine::spec::build(&container, &Root::from_fd(root.try_clone()?.into_fd()))?;
     let log = super::log_options(&row.definition.host_config)?;
     let attributes = super::logs::attributes(&row.definition)?;

@@ -19,8 +19,11 @@ use fs_base::{Class, Error, Result, durable};
 use rusqlite::{Connection, Transaction};
 use rusqlite_migration::{M, Migrations};
 
-const STEPS: &[M<'static>] =
-    &[M::up(include_str!("migrations/001_start.sql")), M::up(include_str!("migrations/002_networks.sql"))];
+const STEPS: &[M<'static>] = &[
+    M::up(include_str!("migrations/001_start.sql")),
+    M::up(include_str!("migrations/002_networks.sql")),
+    M::up(include_str!("migrations/003_mounts.sql")),
+];
 const MIGRATIONS: Migrations<'static> = Migrations::from_slice(STEPS);
 
 /// The log is written back to the database, and used again from its start, when it has so many pages (of 4 KiB).

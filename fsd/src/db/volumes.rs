@@ -48,7 +48,10 @@ impl Catalog for Db {
             let used = t
                 .prepare_cached("SELECT EXISTS (SELECT 1 FROM volume_use WHERE volume = ?)")?
                 .query_row([name.as_str()], |row| row.get::<_, bool>(0))?;
-            if used {
+            let mounted = t
+                .prepare_cached("SELECT EXISTS (SELECT 1 FROM mount WHERE kind = 'volume' AND object = ?)")?
+                .query_row([name.as_str()], |row| row.get::<_, bool>(0))?;
+            if used || mounted {
                 return Ok(Some(Class::Busy));
             }
             let gone = t.prepare_cached("DELETE FROM volume WHERE name = ?")?.execute([name.as_str()])?;

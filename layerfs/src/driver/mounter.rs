@@ -146,6 +146,12 @@ impl Mounter {
     /// there is one, which is only read, and over all `upper`, which must not be there yet. As with [`Mounter::image`], it
     /// has no devices and no set-user-id.
     pub fn scratch(&self, layers: &[LayerId], dir: Option<&Path>, upper: &Path, work: &Path) -> Result<Mount> {
+        if let Serves::Trees(_) = self.driver()?.serves() {
+            return Err(Error::unsupported(format!(
+                "the storage driver {} puts nothing over a directory",
+                self.driver()?.name()
+            )));
+        }
         let mounts = self.lowers(layers)?;
         let opened = layers.iter().map(|id| self.store.layer(id)).collect::<Result<_>>()?;
         let tree = match dir {

@@ -94,6 +94,7 @@ impl Whole for Sessions {
             allow_other: true,
             suid: writable.is_some(),
             dev: writable.is_some(),
+            user: None,
         })?;
         self.start(store, device, options.join(","))?;
         Ok(mount)

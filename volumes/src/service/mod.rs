@@ -110,6 +110,21 @@ impl Volumes {
         Ok(self.driver_of(volume)?.mountpoint(&volume.name))
     }
 
+    /// The directory of a volume's data, to be looked at from the host. A volume in memory has one only for containers.
+    pub fn data(&self, volume: &Volume) -> Result<std::path::PathBuf> {
+        let name = &volume.name;
+        if volume.options.as_ref().is_some_and(|options| options.get("type").is_some_and(|kind| kind == "tmpfs")) {
+            return Err(Error::unsupported(format!("volume {name} is kept in memory: only containers can look at it"))
+                .with_hint("its data is there while a container that uses it runs: `ctl cp` reads it"));
+        }
+        let _lock = self.locks.lock(name);
+        let source = self.driver_of(volume)?.mount(volume)?.source;
+        if !source.is_dir() {
+            return Err(Error::invalid(format!("volume {name} is no directory: {}", source.display())));
+        }
+        Ok(source)
+    }
+
     /// How far the volume's driver reaches: `local` or `global`.
     pub fn scope(&self, volume: &Volume) -> Result<&'static str> {
         Ok(self.driver_of(volume)?.scope())

@@ -205,6 +205,11 @@ impl Scratch {
         Ok(Scratch(dir))
     }
 
+    /// One that is there already.
+    pub fn of(path: &Path) -> Scratch {
+        Scratch(path.to_owned())
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.0

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, CommandFactory, Parser};
+use fs_base::sys::user::User;
 use fs_base::{IoContext, Result};
 
 /// Mount a tree by FUSE: layers under an optional writable directory, or an image file.
@@ -29,6 +30,21 @@ pub struct Cli {
     /// Which image, where the file holds several: NAME:TAG, or the reference that an OCI layout names
     #[arg(long, value_name = "NAME", requires = "image")]
     pub name: Option<String>,
+    /// Mount it again, a little later each time, when the process that serves it dies
+    #[arg(long, conflicts_with = "foreground")]
+    pub restart: bool,
+    /// For root: mount it for this user, who must be allowed to mount over the directory; the tree is that user's alone
+    #[arg(long, value_name = "UID:GID[:GROUP,…]", value_parser = user)]
+    pub user: Option<User>,
+    /// A file to be locked for as long as the session lives; if it is removed, nothing is mounted again
+    #[arg(long, value_name = "FILE")]
+    pub lock: Option<PathBuf>,
+    /// Started by a guard, in place of a session that was killed
+    #[arg(long, hide = true)]
+    pub again: bool,
+    /// The writable directory of the session that was killed
+    #[arg(long, hide = true, requires = "again", value_name = "DIR")]
+    pub scratch: Option<PathBuf>,
     /// Take the mount away instead
     #[arg(short = 'u', long)]
     pub unmount: bool,
@@ -65,6 +81,7 @@ Options after -o:
   suid, nosuid          set-user-id bits count, or not (if root mounts; they do where something can be written)
   max_threads=N         how many requests are worked on at once [default: one more than there are processors]
   fsname=TEXT           what the mount table says is mounted
+  live                  lower directories may be changed by others meanwhile: nothing of them is remembered
 Taken and without effect, as they tune what needs no tuning here: threaded, writeback, clone_fd, max_write,
 max_idle_threads, timeout, xino, noacl, redirect_dir=off, default_permissions, auto_unmount, rw, exec, atime, noatime, relatime.";
 
@@ -91,6 +108,17 @@ Where it is not as the kernel's overlayfs:
 /// The long help, which the manual page has too.
 fn long() -> String {
     format!("{AFTER}\n\n{DEVIATIONS}")
+}
+
+/// `UID:GID` or `UID:GID:GROUP,…`.
+fn user(text: &str) -> std::result::Result<User, String> {
+    let wrong = || format!("{text:?} is not UID:GID or UID:GID:GROUP,…");
+    let number = |text: &str| text.parse::<u32>().map_err(|_| wrong());
+    let mut parts = text.splitn(3, ':');
+    let (uid, gid) = (number(parts.next().unwrap_or_default())?, number(parts.next().unwrap_or_default())?);
+    let groups = parts.next().unwrap_or_default();
+    let groups = groups.split(',').filter(|group| !group.is_empty()).map(number).collect::<std::result::Result<_, _>>()?;
+    Ok(User { uid, gid, groups })
 }
 
 /// Writes the manual page.

@@ -7,19 +7,24 @@
 mod archive;
 mod cli;
 mod layout;
+mod lock;
 mod options;
 mod process;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
 use fs_base::sys::fuse::{self, Mounted};
+use fs_base::sys::user::{self, User};
 use fs_base::{Error, IoContext, Result};
 use layerfs::driver::fuse::{Fs, FsOptions, Session};
 
 use archive::Scratch;
 use cli::Cli;
+use lock::SessionLock;
+use process::{Again, Serving};
 
 fn main() -> ExitCode {
     match run(&Cli::parse()) {
@@ -56,16 +61,31 @@ fn run(cli: &Cli) -> Result<()> {
     if let Some(image) = &cli.image {
         tree.lowers.extend(archive::layers(image, cli.name.as_deref())?);
     }
-    let scratch = if cli.rw { Some(scratch(&mut tree)?) } else { None };
-    if cli.image.is_some() || cli.rw {
-        options.own_all(&mut tree);
+    let own = User::own();
+    let user = cli.user.as_ref().unwrap_or(&own);
+    if *user != own && !own.is_root() {
+        return Err(Error::denied("--user is for root"));
     }
-    let fs = Arc::new(Fs::new(tree)?);
-    if scratch.is_some() {
-        fs.dress_root().map_err(|error| Error::io("set attributes of", "the writable directory", error))?;
+    let lock = cli.lock.as_deref().map(|path| SessionLock::take(path, cli.again)).transpose()?;
+    let scratch = if cli.rw { Some(scratch(&mut tree, user, cli.scratch.as_deref())?) } else { None };
+    if cli.image.is_some() || cli.rw || cli.user.is_some() {
+        options.own_all(&mut tree, user);
     }
-    let session = Session::mount(target, &options.session(&fs, target)?)?;
-    process::serve(session, fs, scratch, cli.foreground || cli.debug)
+    let fs = user::as_reading_user(user, || {
+        let fs = Fs::new(tree)?;
+        if cli.rw && cli.scratch.is_none() {
+            fs.dress_root().map_err(|error| Error::io("set attributes of", "the writable directory", error))?;
+        }
+        Ok(Arc::new(fs))
+    })?;
+    let session = Session::mount(target, &options.session(&fs, target, cli.user.as_ref())?)?;
+    let again = cli.restart.then(|| Again::new(scratch.as_ref(), lock.as_ref())).transpose()?;
+    let user = cli.user.clone().filter(|user| *user != own);
+    let serving = Serving { user, reads_all: options.has_directories(), scratch, lock, again };
+    if cli.again {
+        return serving.again(session, fs);
+    }
+    serving.serve(session, fs, cli.foreground || cli.debug)
 }
 
 /// Serves a tree that the daemon has mounted, until the kernel lets go of it.
@@ -74,19 +94,26 @@ fn serve_given(cli: &Cli) -> Result<()> {
     let options = options::Options::read(&cli.options)?;
     let fs = Arc::new(Fs::new(options.tree(process::most_open_files())?)?);
     let device = rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3).at("duplicate", "standard input")?;
-    process::serve(Session::of_device(device, options.threads()), fs, None, cli.foreground || cli.debug)
+    Serving::default().serve(Session::of_device(device, options.threads()), fs, cli.foreground || cli.debug)
 }
 
-/// A writable directory for as long as the tree is mounted.
-fn scratch(tree: &mut FsOptions) -> Result<Scratch> {
+/// A writable directory for as long as the tree is mounted, or the one of the session before.
+fn scratch(tree: &mut FsOptions, user: &User, before: Option<&Path>) -> Result<Scratch> {
     if tree.upper.is_some() {
         return Err(Error::invalid("--rw makes a writable directory of its own: leave out upperdir"));
     }
-    let scratch = Scratch::new()?;
-    let dir = |name: &str| {
-        let dir = scratch.path().join(name);
-        std::fs::create_dir(&dir).at("make directory", &dir).map(|()| dir)
-    };
-    tree.upper = Some((dir("upper")?, dir("work")?));
+    let scratch = before.map_or_else(Scratch::new, |path| Ok(Scratch::of(path)))?;
+    let (upper, work) = (scratch.path().join("upper"), scratch.path().join("work"));
+    if before.is_none() {
+        for dir in [&upper, &work] {
+            std::fs::create_dir(dir).at("make directory", dir)?;
+        }
+        if *user != User::own() {
+            for dir in [scratch.path(), &upper, &work] {
+                std::os::unix::fs::chown(dir, Some(user.uid), Some(user.gid)).at("set owner of", dir)?;
+            }
+        }
+    }
+    tree.upper = Some((upper, work));
     Ok(scratch)
 }

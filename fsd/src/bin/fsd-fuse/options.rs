@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use fs_base::sys::fuse::FuseOptions;
+use fs_base::sys::user::User;
 use fs_base::{Error, Result};
 use layerfs::driver::fuse::{Fs, FsOptions, IdRange, LowerSpec, Owners, SessionOptions};
 
@@ -24,6 +25,7 @@ pub struct Options {
     dev: bool,
     threads: Option<usize>,
     source: Option<String>,
+    live: bool,
 }
 
 /// Options that tune what needs no tuning here, or ask for what is so anyway.
@@ -83,6 +85,7 @@ impl Options {
             "suid" | "nosuid" => self.suid = Some(key == "suid"),
             "dev" | "nodev" => self.dev = key == "dev",
             "max_threads" => self.threads = Some(number(key, needed()?)?.clamp(1, 64) as usize),
+            "live" => self.live = true,
             "fsname" => self.source = Some(plain(needed()?)),
             _ if WITHOUT_EFFECT.contains(&key) || REFUSED_FEATURES_OFF.contains(&(key, value.unwrap_or_default())) => {}
             _ => return Err(Error::unsupported(format!("option {:?} is not supported", join(key, value)))),
@@ -105,21 +108,27 @@ impl Options {
             open_dirs: open_files / 4,
             volatile: self.volatile,
             static_links: self.static_links,
+            live: self.live,
         })
     }
 
     /// What an ordinary user mounts for himself belongs to him, unless an option says whose it is: he could store no
     /// other owner, and would be kept from reading what is root's.
-    pub fn own_all(&self, tree: &mut FsOptions) {
-        if !rustix::process::geteuid().is_root() && self.owners == Owners::default() {
-            tree.owners.squash_uid = Some(rustix::process::geteuid().as_raw());
-            tree.owners.squash_gid = Some(rustix::process::getegid().as_raw());
+    pub fn own_all(&self, tree: &mut FsOptions, user: &User) {
+        if !user.is_root() && self.owners == Owners::default() {
+            tree.owners.squash_uid = Some(user.uid);
+            tree.owners.squash_gid = Some(user.gid);
         }
     }
 
+    /// Whether a layer is a directory, which only who has the right can read.
+    pub fn has_directories(&self) -> bool {
+        self.lowers.iter().any(|lower| matches!(lower, LowerSpec::Plain(_)))
+    }
+
     /// How it is mounted.
-    pub fn session(&self, fs: &Fs, target: &Path) -> Result<SessionOptions> {
-        let root = rustix::process::geteuid().is_root();
+    pub fn session(&self, fs: &Fs, target: &Path, user: Option<&User>) -> Result<SessionOptions> {
+        let root = rustix::process::geteuid().is_root() && user.is_none();
         if (self.dev || self.suid == Some(true)) && !root {
             return Err(Error::denied(format!("{}: options dev and suid are for root", target.display())));
         }
@@ -132,6 +141,7 @@ impl Options {
                 // Containers run on what can be written, and some of their programs need it.
                 suid: root && self.suid.unwrap_or(!fs.is_read_only()),
                 dev: root && self.dev,
+                user: user.cloned(),
             },
             threads: self.threads(),
         })

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 
 use super::change::{Maker, New};
-use super::convert::{FOREVER, code, device, done, entry, file_attr, file_type, kind, sized, wanted_time};
+use super::convert::{code, device, done, entry, file_attr, file_type, kind, sized, wanted_time};
 use super::file::Seek;
 use super::fs::Fs;
 use super::list::DirEntry;
@@ -52,6 +52,12 @@ impl Adapter {
         Adapter { fs, unasked: false, passthrough: Passthrough::default(), last }
     }
 
+    /// Flags of a file that goes by the kernel's cache.
+    fn cached(&self) -> FopenFlags {
+        let keep = if self.fs.holds().is_zero() { FopenFlags::empty() } else { FopenFlags::FOPEN_KEEP_CACHE };
+        keep | FopenFlags::FOPEN_NOFLUSH
+    }
+
     /// Asks for what depends on who we are and what is served.
     fn negotiate_writing(&self, config: &mut KernelConfig) {
         let privileged = crate::overlayfs::Namespace::of_process() == crate::overlayfs::Namespace::Trusted;
@@ -76,9 +82,6 @@ impl Adapter {
 fn maker(req: &Request, mode: u32, umask: u32) -> Maker {
     Maker { uid: req.uid(), gid: req.gid(), mode, umask }
 }
-
-/// Flags of a file that goes by the kernel's cache.
-const CACHED: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE.union(FopenFlags::FOPEN_NOFLUSH);
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
@@ -109,7 +112,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        entry(reply, self.fs.lookup(parent.0, name.as_bytes()));
+        entry(reply, self.fs.lookup(parent.0, name.as_bytes()), self.fs.holds());
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
@@ -118,7 +121,7 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         match self.fs.getattr(ino.0) {
-            Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
+            Ok(attr) => reply.attr(&self.fs.holds(), &file_attr(&attr)),
             Err(error) => reply.error(code(error)),
         }
     }
@@ -151,7 +154,7 @@ impl Filesystem for Adapter {
         let (atime, mtime) = (atime.map(wanted_time), mtime.map(wanted_time));
         let set = SetAttr { mode, uid, gid, size, atime, mtime, kill_set_id: size.is_some() && req.uid() != 0 };
         match self.fs.setattr(ino.0, fh.map(|fh| fh.0), &set) {
-            Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
+            Ok(attr) => reply.attr(&self.fs.holds(), &file_attr(&attr)),
             Err(error) => reply.error(code(error)),
         }
     }
@@ -159,20 +162,20 @@ impl Filesystem for Adapter {
     fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
         let Some(kind) = kind(mode) else { return reply.error(fuser::Errno::EINVAL) };
         let new = New::Node(kind, device(rdev));
-        entry(reply, self.fs.make(parent.0, name.as_bytes(), new, maker(req, mode, umask)).map(Some));
+        entry(reply, self.fs.make(parent.0, name.as_bytes(), new, maker(req, mode, umask)).map(Some), self.fs.holds());
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        entry(reply, self.fs.make(parent.0, name.as_bytes(), New::Dir, maker(req, mode, umask)).map(Some));
+        entry(reply, self.fs.make(parent.0, name.as_bytes(), New::Dir, maker(req, mode, umask)).map(Some), self.fs.holds());
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
         let new = New::Symlink(target.as_os_str().as_bytes());
-        entry(reply, self.fs.make(parent.0, link_name.as_bytes(), new, maker(req, 0o777, 0)).map(Some));
+        entry(reply, self.fs.make(parent.0, link_name.as_bytes(), new, maker(req, 0o777, 0)).map(Some), self.fs.holds());
     }
 
     fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        entry(reply, self.fs.link(ino.0, newparent.0, newname.as_bytes()).map(Some));
+        entry(reply, self.fs.link(ino.0, newparent.0, newname.as_bytes()).map(Some), self.fs.holds());
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -212,8 +215,10 @@ impl Filesystem for Adapter {
         };
         let (attr, fh) = (file_attr(&attr), FileHandle(handle));
         match self.passthrough.choose(&self.fs, handle, true, |file| reply.open_backing(file)) {
-            Way::Cached => reply.created(&FOREVER, &attr, Generation(0), fh, CACHED),
-            Way::Passed(id) => reply.created_passthrough(&FOREVER, &attr, Generation(0), fh, FopenFlags::FOPEN_NOFLUSH, &id),
+            Way::Cached => reply.created(&self.fs.holds(), &attr, Generation(0), fh, self.cached()),
+            Way::Passed(id) => {
+                reply.created_passthrough(&self.fs.holds(), &attr, Generation(0), fh, FopenFlags::FOPEN_NOFLUSH, &id);
+            }
         }
     }
 
@@ -229,7 +234,7 @@ impl Filesystem for Adapter {
             Err(error) => return reply.error(code(error)),
         };
         match self.passthrough.choose(&self.fs, handle, to_write, |file| reply.open_backing(file)) {
-            Way::Cached => reply.opened(FileHandle(handle), CACHED),
+            Way::Cached => reply.opened(FileHandle(handle), self.cached()),
             Way::Passed(id) => reply.opened_passthrough(FileHandle(handle), FopenFlags::FOPEN_NOFLUSH, &id),
         }
     }
@@ -346,8 +351,10 @@ impl Filesystem for Adapter {
         if self.unasked {
             return reply.error(fuser::Errno::ENOSYS);
         }
+        let cached = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR;
         match self.fs.opendir(ino.0) {
-            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR),
+            Ok(handle) if self.fs.holds().is_zero() => reply.opened(FileHandle(handle), FopenFlags::empty()),
+            Ok(handle) => reply.opened(FileHandle(handle), cached),
             Err(error) => reply.error(code(error)),
         }
     }
@@ -366,7 +373,7 @@ impl Filesystem for Adapter {
         let mut take = |entry: &DirEntry<'_>| {
             let Some(attr) = entry.attr.as_ref().map(file_attr) else { return true };
             let name = OsStr::from_bytes(entry.name);
-            !reply.add(INodeNo(entry.number), entry.next, name, &FOREVER, &attr, Generation(0))
+            !reply.add(INodeNo(entry.number), entry.next, name, &self.fs.holds(), &attr, Generation(0))
         };
         match self.fs.readdir(ino.0, fh.0, offset, true, &mut take) {
             Ok(()) => reply.ok(),

@@ -8,9 +8,6 @@ use rustix::io::Errno;
 use super::attr::{Answer, Attr, Time};
 use crate::erofs::FileKind;
 
-/// Names and attributes change only through the mount, and then the kernel knows: it may keep them for ever.
-pub(super) const FOREVER: Duration = Duration::from_secs(1 << 30);
-
 pub(super) fn code(errno: Errno) -> fuser::Errno {
     fuser::Errno::from_i32(errno.raw_os_error())
 }
@@ -59,10 +56,10 @@ pub(super) fn nothing() -> FileAttr {
     file_attr(&Attr { mode: 0, links: 0, ..Attr::bare(0, FileKind::File) })
 }
 
-pub(super) fn entry(reply: ReplyEntry, answer: Answer<Option<Attr>>) {
+pub(super) fn entry(reply: ReplyEntry, answer: Answer<Option<Attr>>, holds: Duration) {
     match answer {
-        Ok(Some(attr)) => reply.entry(&FOREVER, &file_attr(&attr), Generation(0)),
-        Ok(None) => reply.entry(&FOREVER, &nothing(), Generation(0)),
+        Ok(Some(attr)) => reply.entry(&holds, &file_attr(&attr), Generation(0)),
+        Ok(None) => reply.entry(&holds, &nothing(), Generation(0)),
         Err(error) => reply.error(code(error)),
     }
 }

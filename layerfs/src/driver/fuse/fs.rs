@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use fs_base::{Error, Result};
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -24,6 +25,8 @@ pub(super) const UPPER: u16 = 0;
 const LISTINGS: usize = 2048;
 /// Directories whose merged listing is kept where the kernel opens none.
 const UNASKED: usize = 32;
+/// As good as for ever.
+const FOREVER: Duration = Duration::from_secs(1 << 30);
 /// The longest name.
 const NAME_MAX: usize = 255;
 
@@ -51,6 +54,8 @@ pub struct FsOptions {
     pub volatile: bool,
     /// Every directory has one link.
     pub static_links: bool,
+    /// Directories among the lower layers may be changed by others meanwhile: what was seen of them is looked at again.
+    pub live: bool,
 }
 
 /// A merged tree, read-only or with changes kept in an upper directory. All operations may be called from any thread;
@@ -69,6 +74,7 @@ pub struct Fs {
     pub(super) copying: Mutex<()>,
     pub(super) links: Links,
     static_links: bool,
+    live: bool,
     /// Listings of directories that nobody opens, in a tree that does not change.
     pub(super) unasked: Cache<Arc<Vec<Item>>>,
     dirs: Cache<Arc<OwnedFd>>,
@@ -115,6 +121,7 @@ impl Fs {
             copying: Mutex::default(),
             links: Links::default(),
             static_links: options.static_links,
+            live: options.live,
             unasked: Cache::new(UNASKED),
             dirs: Cache::new(options.open_dirs.max(16)),
             listings: Cache::new(LISTINGS),
@@ -157,6 +164,12 @@ impl Fs {
         self.is_read_only() && self.lowers.iter().all(|lower| matches!(lower, Lower::Indexed(_)))
     }
 
+    /// How long what was seen of a file holds. Names and attributes change only through the mount, of which the kernel
+    /// knows, unless others change the layers.
+    pub fn holds(&self) -> Duration {
+        if self.live { Duration::ZERO } else { FOREVER }
+    }
+
     pub(super) fn shared(&self) -> RwLockReadGuard<'_, ()> {
         self.names.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -181,7 +194,7 @@ impl Fs {
             if here.id == super::node::ROOT {
                 break self.source_root(source)?;
             }
-            if let Some(fd) = self.dirs.get((source, here.serial)) {
+            if let Some(fd) = self.dirs.get((source, here.serial)).filter(|_| source == UPPER || !self.live) {
                 break fd;
             }
             let Name { parent, name } = here.a_name()?;
@@ -215,6 +228,9 @@ impl Fs {
             return Ok(listing);
         }
         let listing = Arc::new(Listing::read(self.dir_fd(layer + 1, dir)?.as_fd())?);
+        if self.live {
+            return Ok(listing);
+        }
         self.listings.put((layer + 1, dir.serial), Arc::clone(&listing));
         Ok(listing)
     }
@@ -292,6 +308,7 @@ impl Fs {
     fn listed(&self, dir: &Arc<Node>, place: Place, name: &[u8]) -> Answer<Option<super::lower::Listed>> {
         match &self.lowers[usize::from(place.layer)] {
             Lower::Indexed(layer) => layer.find(place.number, name),
+            Lower::Plain(_) if self.live => super::lower::Listed::now(self.dir_fd(place.layer + 1, dir)?.as_fd(), name),
             Lower::Plain(_) => Ok(self.listing(place.layer, dir)?.find(name)),
         }
     }
@@ -325,6 +342,10 @@ impl Fs {
             ..Spot::default()
         });
         let mut spot = node.spot();
+        if self.live && !found.upper {
+            // Others may have taken its other names away.
+            spot.put_first(dir, name);
+        }
         if found.upper && (spot.held.is_some() || spot.last.is_some()) {
             // It had no name that was known; now it has one.
             (spot.held, spot.last) = (None, None);

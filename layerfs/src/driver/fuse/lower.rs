@@ -70,6 +70,23 @@ pub(super) struct Listing {
     pub opaque: bool,
 }
 
+impl Listed {
+    /// What a directory of a plain layer has under a name at this moment, its marks resolved.
+    pub fn now(dir: BorrowedFd<'_>, name: &[u8]) -> Answer<Option<Listed>> {
+        let stat = |name: &[u8]| match rustix::fs::statat(dir, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(None),
+            other => other.map(Some),
+        };
+        if let Some(found) = stat(name)? {
+            let kind = kind_of(FileType::from_raw_mode(found.st_mode));
+            let whiteout = kind == FileKind::CharDevice && found.st_rdev == 0;
+            return Ok(Some(Listed { number: found.st_ino, kind, whiteout }));
+        }
+        let marked = stat(&[WHITEOUT_PREFIX, name].concat())?.is_some();
+        Ok(marked.then_some(Listed { number: 0, kind: FileKind::CharDevice, whiteout: true }))
+    }
+}
+
 impl Indexed {
     /// The layer of a folder in the store, `data` and `index`.
     pub fn open(dir: &Path) -> Result<Indexed> {

@@ -106,6 +106,14 @@ impl Spot {
         }
     }
 
+    /// Makes a name that it has the one to be used.
+    pub fn put_first(&mut self, parent: &Arc<Node>, name: &[u8]) {
+        let is_it = |known: &Name| Arc::ptr_eq(&known.parent, parent) && *known.name == *name;
+        if let Some(at) = self.names.iter().position(is_it) {
+            self.names.swap(0, at);
+        }
+    }
+
     /// Takes a name away.
     pub fn drop_name(&mut self, parent: &Arc<Node>, name: &[u8]) {
         self.names.retain(|known| !(Arc::ptr_eq(&known.parent, parent) && *known.name == *name));

@@ -1,0 +1,284 @@
+//! Images, containers and volumes mounted on the host because a person asked to see them.
+//!
+//! A row says what is meant before it is done, and is marked when it is done; so after a crash it is known which
+//! mounts are ours. A mount survives the daemon: the next one adopts it.
+//!
+//! What is mounted is only looked at, or written to a scratch directory that goes with the mount: nobody changes a
+//! container or a volume this way. For root the kernel mounts it if it can. For other users a FUSE session serves it, as
+//! that user: the tree is theirs, and nobody else's.
+
+mod maker;
+mod session;
+mod subject;
+mod target;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{MutexGuard, PoisonError};
+
+use fs_base::sys::fuse::unmount;
+use fs_base::sys::mount::{MountInfo, mount_table};
+use fs_base::sys::user::User;
+use fs_base::{Class, Error, Result, id};
+use fsd_api::{MountRequest, MountState, ObjectKind};
+use layerfs::driver::Lease;
+
+pub use maker::container as container_tree;
+
+use crate::app::App;
+use crate::db::mounts::MountRow;
+use maker::Maker;
+use session::FUSE;
+use subject::{Subject, word};
+
+/// Mounts an object for a user, at `request.target`, an empty folder or one to be made; under the run folder if there is
+/// none.
+pub fn mount(app: &App, kind: ObjectKind, name: &str, request: &MountRequest, user: &User) -> Result<MountRow> {
+    let is_ours = user.is_root() || user.uid == User::own().uid;
+    let user = if is_ours { &User::own() } else { user };
+    let request = &MountRequest { fuse: request.fuse || !is_ours, ..request.clone() };
+    let mut subject = Subject::find(app, kind, name)?;
+    // Until the row is there, which keeps the image.
+    let _pinned = subject.pin(app);
+    let live = subject.container.as_ref().map(|row| app.containers.of(&row.id));
+    let _alone = live.as_ref().map(|live| live.alone());
+    if live.is_some() {
+        // It may have started or ended while we waited.
+        subject = Subject::find(app, kind, name)?;
+    }
+    let id = id::random_hex::<6>()?;
+    let maker = Maker::of(app, &subject, request, &id).inspect_err(|_| discard_scratch(app, &id))?;
+    let place = target::find(app, &id, request.target.as_deref(), user).inspect_err(|_| discard_scratch(app, &id))?;
+    let row = MountRow {
+        id,
+        kind,
+        object: subject.object.clone(),
+        name: name.to_owned(),
+        target: text(&place.path)?,
+        made_target: place.made,
+        driver: maker.driver().to_owned(),
+        mounted: true,
+        uid: user.uid,
+        gid: user.gid,
+        writable: request.rw,
+        restart: request.restart,
+        created: crate::db::now(),
+    };
+    let intended = app.db.intend_mount(&row).and_then(|kept| if kept { Ok(()) } else { Err(subject.gone()) });
+    let made = intended.and_then(|()| maker.make(&place.path, || session::start(app, &subject, &row, user)));
+    let attached = made.and_then(|()| app.db.mark_mounted(&row.id));
+    if let Err(error) = attached {
+        // Whatever of it was done is undone; what can't be is found at the next start.
+        let _ = unmount(&place.path, true);
+        clean_up(app, &row);
+        return Err(error);
+    }
+    if let Maker::Kernel(_, Some(lease), _) = maker {
+        leases(app).insert(row.id.clone(), lease);
+    }
+    Ok(row)
+}
+
+fn text(path: &Path) -> Result<String> {
+    path.to_str().map(str::to_owned).ok_or_else(|| Error::invalid(format!("{}: the path is not UTF-8", path.display())))
+}
+
+fn leases(app: &App) -> MutexGuard<'_, HashMap<String, Lease>> {
+    app.image_leases.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn discard_scratch(app: &App, id: &str) {
+    let scratch = app.scratch_dir().join(id);
+    if scratch.exists() {
+        if let Err(error) = app.trash.discard(&scratch) {
+            tracing::warn!(path = %scratch.display(), %error, "what was written to a mount can't be removed");
+        }
+        app.trash.sweep_soon(|error| tracing::warn!(%error, "the trash could not be emptied"));
+    }
+}
+
+fn clean_up(app: &App, row: &MountRow) {
+    leases(app).remove(&row.id);
+    if row.driver == FUSE {
+        session::end(app, &row.id);
+    }
+    discard_scratch(app, &row.id);
+    if row.made_target
+        && let Err(error) = remove_target(row)
+        && error.class() != Class::NotFound
+    {
+        tracing::warn!(target = row.target, %error, "can't remove the folder of a mount");
+    }
+    if let Err(error) = app.db.remove_mount(&row.id) {
+        tracing::warn!(mount = row.id, %error, "can't forget a mount");
+    }
+}
+
+/// With the rights of whose it is: somebody else may have put another folder there.
+fn remove_target(row: &MountRow) -> Result<()> {
+    use fs_base::IoContext;
+    let remove = || std::fs::remove_dir(&row.target).at("remove", &row.target);
+    let user = User { uid: row.uid, gid: row.gid, groups: Vec::new() };
+    let in_ours = user.uid == User::own().uid || Path::new(&row.target).ends_with(&row.id);
+    if in_ours { remove() } else { fs_base::sys::user::as_user(&user, remove) }
+}
+
+/// What became of a row's mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Now {
+    /// It is there.
+    There,
+    /// It is not, but its session is about to mount it again.
+    Soon,
+    /// It is not.
+    Gone,
+}
+
+/// What there is of a row now. What a session that was killed left behind is taken away: nobody could use it.
+fn now(app: &App, row: &MountRow, table: &[MountInfo]) -> Result<Now> {
+    let target = Path::new(&row.target);
+    let there = table.iter().any(|mount| mount.target == target);
+    if !session::is_one(app, &row.id) {
+        let dead = there && row.driver == FUSE && session::is_dead(target);
+        if dead {
+            tracing::warn!(target = row.target, "what served a tree was killed; unmounting what it left");
+            unmount(target, true)?;
+        }
+        return Ok(if there && !dead { Now::There } else { Now::Gone });
+    }
+    let lives = session::lives(app, &row.id);
+    if there && !lives {
+        tracing::warn!(target = row.target, "a FUSE session was killed; unmounting what it left");
+        unmount(target, true)?;
+    }
+    Ok(match (there, lives) {
+        (true, true) => Now::There,
+        (false, true) if row.restart => Now::Soon,
+        // With nobody left to do it, it is for us.
+        (_, false) if row.restart && row.mounted && again(app, row) => Now::There,
+        _ => Now::Gone,
+    })
+}
+
+/// Serves a row's tree once more.
+fn again(app: &App, row: &MountRow) -> bool {
+    let user = User { uid: row.uid, gid: row.gid, groups: Vec::new() };
+    let started = Subject::of(app, row).and_then(|subject| session::start(app, &subject, row, &user));
+    match started {
+        Ok(()) => {
+            tracing::warn!(target = row.target, object = row.name, "a FUSE session and its guard were killed; mounted again");
+            true
+        }
+        Err(error) => {
+            tracing::error!(target = row.target, object = row.name, %error, "a FUSE session was killed, and can't be started again");
+            false
+        }
+    }
+}
+
+/// All mounts, and what they are now. One whose FUSE session ended is forgotten, and the folder that was made for it
+/// removed.
+pub fn list(app: &App) -> Result<Vec<(MountRow, MountState)>> {
+    let rows = app.db.mounts()?;
+    let table = mount_table()?;
+    let mut list = Vec::with_capacity(rows.len());
+    for row in rows {
+        if !row.mounted {
+            list.push((row, MountState::Pending));
+            continue;
+        }
+        match now(app, &row, &table)? {
+            Now::There => list.push((row, MountState::Mounted)),
+            Now::Soon => list.push((row, MountState::Restarting)),
+            Now::Gone if row.driver == FUSE => clean_up(app, &row),
+            Now::Gone => list.push((row, MountState::Gone)),
+        }
+    }
+    Ok(list)
+}
+
+/// Takes a mount away by its id, the start of its id, or its target, for a user, who must have asked for it or be root.
+pub fn unmount_one(app: &App, which: &str, lazy: bool, user: &User) -> Result<()> {
+    let by_path = Path::new(which).canonicalize().ok();
+    let rows = app.db.mounts()?;
+    let row = rows
+        .iter()
+        .find(|row| row.id == which || by_path.as_deref() == Some(Path::new(&row.target)) || row.target == which)
+        .or_else(|| rows.iter().find(|row| which.len() >= 4 && row.id.starts_with(which)))
+        .ok_or_else(|| {
+            Error::not_found(format!("No such mount: {which}")).with_hint("`ctl mount ls` shows the mounts that the daemon made")
+        })?;
+    if !user.is_root() && user.uid != User::own().uid && user.uid != row.uid {
+        return Err(Error::denied(format!("mount {} belongs to another user", row.target)));
+    }
+    take_away(app, row, lazy)
+}
+
+fn take_away(app: &App, row: &MountRow, lazy: bool) -> Result<()> {
+    let target = Path::new(&row.target);
+    let mounted = || Ok::<_, Error>(mount_table()?.iter().any(|mount| mount.target == target));
+    if mounted()? {
+        unmount(target, lazy).map_err(|error| match error.class() {
+            Class::Busy => Error::busy(format!("mount {} is in use", row.target))
+                .with_hint("close what is open on it, or detach it with --lazy"),
+            _ => error,
+        })?;
+    }
+    clean_up(app, row);
+    // A session that was just about to mount it again sees only now that it must not.
+    if row.restart && mounted()? {
+        unmount(target, true)?;
+    }
+    Ok(())
+}
+
+/// An object is about to be removed: refuses if it is mounted, or by `force` takes its mounts away.
+pub fn release(app: &App, kind: ObjectKind, object: &str, force: bool) -> Result<()> {
+    for row in app.db.mounts_of(kind, object)? {
+        // One that somebody else unmounted, or that died, keeps nothing.
+        let there = row.mounted && now(app, &row, &mount_table()?)? != Now::Gone;
+        if there && !force {
+            return Err(Error::conflict(format!("{} {} is mounted at {}", word(kind), row.name, row.target))
+                .with_hint(format!("unmount it first, `ctl umount {}`, or remove it by force", row.target)));
+        }
+        take_away(app, &row, true)?;
+    }
+    Ok(())
+}
+
+/// At start: mounts that were made are adopted; what was only begun, or has been unmounted by others, is undone.
+pub fn recover(app: &App) -> Result<()> {
+    let table = mount_table()?;
+    for row in app.db.mounts()? {
+        let now = if row.mounted { now(app, &row, &table)? } else { Now::Gone };
+        if now == Now::Gone {
+            if table.iter().any(|mount| mount.target == Path::new(&row.target)) {
+                // Dead ones are gone by now.
+                let _ = unmount(Path::new(&row.target), true);
+            }
+            clean_up(app, &row);
+        } else {
+            tracing::info!(target = row.target, object = row.name, "adopted a mount");
+        }
+    }
+    remove_strays(app)
+}
+
+/// A folder is made before the row that names it; a crash between the two leaves the folder, which is empty, or has a
+/// scratch directory in it that nobody will write to.
+fn remove_strays(app: &App) -> Result<()> {
+    let rows = app.db.mounts()?;
+    let known = |name: &std::ffi::OsStr| rows.iter().any(|row| name.to_str() == Some(&row.id));
+    for entry in std::fs::read_dir(app.mount_dir()).into_iter().flatten().flatten() {
+        if !known(&entry.file_name()) {
+            // One that is not empty is not ours to judge.
+            let _ = std::fs::remove_dir(entry.path());
+        }
+    }
+    for entry in std::fs::read_dir(app.scratch_dir()).into_iter().flatten().flatten() {
+        if !known(&entry.file_name()) {
+            app.trash.discard(&entry.path())?;
+        }
+    }
+    app.trash.sweep()
+}

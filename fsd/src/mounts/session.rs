@@ -1,0 +1,94 @@
+//! Trees that a FUSE session serves: each a process of its own, which survives this one.
+//!
+//! A session holds a lock on a file under the run folder for as long as it lives, which tells a dead one from one that is
+//! slow or that hides its tree from us. Without that file nobody makes its mount again.
+
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use fs_base::sys::user::User;
+use fs_base::{Error, IoContext, Result};
+use layerfs::driver::fuse::option_path;
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+
+use super::subject::Subject;
+use crate::app::App;
+use crate::db::mounts::MountRow;
+
+/// How long a server may take to answer whether it lives.
+const ANSWER: Duration = Duration::from_secs(2);
+/// The driver of trees that a session serves.
+pub const FUSE: &str = "fuse";
+
+/// Serves a tree at a row's target, as the row says. It is there when this returns.
+pub fn start(app: &App, subject: &Subject, row: &MountRow, user: &User) -> Result<()> {
+    let program = &app.config.fuse;
+    let plain = subject.dir.iter().map(|dir| option_path(dir));
+    let layers = subject.layers.iter().rev().map(|id| format!("@{}", option_path(&app.store.layer_dir(id))));
+    let dirs: Vec<String> = plain.chain(layers).collect();
+    if dirs.is_empty() {
+        return Err(Error::unsupported(format!("{} has no layers: FUSE has nothing to serve", subject.shown())));
+    }
+    let lives = if subject.lives { "live," } else { "" };
+    let options = format!("nosuid,nodev,{lives}fsname={},lowerdir={}", subject.name.replace(',', "\\,"), dirs.join(":"));
+    let lock = lock_file(app, &row.id);
+    if let Some(dir) = lock.parent() {
+        std::fs::create_dir_all(dir).at("make directory", dir)?;
+    }
+    let mut command = Command::new(program);
+    command.args(row.writable.then_some("--rw")).args(row.restart.then_some("--restart")).arg("--lock").arg(&lock);
+    if *user != User::own() {
+        let groups: Vec<String> = user.groups.iter().map(u32::to_string).collect();
+        command.args(["--user", &format!("{}:{}:{}", user.uid, user.gid, groups.join(","))]);
+    }
+    let command = command.arg("-o").arg(options).arg("--").arg(&row.target).stdin(Stdio::null());
+    let output = command.output().at("run", program);
+    let output = output.map_err(|error| error.with_hint("fsd-fuse belongs beside fsd: install both, or name it with --fuse"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    end(app, &row.id);
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(Error::unavailable(format!("mount {} by FUSE: {}", subject.shown(), said.trim().trim_start_matches("fsd-fuse: "))))
+}
+
+fn lock_file(app: &App, id: &str) -> PathBuf {
+    app.config.run.join("fuse").join(id)
+}
+
+/// Whether a mount is served by a session of its own.
+pub fn is_one(app: &App, id: &str) -> bool {
+    lock_file(app, id).exists()
+}
+
+/// Whether a process of the session lives: the one that serves it, or the one that watches over that.
+pub fn lives(app: &App, id: &str) -> bool {
+    let Ok(file) = std::fs::File::open(lock_file(app, id)) else { return false };
+    rustix::fs::flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK)
+}
+
+/// Lets nobody mount it again.
+pub fn end(app: &App, id: &str) {
+    let path = lock_file(app, id);
+    if let Err(error) = std::fs::remove_file(&path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "can't remove the lock of a FUSE session");
+    }
+}
+
+/// Whether nobody serves what is mounted at `target` any more, by FUSE but without a session of ours. One that is only slow
+/// is not dead.
+pub fn is_dead(target: &Path) -> bool {
+    let (to, from) = mpsc::channel();
+    let path = target.to_owned();
+    // A server that hangs holds up this thread, and nobody else.
+    let asked = std::thread::Builder::new().spawn(move || {
+        let _ = to.send(rustix::fs::statfs(&path).err() == Some(Errno::NOTCONN));
+    });
+    asked.is_ok() && from.recv_timeout(ANSWER).unwrap_or(false)
+}
