@@ -7,6 +7,7 @@
 
 #![allow(rustdoc::invalid_html_tags)] // the text of a flag is shown by clap, as it stands
 
+mod auth;
 mod cli;
 mod client;
 mod cmd;

@@ -57,6 +57,8 @@ pub enum Fault {
     None,
     /// A token is wanted.
     Token,
+    /// A token is wanted, and only alice, whose password is `secret`, gets one.
+    Login,
     /// Each answer with a layer breaks off after 40,000 bytes; ranges are honoured.
     Cut,
     /// The same, and ranges are ignored.
@@ -145,9 +147,16 @@ impl Server {
     fn respond(&self, stream: &mut TcpStream, path: &str, headers: &HashMap<String, String>) -> std::io::Result<()> {
         if path.starts_with("/token?") {
             assert!(path.contains("service=test") && path.contains("scope=repository%3Aapp%3Apull"), "{path}");
+            // alice:secret, as base64.
+            let is_alice = headers.get("authorization").map(String::as_str) == Some("Basic YWxpY2U6c2VjcmV0");
+            if self.fault == Fault::Login && !is_alice {
+                return send(stream, "401 Unauthorized", "", b"{}");
+            }
             return send(stream, "200 OK", "", br#"{"token":"sesame"}"#);
         }
-        if self.fault == Fault::Token && headers.get("authorization").map(String::as_str) != Some("Bearer sesame") {
+        if matches!(self.fault, Fault::Token | Fault::Login)
+            && headers.get("authorization").map(String::as_str) != Some("Bearer sesame")
+        {
             let challenge = format!(
                 "WWW-Authenticate: Bearer realm=\"http://{}/token\",service=\"test\",scope=\"repository:app:pull\"\r\n",
                 self.address

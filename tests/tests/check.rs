@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use system_tests::images::{digest, docker_archive, layer};
-use system_tests::registry::{Fault, Faulty};
+use system_tests::images::{digest, docker_archive, docker_archive_with, layer};
+use system_tests::registry::{Fault, Faulty, Registry};
 use system_tests::{Daemon, fails, has, may_mount, ok, program, sh};
 
 fn layers(seed: u8) -> Vec<Vec<u8>> {
@@ -149,6 +149,68 @@ fn a_bad_layer_that_was_pulled_is_fetched_again() {
         let file = ok(&daemon.curl(&[&format!("http://d/fsd/v1/images/{name}%2Fapp%3A1/file?path=/file1")]));
         assert!(file.starts_with("bbb"), "{file}");
     }
+}
+
+/// ctl as somebody who has logged in to a registry with `docker login`.
+fn ctl_of_alice(daemon: &Daemon, registry: &str, arguments: &[&str]) -> Output {
+    let login = serde_json::json!({"auths": {registry: {"auth": "YWxpY2U6c2VjcmV0"}}});
+    std::fs::create_dir_all(daemon.dir().join("alice")).unwrap();
+    std::fs::write(daemon.dir().join("alice/config.json"), login.to_string()).unwrap();
+    let mut ctl = Command::new("timeout");
+    ctl.arg("120").arg(program("ctl")).args(["-H", &format!("unix://{}", daemon.socket().display())]).args(arguments);
+    ctl.env("DOCKER_CONFIG", daemon.dir().join("alice")).output().unwrap()
+}
+
+#[test]
+fn a_bad_layer_of_a_registry_that_wants_a_login_is_fetched_with_the_login_of_who_asks() {
+    let image = layers(1);
+    let (daemon, registry) = (Daemon::start(), Faulty::start(&borrowed(&image), Fault::Login));
+    let name = format!("{}/app:1", registry.address);
+    assert!(fails(&daemon.ctl(&["pull", &name])).contains("no token from"), "a stranger gets nothing");
+    ok(&ctl_of_alice(&daemon, &registry.address, &["pull", &name]));
+    let dir = daemon.dir().join("root/layers").join(&digest(&image[1])[7..]);
+    sh(&dir, FLIP);
+    let told = check(&daemon, "data=true&repair=true");
+    let found = one(&told, "corrupt", "layer", "digest");
+    assert!(found["only_by_force"].as_str().unwrap().contains("no token from"), "{found}");
+    let said = ok(&ctl_of_alice(&daemon, &registry.address, &["system", "check", "--data", "--repair"]));
+    assert!(said.contains(&format!("fetched again from {}/app", registry.address)), "{said}");
+    is_clean(&daemon);
+    let bad = ok(&daemon.curl(&["-X", "POST", "-H", "X-Registry-Config: !", "http://d/fsd/v1/check?repair=true"]));
+    assert!(bad.contains("invalid X-Registry-Config header"), "{bad}");
+}
+
+#[test]
+fn a_bad_layer_that_came_by_an_index_of_platforms_is_fetched_again() {
+    if !has("docker-registry") || !has("skopeo") {
+        return;
+    }
+    let (registry, daemon, image) = (Registry::start(), Daemon::start(), layers(2));
+    // Of the other platform's image all is pushed too, and it comes first in the index.
+    let here = docker_archive("app:1", &borrowed(&image));
+    let other = docker_archive_with("app:1", &serde_json::json!({"Cmd": ["other"]}), &borrowed(&layers(3)));
+    std::fs::write(daemon.dir().join("here.tar"), here).unwrap();
+    std::fs::write(daemon.dir().join("other.tar"), other).unwrap();
+    let script = r#"describe() { skopeo inspect --raw --tls-verify=false docker://$R/app:$1 > $1.json
+            printf '{"mediaType":"application/vnd.docker.distribution.manifest.v2+json","size":%d,"digest":"sha256:%s","platform":{"os":"linux","architecture":"%s"}}'                 $(stat -c %s $1.json) $(sha256sum $1.json | cut -d ' ' -f 1) $2; }
+        for tag in here other; do skopeo copy -q --dest-tls-verify=false docker-archive:$tag.tar docker://$R/app:$tag; done
+        printf '{"schemaVersion":2,"mediaType":"application/vnd.docker.distribution.manifest.list.v2+json","manifests":[%s,%s]}'             "$(describe other s390x)" "$(describe here amd64)" > list.json
+        curl -sSf -X PUT -H 'Content-Type: application/vnd.docker.distribution.manifest.list.v2+json' --data-binary @list.json http://$R/v2/app/manifests/1"#;
+    sh(daemon.dir(), &format!("R={}; {script}", registry.address));
+    let name = format!("{}/app:1", registry.address);
+    ok(&daemon.ctl(&["pull", "--platform", "linux/amd64", &name]));
+    let dir = daemon.dir().join("root/layers").join(&digest(&image[1])[7..]);
+    for (harm, query) in [(FLIP, "data=true&repair=true"), ("rm data", "repair=true")] {
+        sh(&dir, harm);
+        let told = check(&daemon, query);
+        let how = one(&told, "", "layer", "")["repaired"].as_str().unwrap_or_default().to_owned();
+        assert!(how.contains(&format!("fetched again from {}/app", registry.address)), "{:?}", told.findings);
+        is_clean(&daemon);
+    }
+    drop(registry);
+    sh(&dir, FLIP);
+    let told = check(&daemon, "data=true&repair=true");
+    assert!(one(&told, "corrupt", "layer", "")["only_by_force"].as_str().unwrap().contains("can't reach the registry"));
 }
 
 #[test]

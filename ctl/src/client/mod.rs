@@ -70,6 +70,15 @@ impl Client {
         checked(response).await
     }
 
+    /// Posts nothing but a header, if there is one to post.
+    pub async fn post_as(&self, path: &str, header: &'static str, value: Option<String>) -> Result<Response<Incoming>> {
+        let mut request = Request::builder().method(Method::POST).uri(path).header(HOST, "fsd");
+        if let Some(value) = value {
+            request = request.header(header, value);
+        }
+        checked(self.exchange(request.body(whole(""))?).await?).await
+    }
+
     async fn exchange(&self, mut request: Request<Body>) -> Result<Response<Incoming>> {
         let user_agent = concat!("ctl/", env!("CARGO_PKG_VERSION"));
         request.headers_mut().insert(hyper::header::USER_AGENT, HeaderValue::from_static(user_agent));

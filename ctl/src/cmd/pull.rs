@@ -12,6 +12,7 @@ use hyper::body::Frame;
 use tokio::io::AsyncRead;
 use tokio_util::io::ReaderStream;
 
+use crate::auth::Logins;
 use crate::client::{Body, Client, Query, whole};
 use crate::format::names::Reference;
 use crate::out;
@@ -51,7 +52,7 @@ impl Pull {
         let to = if self.quiet { To::Nowhere } else { To::Stdout };
         if self.all_tags {
             let path = Query::new("/images/create").with("fromImage", reference.canonical_name());
-            request(client, path, self.platform.as_deref(), to).await?;
+            request(client, &reference.canonical_name(), path, self.platform.as_deref(), to).await?;
             out::line(reference.canonical_name());
             return Ok(());
         }
@@ -70,12 +71,12 @@ pub async fn fetch(client: &Client, image: &str, platform: Option<&str>, to: To)
     let reference = Reference::parse(image);
     let tag = reference.digest.or(reference.tag).unwrap_or("latest");
     let path = Query::new("/images/create").with("fromImage", reference.canonical_name()).with("tag", tag);
-    request(client, path, platform, to).await
+    request(client, &reference.canonical_name(), path, platform, to).await
 }
 
-async fn request(client: &Client, path: Query, platform: Option<&str>, to: To) -> Result<()> {
+async fn request(client: &Client, name: &str, path: Query, platform: Option<&str>, to: To) -> Result<()> {
     let path = path.maybe("platform", platform).build();
-    let response = client.send(Method::POST, &path, None, whole("")).await?;
+    let response = client.post_as(&path, "x-registry-auth", Logins::of_user().for_image(name)).await?;
     progress::show(response.into_body(), to).await
 }
 

@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 
 use super::images::{PruneFlags, confirm, prune_images};
 use super::volume::prune_volumes;
+use crate::auth::Logins;
 use crate::client::query::Filters;
 use crate::client::stream::Lines;
 use crate::client::{Client, Query, whole};
@@ -177,7 +178,9 @@ impl Check {
             .with("repair", self.repair.to_string())
             .with("force", force.to_string())
             .build();
-        let mut lines = Lines::new(client.send(Method::POST, &path, None, whole("")).await?.into_body());
+        // What is bad may have to be fetched again from any of them.
+        let logins = if self.repair { Logins::of_user().all() } else { None };
+        let mut lines = Lines::new(client.post_as(&path, "x-registry-config", logins).await?.into_body());
         let bar = crate::progress::upload(None, "Checking");
         while let Some(value) = lines.next().await? {
             if self.format.is_some() {

@@ -15,7 +15,7 @@ use fsd_api::{
     CheckQuery, DiffQuery, DuplicatesQuery, Info, MountInfo, MountRequest, MountState, Mounted, ObjectKind, PathQuery,
     ProbeAnswer, ProbeInfo, TreeQuery, UnmountQuery,
 };
-use http::{StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use tokio::sync::mpsc;
 
 use super::error::Failure;
@@ -26,6 +26,7 @@ use layerfs::driver::Verdict;
 use crate::app::App;
 use crate::db::mounts::MountRow;
 use crate::image::{duplicates, tree};
+use crate::registry::Logins;
 use crate::{check, mounts};
 
 type Answer = Result<Response, Failure>;
@@ -156,7 +157,9 @@ async fn find_duplicates(State(app): State<Arc<App>>, Query(query): Query<Duplic
     Ok(Json(blocking(work).await?).into_response())
 }
 
-async fn run_check(State(app): State<Arc<App>>, Query(query): Query<CheckQuery>) -> Answer {
+async fn run_check(State(app): State<Arc<App>>, Query(query): Query<CheckQuery>, headers: HeaderMap) -> Answer {
+    let given = headers.get("x-registry-config").and_then(|value| value.to_str().ok()).filter(|value| !value.is_empty());
+    let logins = given.map(Logins::from_header).transpose()?.unwrap_or_default();
     let (to, from) = mpsc::channel::<std::io::Result<Bytes>>(16);
     tokio::task::spawn_blocking(move || {
         let mut send = |event: &fsd_api::CheckEvent| {
@@ -167,7 +170,7 @@ async fn run_check(State(app): State<Arc<App>>, Query(query): Query<CheckQuery>)
             // A client that has gone away stops the check.
             to.blocking_send(line.map_err(std::io::Error::other)).is_ok()
         };
-        if let Err(error) = check::run(&check::Scope::of(&app), &query, &mut send) {
+        if let Err(error) = check::run(&check::Scope::of(&app, logins), &query, &mut send) {
             tracing::error!(%error, "check failed");
             let _ = to.blocking_send(Err(std::io::Error::other(error.to_string())));
         }

@@ -158,7 +158,7 @@ impl Run<'_> {
     fn fetch(&self, id: &LayerId) -> Result<std::result::Result<String, Option<Error>>> {
         let mut failed = None;
         for source in self.scope.db.sources_of_layer(id)? {
-            match registry::fetch_again(self.scope.config, self.scope.store, &source, id) {
+            match registry::fetch_again(self.scope.config, self.scope.store, &self.scope.logins, &source, id) {
                 Ok(()) => {
                     self.let_go(id);
                     return Ok(Ok(format!("it was fetched again from {}", familiar(&source.repository))));

@@ -17,6 +17,7 @@ use volumes::Volumes;
 use crate::app::App;
 use crate::config::Config;
 use crate::db::Db;
+use crate::registry::Logins;
 use crate::volume;
 pub use offline::run as run_offline;
 
@@ -28,12 +29,14 @@ pub struct Scope<'a> {
     config: &'a Config,
     /// The daemon, if it is its store.
     app: Option<&'a App>,
+    /// What registries are told when a layer has to be fetched again.
+    logins: Logins,
 }
 
 impl<'a> Scope<'a> {
     /// The store that this process serves.
-    pub fn of(app: &'a App) -> Scope<'a> {
-        Scope { db: &app.db, store: &app.store, volumes: &app.volumes, config: &app.config, app: Some(app) }
+    pub fn of(app: &'a App, logins: Logins) -> Scope<'a> {
+        Scope { db: &app.db, store: &app.store, volumes: &app.volumes, config: &app.config, app: Some(app), logins }
     }
 
     /// Removes layers that nothing refers to.

@@ -11,6 +11,7 @@ use volumes::Volumes;
 use super::Scope;
 use crate::config::Config;
 use crate::db::Db;
+use crate::registry::Logins;
 use crate::{format, reserve};
 
 /// Checks the store alone, and changes nothing unless `options` ask for a repair. `tell` is given each event.
@@ -28,7 +29,7 @@ pub fn run(config: &Config, options: &CheckQuery, tell: &mut dyn FnMut(&CheckEve
     let db = Db::open(&root.join("meta.db"))?;
     let store = Store::open(root)?;
     let volumes = Volumes::open(root, Arc::new(db.clone()))?;
-    let scope = Scope { db: &db, store: &store, volumes: &volumes, config, app: None };
+    let scope = Scope { db: &db, store: &store, volumes: &volumes, config, app: None, logins: Logins::default() };
     let mut summary = None;
     super::run(&scope, options, &mut |event| {
         if let CheckEvent::Summary(end) = event {

@@ -6,18 +6,21 @@ use layerfs::store::Store;
 use oci_spec::image::{ImageIndex, ImageManifest};
 use serde_json::Value;
 
+use super::auth::Logins;
 use super::blob::Blob;
 use super::client::{Repository, bases};
 use crate::config::Config;
 use crate::db::layers::LayerSource;
 
-/// Fetches a layer from where it came from, verifies it, and puts it in the place of the stored one. Asks without
-/// credentials: none are kept.
-pub fn fetch_again(config: &Config, store: &Store, source: &LayerSource, id: &LayerId) -> Result<()> {
+/// Fetches a layer from where it came from, verifies it, and puts it in the place of the stored one. No credentials are
+/// kept: who asks for a repair gives his own.
+pub fn fetch_again(config: &Config, store: &Store, logins: &Logins, source: &LayerSource, id: &LayerId) -> Result<()> {
     let (registry, path) = source.repository.split_once('/').unwrap_or((&source.repository, ""));
     let mut last = Error::not_found(format!("no registry is configured for {registry}"));
     for base in bases(registry, &config.registries) {
-        let fetched = Repository::new(base, path, None).and_then(|repository| fetch(&repository, config, store, source, id));
+        let login = logins.of(registry);
+        let repository = login.and_then(|credentials| Repository::new(base, path, credentials));
+        let fetched = repository.and_then(|repository| fetch(&repository, config, store, source, id));
         match fetched {
             Ok(()) => return Ok(()),
             Err(error) => last = error,

@@ -7,6 +7,6 @@ mod client;
 mod pull;
 
 pub use again::fetch_again;
-pub use auth::Credentials;
+pub use auth::{Credentials, Logins};
 pub use client::Settings;
 pub use pull::{Request, pull};
