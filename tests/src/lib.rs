@@ -14,6 +14,7 @@ pub const PATIENCE: Duration = Duration::from_secs(300);
 /// The same, as `timeout` and curl take it.
 pub const PATIENCE_SECONDS: &str = "300";
 
+pub mod containers;
 pub mod cut;
 pub mod fuse;
 pub mod http;

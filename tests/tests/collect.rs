@@ -61,11 +61,6 @@ fn read_in(daemon: &Daemon) -> usize {
     daemon.log().matches("layer read in").count()
 }
 
-fn checks_clean(daemon: &Daemon) {
-    let events = ok(&daemon.curl(&["-X", "POST", "http://d/fsd/v1/check?data=true"]));
-    assert!(events.contains("\"findings\":0"), "{events}");
-}
-
 fn entries(daemon: &Daemon, folder: &str) -> usize {
     std::fs::read_dir(daemon.dir().join("root").join(folder)).unwrap().count()
 }
@@ -84,7 +79,7 @@ fn two_loads_of_an_image_at_once_read_each_layer_in_once() {
             assert!(answer.contains("Loaded image"), "{what}: {answer}");
         }
         assert_eq!(read_in(&daemon), 3, "{what}:\n{}", daemon.log());
-        checks_clean(&daemon);
+        daemon.checks_clean();
     }
 }
 
@@ -107,7 +102,7 @@ fn what_only_looks_like_a_layer_under_way_is_read_in_for_itself() {
     assert!(answer(first).contains("Loaded image: one:1"));
     assert!(answer(second).contains("Loaded image: other:1"));
     assert_eq!(read_in(&daemon), 2);
-    checks_clean(&daemon);
+    daemon.checks_clean();
 }
 
 #[test]
@@ -127,7 +122,7 @@ fn two_pulls_at_once_fetch_each_layer_once() {
     let blobs =
         registry.requests.lock().unwrap().iter().filter(|line| line.contains("/blobs/") && !line.contains(&config)).count();
     assert_eq!(blobs, 4);
-    checks_clean(&daemon);
+    daemon.checks_clean();
 }
 
 #[test]
@@ -151,7 +146,7 @@ fn a_load_that_is_given_up_gives_its_layers_back() {
         assert!(Instant::now() < end, "layers of a load that is gone are kept");
         std::thread::sleep(Duration::from_millis(5));
     }
-    checks_clean(&daemon);
+    daemon.checks_clean();
 }
 
 #[test]
@@ -196,7 +191,7 @@ fn prunes_take_nothing_from_loads_and_readers() {
         done.store(true, Ordering::SeqCst);
         assert!(results.iter().all(Result::is_ok), "{results:?}");
     });
-    checks_clean(&daemon);
+    daemon.checks_clean();
     ok(&daemon.curl(&["-X", "POST", "http://d/images/prune?filters={%22dangling%22:{%22false%22:true}}"]));
     swept(&daemon);
     assert_eq!((entries(&daemon, "layers"), entries(&daemon, "tmp"), entries(&daemon, "trash")), (0, 0, 0));
@@ -228,7 +223,7 @@ fn a_disk_that_fills_up_in_any_layer_gives_back_what_the_load_took() {
         assert_eq!(after.1, before.1, "{megabytes}");
         // The write-ahead log of the database may have grown by a few rows.
         assert!(after.0 < before.0 + (300 << 10), "{megabytes}: {} bytes before, {} after", before.0, after.0);
-        checks_clean(&daemon);
+        daemon.checks_clean();
         assert!(load(&daemon, "again", &docker_archive("again:1", &[&layer(&[("again", "a")])])).contains("Loaded"), "writable");
     }
 }
@@ -259,7 +254,7 @@ fn a_bad_layer_in_a_chain_names_itself() {
             assert!(said["hint"].as_str().unwrap().contains("load or pull"), "{what}: {said}");
         }
         load(&daemon, "again", &docker_archive("app:1", &borrowed(&image)));
-        checks_clean(&daemon);
+        daemon.checks_clean();
     }
 }
 
@@ -301,12 +296,12 @@ fn on_a_disk_with_little_or_nothing_left_loads_fail_cleanly_and_removals_work() 
     assert!(loaded > 3 && refused > 10, "{loaded} loaded, {refused} refused");
     // With nothing at all left: a restart, a check, and giving space back.
     sh(daemon.dir(), "rm -f root/filler; cat /dev/zero > root/filler || true");
-    checks_clean(&daemon);
+    daemon.checks_clean();
     daemon.stop();
     sh(daemon.dir(), "cat /dev/zero >> root/filler || true");
     daemon.restart();
     let (status, answer) = daemon.ask("DELETE", "/images/small:1", None);
     assert_eq!(status, 200, "{answer}");
     sh(daemon.dir(), "rm root/filler");
-    checks_clean(&daemon);
+    daemon.checks_clean();
 }

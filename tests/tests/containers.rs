@@ -2,58 +2,14 @@
 
 #![allow(clippy::unwrap_used)] // a failed step fails the test
 
-use std::process::Output;
 use std::time::Duration;
 
-use system_tests::{Daemon, PATIENCE_SECONDS, fails, has, images, may_mount, mounts_below, ok, sh, told, until};
-
-/// A daemon that has busybox; `None` where containers can't be run.
-fn daemon() -> Option<Daemon> {
-    if !may_mount() || !has("docker") {
-        return None;
-    }
-    let archive = images::made("busybox.tar")?;
-    let daemon = Daemon::start();
-    ok(&daemon.ctl(&["load", "-q", "-i", archive.to_str().unwrap()]));
-    Some(daemon)
-}
-
-fn code(output: &Output) -> i32 {
-    output.status.code().unwrap_or(-1)
-}
-
-fn out(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn err(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// Whether these tests run on the built-in runtime. `make test` runs them once more on runc.
-fn is_builtin() -> bool {
-    std::env::var("FSD_DEFAULT_RUNTIME").map_or(true, |name| name == "builtin")
-}
-
-/// A detached container that runs a script.
-fn detached(daemon: &Daemon, name: &str, flags: &[&str], script: &str) {
-    let mut arguments = vec!["run", "-d", "--network", "none", "--name", name];
-    arguments.extend(flags);
-    arguments.extend(["busybox", "sh", "-c", script]);
-    ok(&daemon.docker(&arguments));
-}
-
-/// What `inspect` says about it.
-fn inspect(daemon: &Daemon, name: &str, format: &str) -> String {
-    ok(&daemon.docker(&["inspect", "--type", "container", "-f", format, name])).trim().to_owned()
-}
-
-type Cli = fn(&Daemon, &[&str]) -> Output;
-const CLIS: [(&str, Cli); 2] = [("docker", |d, a| d.docker(a)), ("ctl", |d, a| d.ctl(a))];
+use system_tests::containers::{CLIS, code, detached, err, inspect, is_builtin, out, with_busybox};
+use system_tests::{Daemon, PATIENCE_SECONDS, fails, mounts_below, ok, sh, told, until};
 
 #[test]
 fn run_gives_output_and_exit_code() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     for (name, cli) in CLIS {
         let run = |args: &[&str]| cli(&daemon, &[&["run", "--rm", "--network", "none"], args].concat());
         let done = run(&["busybox", "sh", "-c", "echo out; echo err >&2; exit 7"]);
@@ -86,7 +42,7 @@ fn run_gives_output_and_exit_code() {
 
 #[test]
 fn options_reach_the_process() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     let run = |args: &[&str]| ok(&daemon.docker(&[&["run", "--rm", "--network", "none"], args].concat()));
     assert_eq!(
         run(&[
@@ -147,7 +103,7 @@ fn options_reach_the_process() {
 
 #[test]
 fn input_ends_and_output_goes_on() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     let run =
         daemon.docker_with(&["run", "--rm", "-i", "--network", "none", "busybox", "sh", "-c", "cat; echo after"], "piped\n");
     assert_eq!(ok(&run), "piped\nafter\n");
@@ -162,7 +118,7 @@ fn input_ends_and_output_goes_on() {
 
 #[test]
 fn a_life_from_create_to_rm() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     let id = ok(&daemon.docker(&[
         "create",
         "--name",
@@ -207,7 +163,7 @@ fn a_life_from_create_to_rm() {
 
 #[test]
 fn logs_are_followed_to_the_end() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     detached(&daemon, "c1", &[], "for i in 1 2 3 4 5; do echo line $i; sleep 0.1; done; echo last >&2");
     let followed = daemon.docker(&["logs", "-f", "c1"]);
     assert_eq!((out(&followed).as_str(), err(&followed).as_str()), ("line 1\nline 2\nline 3\nline 4\nline 5\n", "last\n"));
@@ -217,7 +173,7 @@ fn logs_are_followed_to_the_end() {
 
 #[test]
 fn a_volume_is_shared_filled_and_guarded() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     ok(&daemon.docker(&["volume", "create", "data"]));
     detached(&daemon, "writer", &["-v", "data:/data"], "echo from one > /data/file; sleep 10000");
     until("the file is there", || code(&daemon.docker(&["exec", "writer", "test", "-s", "/data/file"])) == 0);
@@ -256,7 +212,7 @@ fn a_volume_is_shared_filled_and_guarded() {
 
 #[test]
 fn files_are_copied_in_and_out_running_or_not() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     let host = tempfile::tempdir().unwrap();
     let path = |name: &str| host.path().join(name).display().to_string();
     std::fs::write(host.path().join("in"), "content").unwrap();
@@ -305,7 +261,7 @@ fn files_are_copied_in_and_out_running_or_not() {
 
 #[test]
 fn a_killed_daemon_ends_no_container() {
-    let Some(mut daemon) = daemon() else { return };
+    let Some(mut daemon) = with_busybox() else { return };
     detached(&daemon, "on", &[], "i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done");
     detached(&daemon, "ends", &[], "sleep 0.7; echo done; exit 6");
     detached(&daemon, "goes", &["--rm"], "sleep 0.7");
@@ -334,7 +290,7 @@ fn a_killed_daemon_ends_no_container() {
 
 #[test]
 fn a_killed_shim_is_noticed_and_its_container_ended() {
-    let Some(mut daemon) = daemon() else { return };
+    let Some(mut daemon) = with_busybox() else { return };
     for restart in [false, true] {
         let name = format!("c{restart}");
         detached(&daemon, &name, &[], "sleep 10000");
@@ -365,7 +321,7 @@ fn a_killed_shim_is_noticed_and_its_container_ended() {
 
 #[test]
 fn nothing_is_left_of_containers() {
-    let Some(mut daemon) = daemon() else { return };
+    let Some(mut daemon) = with_busybox() else { return };
     let left = |daemon: &Daemon| {
         let dir = daemon.dir().display();
         let script = format!(
@@ -405,7 +361,7 @@ fn nothing_is_left_of_containers() {
 
 #[test]
 fn kills_at_random_moments_leave_order() {
-    let Some(mut daemon) = daemon() else { return };
+    let Some(mut daemon) = with_busybox() else { return };
     for round in 0..12u64 {
         let socket = format!("unix://{}", daemon.socket().display());
         let script = format!(
@@ -432,7 +388,7 @@ fn kills_at_random_moments_leave_order() {
 
 #[test]
 fn an_image_in_use_is_kept() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     ok(&daemon.docker(&["tag", "busybox", "second:1"]));
     detached(&daemon, "c1", &[], "sleep 10000");
     let id = ok(&daemon.docker(&["images", "-q", "--no-trunc", "busybox"]));
@@ -454,7 +410,7 @@ fn an_image_in_use_is_kept() {
 
 #[test]
 fn events_tell_a_life() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     ok(&daemon.docker(&["run", "--rm", "--name", "told", "--network", "none", "-v", "vol:/v", "busybox", "true"]));
     let events = told(&daemon, &[], "{{.Type}} {{.Action}}", |events| events.contains(&"container destroy"));
     let want = [
@@ -488,7 +444,7 @@ fn events_tell_a_life() {
 
 #[test]
 fn the_disk_is_accounted_for() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     detached(
         &daemon,
         "c1",

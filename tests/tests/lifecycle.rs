@@ -3,35 +3,11 @@
 #![allow(clippy::unwrap_used)] // a failed step fails the test
 
 use std::io::BufRead;
-use std::process::Output;
 use std::time::Duration;
 
 use serde_json::Value;
-use system_tests::{Daemon, PATIENCE_SECONDS, fails, has, images, may_mount, ok, told, until};
-
-/// A daemon that has busybox; `None` where containers can't be run.
-fn daemon() -> Option<Daemon> {
-    if !may_mount() || !has("docker") {
-        return None;
-    }
-    let archive = images::made("busybox.tar")?;
-    let daemon = Daemon::start();
-    ok(&daemon.ctl(&["load", "-q", "-i", archive.to_str().unwrap()]));
-    Some(daemon)
-}
-
-/// A detached container that runs a script.
-fn detached(daemon: &Daemon, name: &str, flags: &[&str], script: &str) {
-    let mut arguments = vec!["run", "-d", "--network", "none", "--name", name];
-    arguments.extend(flags);
-    arguments.extend(["busybox", "sh", "-c", script]);
-    ok(&daemon.docker(&arguments));
-}
-
-/// What `inspect` says about it.
-fn inspect(daemon: &Daemon, name: &str, format: &str) -> String {
-    ok(&daemon.docker(&["inspect", "--type", "container", "-f", format, name])).trim().to_owned()
-}
+use system_tests::containers::{CLIS, detached, inspect, with_busybox};
+use system_tests::{Daemon, PATIENCE_SECONDS, fails, ok, told, until};
 
 /// Its line in `ps`.
 fn status(daemon: &Daemon, name: &str) -> String {
@@ -39,12 +15,9 @@ fn status(daemon: &Daemon, name: &str) -> String {
     ok(&daemon.docker(&["ps", "-a", "--filter", &filter, "--format", "{{.Status}}"])).trim().to_owned()
 }
 
-type Cli = fn(&Daemon, &[&str]) -> Output;
-const CLIS: [(&str, Cli); 2] = [("docker", |d, a| d.docker(a)), ("ctl", |d, a| d.ctl(a))];
-
 #[test]
 fn paused_containers_stand_still_and_go_on() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     detached(&daemon, "c1", &[], "i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done");
     let lines = || ok(&daemon.docker(&["logs", "c1"])).lines().count();
     for (name, cli) in CLIS {
@@ -88,7 +61,7 @@ fn paused_containers_stand_still_and_go_on() {
 
 #[test]
 fn a_paused_container_outlives_the_daemon() {
-    let Some(mut daemon) = daemon() else { return };
+    let Some(mut daemon) = with_busybox() else { return };
     detached(&daemon, "c1", &[], "sleep 10000");
     ok(&daemon.docker(&["pause", "c1"]));
     daemon.kill();
@@ -101,7 +74,7 @@ fn a_paused_container_outlives_the_daemon() {
 
 #[test]
 fn restart_and_rename() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     for (name, cli) in CLIS {
         detached(&daemon, "old", &["--stop-signal", "KILL"], "echo up; sleep 10000");
         let pid = inspect(&daemon, "old", "{{.State.Pid}}");
@@ -127,7 +100,7 @@ fn restart_and_rename() {
 
 #[test]
 fn top_shows_a_containers_processes() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     detached(&daemon, "c1", &[], "sleep 10000 & sleep 10001");
     for (name, cli) in CLIS {
         let text = ok(&cli(&daemon, &["top", "c1"]));
@@ -168,7 +141,7 @@ fn stream(daemon: &Daemon, path: &str, count: usize) -> Vec<Value> {
 
 #[test]
 fn stats_count_what_a_container_uses() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     detached(&daemon, "busy", &["--memory", "64m", "--cpus", "0.5"], "while :; do :; done");
     detached(&daemon, "idle", &[], "sleep 10000");
     let format = "{{.Name}} {{.CPUPerc}} {{.MemUsage}} {{.PIDs}}";
@@ -214,7 +187,7 @@ fn stats_count_what_a_container_uses() {
 
 #[test]
 fn limits_change_while_a_container_runs() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     detached(&daemon, "c1", &["--memory", "64m"], "sleep 10000");
     let file = |name: &str| {
         let script = format!("cat /sys/fs/cgroup/*/{name} /sys/fs/cgroup/{name} 2>/dev/null || true");
@@ -261,7 +234,7 @@ fn limits_change_while_a_container_runs() {
 
 #[test]
 fn a_policy_starts_what_ends() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     detached(&daemon, "thrice", &["--restart", "on-failure:3"], "echo x; exit 4");
     until("it gives up", || {
         inspect(&daemon, "thrice", "{{.State.Status}} {{.RestartCount}} {{.State.ExitCode}}") == "exited 3 4"
@@ -302,7 +275,7 @@ fn a_policy_starts_what_ends() {
 
 #[test]
 fn policies_hold_over_the_daemons_end() {
-    let Some(mut daemon) = daemon() else { return };
+    let Some(mut daemon) = with_busybox() else { return };
     let forever = "sleep 10000";
     detached(&daemon, "always", &["--restart", "always"], forever);
     detached(&daemon, "unless", &["--restart", "unless-stopped"], forever);
@@ -340,7 +313,7 @@ fn policies_hold_over_the_daemons_end() {
 
 #[test]
 fn commit_and_export_keep_what_a_container_is() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     let script = "echo data > /file; rm /etc/group; mkdir /new; ln /file /new/hard; chmod 4755 /new/hard; sleep 10000";
     detached(&daemon, "c1", &["-e", "A=1", "-v", "/vol"], script);
     until("it has written", || daemon.docker(&["exec", "c1", "test", "-u", "/new/hard"]).status.success());
@@ -398,7 +371,7 @@ fn commit_and_export_keep_what_a_container_is() {
 
 #[test]
 fn prune_takes_what_does_not_run() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     for (name, cli) in CLIS {
         detached(&daemon, "runs", &[], "sleep 10000");
         detached(&daemon, "still", &[], "sleep 10000");
@@ -419,7 +392,7 @@ fn prune_takes_what_does_not_run() {
 
 #[test]
 fn health_is_checked_shown_and_kept() {
-    let Some(mut daemon) = daemon() else { return };
+    let Some(mut daemon) = with_busybox() else { return };
     let health = |daemon: &Daemon, name: &str| inspect(daemon, name, "{{.State.Health.Status}}");
     let script = "touch /well; sleep 10000";
     for (name, cli) in CLIS {
@@ -471,7 +444,7 @@ fn health_is_checked_shown_and_kept() {
 
 #[test]
 fn a_follower_keeps_no_daemon_from_stopping() {
-    let Some(mut daemon) = daemon() else { return };
+    let Some(mut daemon) = with_busybox() else { return };
     detached(&daemon, "c1", &[], "sleep 10000");
     let follow = |path: &str| {
         std::process::Command::new("curl")

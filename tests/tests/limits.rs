@@ -5,25 +5,8 @@
 use std::path::Path;
 use std::process::Output;
 
-use system_tests::{Daemon, fails, has, images, may_mount, ok, told};
-
-/// A daemon that has busybox; `None` where containers can't be run.
-fn daemon() -> Option<Daemon> {
-    if !may_mount() || !has("docker") {
-        return None;
-    }
-    let archive = images::made("busybox.tar")?;
-    let daemon = Daemon::start();
-    ok(&daemon.ctl(&["load", "-q", "-i", archive.to_str().unwrap()]));
-    Some(daemon)
-}
-
-fn inspect(daemon: &Daemon, name: &str, format: &str) -> String {
-    ok(&daemon.docker(&["inspect", "--type", "container", "-f", format, name])).trim().to_owned()
-}
-
-type Cli = fn(&Daemon, &[&str]) -> Output;
-const CLIS: [(&str, Cli); 2] = [("docker", |d, a| d.docker(a)), ("ctl", |d, a| d.ctl(a))];
+use system_tests::containers::{CLIS, Cli, inspect, with_busybox};
+use system_tests::{Daemon, fails, ok, told};
 
 /// A container that runs a script and goes.
 fn run(daemon: &Daemon, cli: Cli, flags: &[&str], script: &str) -> Output {
@@ -32,7 +15,7 @@ fn run(daemon: &Daemon, cli: Cli, flags: &[&str], script: &str) -> Output {
 
 #[test]
 fn limits_are_in_force_or_warned_about() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     let v1 = |controller: &str| Path::new("/sys/fs/cgroup").join(controller).is_dir();
     for (name, cli) in CLIS {
         let text = |flags: &[&str], script: &str| ok(&run(&daemon, cli, flags, script)).trim().to_owned();
@@ -104,7 +87,7 @@ fn limits_are_in_force_or_warned_about() {
 
 #[test]
 fn want_of_memory_is_told() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     for (name, cli) in CLIS {
         let hog = cli(
             &daemon,
@@ -141,7 +124,7 @@ fn want_of_memory_is_told() {
 
 #[test]
 fn devices_are_given_one_by_one() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     // The device of FUSE: anybody may open it, and no container has it.
     system_tests::sh(daemon.dir(), "mknod mine c 10 229");
     let mine = daemon.dir().join("mine").display().to_string();
@@ -167,7 +150,7 @@ fn devices_are_given_one_by_one() {
 
 #[test]
 fn processes_can_be_shared_with_another_container() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     ok(&daemon.docker(&["run", "-d", "--network", "none", "--name", "first", "busybox", "sleep", "12345"]));
     for (name, cli) in CLIS {
         let seen =
@@ -197,7 +180,7 @@ fn processes_can_be_shared_with_another_container() {
 
 #[test]
 fn security_options_are_in_force_or_refused_by_name() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     let profile = daemon.dir().join("profile.json");
     std::fs::write(
         &profile,

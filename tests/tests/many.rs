@@ -4,9 +4,8 @@
 
 use std::path::Path;
 
-use fs_base::sys::mount::mount_table;
 use serde_json::Value;
-use system_tests::{Daemon, can, images};
+use system_tests::{Daemon, can, images, mounts_below};
 
 /// Images on the host at once.
 const IMAGES: usize = 200;
@@ -33,11 +32,6 @@ fn info(daemon: &Daemon) -> Value {
 
 fn descriptors(daemon: &Daemon) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count()
-}
-
-fn mounted_below(dir: &Path) -> usize {
-    let dir = dir.canonicalize().unwrap();
-    mount_table().unwrap().iter().filter(|mount| mount.target.starts_with(&dir)).count()
 }
 
 fn list(daemon: &Daemon) -> Vec<Value> {
@@ -68,7 +62,7 @@ fn two_hundred_images_of_ten_layers_are_mounted_at_once_and_nothing_stays() {
     let mounts = mount_all(&daemon);
     let layers = LAYERS / 2 + IMAGES * (LAYERS - LAYERS / 2);
     assert_eq!(info(&daemon)["layers_mounted"], layers, "each layer once");
-    assert_eq!(mounted_below(daemon.dir()), IMAGES, "layers are in no mount table");
+    assert_eq!(mounts_below(daemon.dir()), IMAGES, "layers are in no mount table");
     for (number, mount) in mounts.iter().enumerate() {
         let target = Path::new(mount["target"].as_str().unwrap());
         assert_eq!(std::fs::read_to_string(target.join("own/9")).unwrap(), format!("{number}.9"));
@@ -81,7 +75,7 @@ fn two_hundred_images_of_ten_layers_are_mounted_at_once_and_nothing_stays() {
     }
     assert_eq!(unmount(&daemon, &mounts[17], "?lazy=true").0, 204);
     assert_eq!(std::io::read_to_string(&busy).unwrap(), "17.7");
-    assert_eq!((list(&daemon).len(), mounted_below(daemon.dir())), (IMAGES / 2, IMAGES / 2));
+    assert_eq!((list(&daemon).len(), mounts_below(daemon.dir())), (IMAGES / 2, IMAGES / 2));
     // The rest outlives the daemon.
     daemon.kill();
     daemon.restart();
@@ -90,7 +84,7 @@ fn two_hundred_images_of_ten_layers_are_mounted_at_once_and_nothing_stays() {
     for mount in &rest {
         assert_eq!(unmount(&daemon, mount, "").0, 204);
     }
-    assert_eq!((list(&daemon).len(), mounted_below(daemon.dir())), (0, 0));
+    assert_eq!((list(&daemon).len(), mounts_below(daemon.dir())), (0, 0));
     // Mounted and unmounted once more by one daemon, few layers are held.
     for mount in mount_all(&daemon) {
         assert_eq!(unmount(&daemon, &mount, "").0, 204);

@@ -9,32 +9,11 @@ use std::time::Duration;
 
 use engine::network::{Host, Scope};
 use serde_json::Value;
-use system_tests::{Daemon, PATIENCE_SECONDS, fails, has, images, may_mount, ok, sh, told, until};
-
-/// A daemon that has busybox, and Debian where names are looked up; `None` where containers can't be run.
-fn daemon(images: &[&str]) -> Option<Daemon> {
-    if !may_mount() || !has("docker") {
-        return None;
-    }
-    let archives: Option<Vec<_>> = images.iter().map(|name| images::made(name)).collect();
-    let archives = archives?;
-    let daemon = Daemon::start();
-    for archive in archives {
-        ok(&daemon.ctl(&["load", "-q", "-i", archive.to_str().unwrap()]));
-    }
-    Some(daemon)
-}
-
-fn busybox() -> Option<Daemon> {
-    daemon(&["busybox.tar"])
-}
+use system_tests::containers::{daemon_with, err, inspect, with_busybox};
+use system_tests::{Daemon, PATIENCE_SECONDS, fails, ok, sh, told, until};
 
 fn debian() -> Option<Daemon> {
-    daemon(&["busybox.tar", "debian.tar"])
-}
-
-fn err(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
+    daemon_with(&["busybox.tar", "debian.tar"])
 }
 
 /// A container that serves its name by HTTP on port 80.
@@ -50,10 +29,6 @@ fn server(daemon: &Daemon, name: &str, flags: &[&str]) {
 
 fn idle(daemon: &Daemon, name: &str, flags: &[&str]) {
     ok(&daemon.docker(&[&["run", "-d", "--name", name], flags, &["busybox", "sleep", "10000"]].concat()));
-}
-
-fn inspect(daemon: &Daemon, name: &str, format: &str) -> String {
-    ok(&daemon.docker(&["inspect", "--type", "container", "-f", format, name])).trim().to_owned()
 }
 
 fn address(daemon: &Daemon, name: &str) -> String {
@@ -111,7 +86,7 @@ fn host(daemon: &Daemon) -> Host {
 
 #[test]
 fn a_container_is_reached_at_its_address_and_its_published_port() {
-    let Some(daemon) = busybox() else { return };
+    let Some(daemon) = with_busybox() else { return };
     let port = free_port();
     let publish = format!("{port}:80");
     server(&daemon, "web", &["-p", &publish]);
@@ -145,7 +120,7 @@ fn a_container_is_reached_at_its_address_and_its_published_port() {
 
 #[test]
 fn ports_are_published_in_every_form() {
-    let Some(daemon) = busybox() else { return };
+    let Some(daemon) = with_busybox() else { return };
     let (low, other) = (free_port(), free_port());
     let range = format!("127.0.0.1:{low}-{}:80", low + 20);
     let exact = format!("127.0.0.1:{other}:80");
@@ -219,7 +194,7 @@ fn datagrams_come_through() {
 
 #[test]
 fn a_port_in_use_is_told_and_the_container_stays_created() {
-    let Some(daemon) = busybox() else { return };
+    let Some(daemon) = with_busybox() else { return };
     let holder = TcpListener::bind("0.0.0.0:0").unwrap();
     let foreign = holder.local_addr().unwrap().port();
     let own = free_port();
@@ -381,7 +356,7 @@ fn containers_go_out_and_ask_the_worlds_names() {
 
 #[test]
 fn networks_are_made_shown_and_removed() {
-    let Some(daemon) = busybox() else { return };
+    let Some(daemon) = with_busybox() else { return };
     let id = ok(&daemon.docker(&[
         "network",
         "create",
@@ -487,7 +462,7 @@ fn networks_are_made_shown_and_removed() {
 
 #[test]
 fn a_subnet_in_use_on_the_host_is_not_taken() {
-    let Some(mut daemon) = busybox() else { return };
+    let Some(mut daemon) = with_busybox() else { return };
     ok(&daemon.docker(&["network", "create", "--subnet", "10.249.41.0/24", "late"]));
     let gateways = |daemon: &Daemon| {
         let all = ok(&daemon.docker(&["network", "ls", "-q", "--filter", "driver=bridge"]));
@@ -518,7 +493,7 @@ fn a_subnet_in_use_on_the_host_is_not_taken() {
 
 #[test]
 fn networks_are_apart() {
-    let Some(daemon) = busybox() else { return };
+    let Some(daemon) = with_busybox() else { return };
     let port = free_port();
     for (name, flag) in [("one", "--attachable"), ("two", "--attachable"), ("inner", "--internal")] {
         ok(&daemon.docker(&["network", "create", flag, name]));
@@ -601,7 +576,7 @@ fn containers_come_and_go_while_they_run() {
 
 #[test]
 fn a_network_is_shared_or_not_there() {
-    let Some(daemon) = busybox() else { return };
+    let Some(daemon) = with_busybox() else { return };
     server(&daemon, "web", &["--hostname", "box"]);
     let own = address(&daemon, "web");
     let shared = ok(&daemon.docker(&[
@@ -691,7 +666,7 @@ fn left(daemon: &Daemon) -> (usize, usize, bool) {
 
 #[test]
 fn nothing_is_left_of_networks() {
-    let Some(mut daemon) = busybox() else { return };
+    let Some(mut daemon) = with_busybox() else { return };
     assert_eq!(left(&daemon), (0, 0, false), "nothing is made before somebody needs it");
     ok(&daemon.docker(&["network", "create", "net"]));
     let threads: Vec<_> = (0..8)
@@ -751,7 +726,7 @@ fn nothing_is_left_of_networks() {
 
 #[test]
 fn ipv6_is_there_where_it_is_asked_for() {
-    let Some(daemon) = busybox() else { return };
+    let Some(daemon) = with_busybox() else { return };
     let port = free_port();
     ok(&daemon.docker(&["network", "create", "--ipv6", "--subnet", "fd00:f5d:40::/64", "six"]));
     ok(&daemon.docker(&["network", "create", "--ipv6", "auto"]));
@@ -775,7 +750,7 @@ fn ipv6_is_there_where_it_is_asked_for() {
 
 #[test]
 fn what_happens_to_networks_is_told() {
-    let Some(daemon) = busybox() else { return };
+    let Some(daemon) = with_busybox() else { return };
     ok(&daemon.docker(&["network", "create", "net"]));
     ok(&daemon.docker(&["run", "--rm", "--network", "net", "busybox", "true"]));
     ok(&daemon.docker(&["network", "rm", "net"]));

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Output;
 
 use serde_json::{Value, json};
+use system_tests::containers::memory;
 use system_tests::{Daemon, has, images, may_mount, ok, sh};
 
 /// A daemon with an image `hostile`: busybox's, changed by a script in its tree, and with these settings.
@@ -174,12 +175,6 @@ fn cve_2024_9676_users_are_read_with_bounds_and_inside() {
     // The host's own users are none of the container's.
     let Some(daemon) = with_image("rm etc/passwd; ln -s ../../../../../../etc/passwd etc/passwd", &plain()) else { return };
     assert!(!run(&daemon, &["-u", "daemon"], &["id"]).status.success());
-}
-
-/// Resident memory of the daemon, in kB.
-fn memory(daemon: &Daemon) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
-    status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok()).unwrap()
 }
 
 /// CVE-2026-53488 and its like: what an image says of itself is used as a path or a command on the host.

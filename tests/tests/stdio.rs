@@ -4,28 +4,10 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::process::Output;
 
 use serde_json::{Value, json};
-use system_tests::{Daemon, PATIENCE, PATIENCE_SECONDS, fails, has, images, may_mount, ok, told, until};
-
-/// A daemon that has busybox; `None` where containers can't be run.
-fn daemon() -> Option<Daemon> {
-    if !may_mount() || !has("docker") {
-        return None;
-    }
-    let archive = images::made("busybox.tar")?;
-    let daemon = Daemon::start();
-    ok(&daemon.ctl(&["load", "-q", "-i", archive.to_str().unwrap()]));
-    Some(daemon)
-}
-
-fn inspect(daemon: &Daemon, name: &str, format: &str) -> String {
-    ok(&daemon.docker(&["inspect", "--type", "container", "-f", format, name])).trim().to_owned()
-}
-
-type Cli = fn(&Daemon, &[&str]) -> Output;
-const CLIS: [(&str, Cli); 2] = [("docker", |d, a| d.docker(a)), ("ctl", |d, a| d.ctl(a))];
+use system_tests::containers::{CLIS, Cli, inspect, with_busybox};
+use system_tests::{Daemon, PATIENCE, PATIENCE_SECONDS, fails, ok, told, until};
 
 /// A connection of one's own, as `attach` and `exec` answer with.
 fn hijack(daemon: &Daemon, path: &str, body: &str) -> UnixStream {
@@ -69,7 +51,7 @@ fn has_ended(stream: &mut UnixStream) -> bool {
 
 #[test]
 fn keys_leave_a_terminal_and_what_runs_in_it() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     ok(&daemon.docker(&["run", "-dit", "--network", "none", "--name", "term", "busybox", "sh"]));
     for (query, keys) in [("", &b"\x10\x11"[..]), ("&detachKeys=ctrl-a,x", b"\x01x")] {
         let path = format!("/containers/term/attach?stream=1&stdin=1&stdout=1&stderr=1{query}");
@@ -103,7 +85,7 @@ fn keys_leave_a_terminal_and_what_runs_in_it() {
 
 #[test]
 fn attach_gives_the_log_first() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     let script = "echo one; echo -n tw; while [ ! -e /go ]; do sleep 0.05; done; echo o; echo three";
     ok(&daemon.docker(&["run", "-d", "--tty", "--network", "none", "--name", "c1", "busybox", "sh", "-c", script]));
     until("it has spoken", || ok(&daemon.docker(&["logs", "c1"])).contains("one"));
@@ -125,7 +107,7 @@ fn attach_gives_the_log_first() {
 
 #[test]
 fn input_ends_where_the_client_ends_it() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     for (name, program) in [("docker", None), ("ctl", Some(system_tests::program("ctl")))] {
         let run = |arguments: &[&str], input: &str| {
             let host = format!("unix://{}", daemon.socket().display());
@@ -175,7 +157,7 @@ fn input_ends_where_the_client_ends_it() {
 
 #[test]
 fn further_processes_have_all_that_docker_gives_them() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     ok(&daemon.docker(&["run", "-d", "--network", "none", "--name", "c1", "-e", "A=1", "busybox", "sleep", "10000"]));
     for (name, cli) in CLIS {
         let exec = |args: &[&str]| cli(&daemon, &[&["exec"], args].concat());
@@ -208,7 +190,7 @@ fn further_processes_have_all_that_docker_gives_them() {
 
 #[test]
 fn signals_reach_what_is_attached_to() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     let host = format!("unix://{}", daemon.socket().display());
     for (name, program) in [("docker", "docker".into()), ("ctl", system_tests::program("ctl"))] {
         let script = "trap 'echo got; exit 7' HUP; echo ready; while :; do sleep 0.05; done";
@@ -241,7 +223,7 @@ fn signals_reach_what_is_attached_to() {
 
 #[test]
 fn logs_are_rotated_compressed_and_read_in_every_way() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     for (name, cli) in CLIS {
         let flags = [
             "--log-opt",

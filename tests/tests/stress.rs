@@ -5,21 +5,12 @@
 use std::process::Output;
 use std::time::{Duration, Instant};
 
+use system_tests::containers::{memory, with_busybox};
 use system_tests::{Daemon, fails, has, images, may_mount, ok, sh, until};
 
 /// How long an answer may take while a container does its worst: an order of magnitude, because other tests run beside
 /// this one, on machines that are slower than one thinks.
 const ANSWER: Duration = Duration::from_secs(60);
-
-fn daemon() -> Option<Daemon> {
-    if !may_mount() || !has("docker") {
-        return None;
-    }
-    let archive = images::made("busybox.tar")?;
-    let daemon = Daemon::start();
-    ok(&daemon.ctl(&["load", "-q", "-i", archive.to_str().unwrap()]));
-    Some(daemon)
-}
 
 /// Everything outside of the daemon's root that a container could leave, and its memory in kB.
 #[derive(Debug, PartialEq)]
@@ -43,11 +34,6 @@ fn left(daemon: &Daemon) -> Left {
     }
 }
 
-fn memory(daemon: &Daemon) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
-    status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok()).unwrap()
-}
-
 /// Runs this many `run --rm` on some threads.
 fn runs(daemon: &Daemon, count: usize, threads: usize, network: &'static str) {
     std::thread::scope(|scope| {
@@ -65,7 +51,7 @@ fn runs(daemon: &Daemon, count: usize, threads: usize, network: &'static str) {
 
 #[test]
 fn many_containers_leave_nothing() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     // The thousand of the acceptance take minutes on a small machine.
     let most = if std::env::var_os("FSD_STRESS").is_some() { 1000 } else { 200 };
     for (network, count) in [("none", most), ("bridge", most / 5)] {
@@ -89,14 +75,14 @@ fn many_containers_leave_nothing() {
 
 #[test]
 fn fifty_at_the_same_moment() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     runs(&daemon, 50, 50, "none");
     assert_eq!(ok(&daemon.ctl(&["ps", "-aq"])), "");
 }
 
 #[test]
 fn two_hundred_at_once() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     for number in 0..200 {
         ok(&daemon.ctl(&["run", "-d", "--network", "none", "--name", &format!("c{number}"), "busybox", "sleep", "1000"]));
     }
@@ -136,7 +122,7 @@ fn removed(daemon: &Daemon) -> Output {
 
 #[test]
 fn what_misbehaves_bothers_nobody_else() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     // A fork bomb, a memory hog, zombies, what ignores its end, and what fills its log.
     beside(&daemon, &["--pids-limit", "100"], "f() { f | f & f; }; f", 2);
     ok(&removed(&daemon));
