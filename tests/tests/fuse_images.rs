@@ -110,11 +110,11 @@ fn parent(pid: i32) -> Option<i32> {
     status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok())
 }
 
-/// The temporary folder that a session writes to.
+/// The folder that a session writes to.
 fn scratch(server: i32) -> PathBuf {
     let open = std::fs::read_dir(format!("/proc/{server}/fd")).unwrap().flatten();
     let paths = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
-    let upper = paths.into_iter().find(|path| path.starts_with("/var/tmp") && path.ends_with("upper")).unwrap();
+    let upper = paths.into_iter().find(|path| path.ends_with("upper")).unwrap();
     upper.parent().unwrap().to_owned()
 }
 
@@ -344,4 +344,57 @@ fn an_ordinary_user_mounts_an_image_file_by_the_helper() {
     let output = Command::new("timeout").args(["600", "unshare", "-m", "bash", "-c", script]).current_dir(&dir).output().unwrap();
     let wanted = "new\nfuseblk\n65534:65534\netc\nopaque\nmine\n";
     assert_eq!(ok(&output), wanted, "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Who made a layout may have made its entries symlinks, to files of whoever looks into it.
+#[test]
+fn the_links_of_a_layout_lead_nowhere_else() {
+    if !has_fuse() {
+        return;
+    }
+    let place = Place::new();
+    let [a, b] = layers(place.0.path());
+    std::fs::write(place.join("oci.tar"), images::oci_archive("seen:1", &[&a, &b])).unwrap();
+    // The same layout, each time with one part of it, or a folder on the way there, a link that leads out.
+    let script = r"tar xf ../oci.tar; largest=$(ls -S blobs/sha256 | head -n 1); smallest=$(ls -S blobs/sha256 | tail -n 1)";
+    let ways = [
+        ("layer", r"mv blobs/sha256/$largest ../layer; ln -s ../../../layer blobs/sha256/$largest"),
+        ("absolute", r#"mv blobs/sha256/$largest ../absolute; ln -s "$(realpath ..)/absolute" blobs/sha256/$largest"#),
+        ("manifest", r"mv blobs/sha256/$smallest ../manifest; ln -s ../../../manifest blobs/sha256/$smallest"),
+        ("folder", r"mv blobs ../folder; ln -s ../folder blobs"),
+        ("index", r"mv index.json ../index; ln -s ../index index.json"),
+        ("proc", r"mv index.json ../proc; exec 7< ../proc; ln -s /proc/self/fd/7 index.json"),
+    ];
+    for (name, way) in ways {
+        let layout = place.join(&format!("layout-{name}"));
+        std::fs::create_dir(&layout).unwrap();
+        std::fs::create_dir_all(place.join("tree")).unwrap();
+        sh(&layout, &format!("{script}; {way}"));
+        let mut mount = Command::new("timeout");
+        mount
+            .arg("120")
+            .arg(program("fsd-fuse"))
+            .args(["--image", layout.to_str().unwrap()])
+            .arg(place.join("tree"))
+            .current_dir(place.0.path());
+        let refused = fails(&mount.output().unwrap());
+        assert!(refused.contains("does not have it") || refused.contains("not an image"), "{name}: {refused}");
+        assert!(!is_mounted(&place.join("tree")), "{name}");
+    }
+    // One that stays inside is followed.
+    let layout = place.join("inside");
+    std::fs::create_dir(&layout).unwrap();
+    sh(
+        &layout,
+        &format!("{script}; mv blobs real; ln -s /real blobs; mv index.json real/; ln -s ../../real/index.json index.json"),
+    );
+    let mut mount = Command::new("timeout");
+    mount
+        .arg("120")
+        .arg(program("fsd-fuse"))
+        .args(["--image", layout.to_str().unwrap()])
+        .arg(place.join("tree"))
+        .current_dir(place.0.path());
+    ok(&mount.output().unwrap());
+    assert_eq!(std::fs::read_to_string(place.join("tree/opaque/seen")).unwrap(), "seen\n");
 }

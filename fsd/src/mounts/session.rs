@@ -41,9 +41,15 @@ pub fn start(app: &App, subject: &Subject, row: &MountRow, user: &User) -> Resul
     }
     let mut command = Command::new(program);
     command.args(row.writable.then_some("--rw")).args(row.restart.then_some("--restart")).arg("--lock").arg(&lock);
-    if *user != User::own() {
+    if !user.is_root() {
         let groups: Vec<String> = user.groups.iter().map(u32::to_string).collect();
         command.args(["--user", &format!("{}:{}:{}", user.uid, user.gid, groups.join(","))]);
+    }
+    if row.writable {
+        // With the row goes what was written, whoever may have been killed.
+        let scratch = app.scratch_dir().join(&row.id);
+        std::fs::create_dir_all(&scratch).at("make directory", &scratch)?;
+        command.env("TMPDIR", scratch);
     }
     let command = command.arg("-o").arg(options).arg("--").arg(&row.target).stdin(Stdio::null());
     let output = command.output().at("run", program);

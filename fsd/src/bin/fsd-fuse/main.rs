@@ -63,7 +63,7 @@ fn run(cli: &Cli) -> Result<()> {
     }
     let own = User::own();
     let user = cli.user.as_ref().unwrap_or(&own);
-    if *user != own && !own.is_root() {
+    if user.uid != own.uid && !own.is_root() {
         return Err(Error::denied("--user is for root"));
     }
     let lock = cli.lock.as_deref().map(|path| SessionLock::take(path, cli.again)).transpose()?;
@@ -78,10 +78,10 @@ fn run(cli: &Cli) -> Result<()> {
         }
         Ok(Arc::new(fs))
     })?;
-    let session = Session::mount(target, &options.session(&fs, target, cli.user.as_ref())?)?;
+    let other = cli.user.clone().filter(|user| user.uid != own.uid);
+    let session = Session::mount(target, &options.session(&fs, target, other.as_ref())?)?;
     let again = cli.restart.then(|| Again::new(scratch.as_ref(), lock.as_ref())).transpose()?;
-    let user = cli.user.clone().filter(|user| *user != own);
-    let serving = Serving { user, reads_all: options.has_directories(), scratch, lock, again };
+    let serving = Serving { user: other, reads_all: options.has_directories(), scratch, lock, again };
     if cli.again {
         return serving.again(session, fs);
     }
@@ -108,7 +108,7 @@ fn scratch(tree: &mut FsOptions, user: &User, before: Option<&Path>) -> Result<S
         for dir in [&upper, &work] {
             std::fs::create_dir(dir).at("make directory", dir)?;
         }
-        if *user != User::own() {
+        if user.uid != User::own().uid {
             for dir in [scratch.path(), &upper, &work] {
                 std::os::unix::fs::chown(dir, Some(user.uid), Some(user.gid)).at("set owner of", dir)?;
             }

@@ -1,0 +1,299 @@
+//! FUSE sessions of ordinary users, of a daemon without privilege, and sessions that are killed and served again.
+//!
+//! Every server is a process of its own, and whatever asks one is under a timeout.
+
+#![allow(clippy::unwrap_used)] // a failed step fails the test
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use fs_base::sys::mount::mount_table;
+use system_tests::{Daemon, can, fails, has, images, may_mount, ok, program};
+
+/// Debian's `nobody`.
+const USER: u32 = 65534;
+
+fn has_fuse() -> bool {
+    may_mount() && can("FUSE (no /dev/fuse)", Path::new("/dev/fuse").exists()) && has("setpriv")
+}
+
+fn until(what: &str, done: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(120);
+    while !done() {
+        assert!(Instant::now() < end, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn is_mounted(path: &Path) -> bool {
+    mount_table().unwrap().iter().any(|mount| mount.target == path)
+}
+
+/// A daemon whose socket a group may use, and a home for a member of that group.
+struct Host {
+    daemon: Daemon,
+    home: PathBuf,
+}
+
+impl Host {
+    fn new() -> Host {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let home = dir.path().join("home");
+        std::fs::create_dir(&home).unwrap();
+        chown(&home, Some(USER), Some(USER)).unwrap();
+        std::fs::copy(program("ctl"), dir.path().join("ctl")).unwrap();
+        let daemon = Daemon::start_in(dir, &["--group", "users"]);
+        let layer = images::layer(&[("etc/one", "one\n"), ("etc/two", "two\n")]);
+        let (status, answer) = daemon.send("POST", "/images/load", &images::docker_archive("seen:1", &[&layer])).unwrap();
+        assert_eq!(status, 200, "{answer}");
+        Host { daemon, home }
+    }
+
+    /// A script of the user's, in its home; `$ctl` is ctl.
+    fn user(&self, script: &str) -> Output {
+        let group = "users:x:";
+        let groups = std::fs::read_to_string("/etc/group").unwrap();
+        let gid = groups.lines().find_map(|line| line.strip_prefix(group)).unwrap().split(':').next().unwrap();
+        let ctl = format!("{} -H unix://{}", self.daemon.dir().join("ctl").display(), self.daemon.socket().display());
+        let user = USER.to_string();
+        let mut command = Command::new("timeout");
+        command.args(["120", "setpriv", "--reuid", &user, "--regid", &user, "--groups", gid, "bash", "-euc", script]);
+        command.env("ctl", ctl).current_dir(&self.home).output().unwrap()
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.home.join(name).parent().unwrap().canonicalize().unwrap().join(Path::new(name).file_name().unwrap())
+    }
+}
+
+/// The processes of the session at `target`: guard and server, by their command lines.
+fn session(target: &Path) -> Vec<i32> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = line.split(|&b| b == 0).collect();
+        let last = words.iter().rev().find(|word| !word.is_empty());
+        let is_session = words.iter().any(|word| *word == b"--lock" || *word == b"--restart");
+        if is_session && last == Some(&target.as_os_str().as_encoded_bytes()) {
+            found.push(pid);
+        }
+    }
+    // The server is the guard's child.
+    let all = found.clone();
+    found.sort_by_key(|pid| parent(*pid).is_some_and(|parent| all.contains(&parent)));
+    found
+}
+
+fn parent(pid: i32) -> Option<i32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok())
+}
+
+fn owner(pid: i32) -> u32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+fn kill(pid: i32) {
+    // It may be gone, where another that was killed took it along.
+    let _ = rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL);
+}
+
+#[test]
+fn a_member_of_the_group_mounts_and_owns_what_is_mounted() {
+    if !has_fuse() {
+        return;
+    }
+    let host = Host::new();
+    let said = ok(&host.user(
+        "m=$($ctl image mount seen:1); cat $m/etc/one; stat -c %u:%g:%a $m/etc/one; ! echo x > $m/x
+         $ctl image mount seen:1 dir > /dev/null; cat dir/etc/two; stat -c %u dir
+         $ctl image mount --rw seen:1 $PWD/rw > /dev/null; echo mine > rw/etc/one; rm rw/etc/two; mkdir rw/new; ls rw/etc; cat rw/etc/one
+         $ctl mount ls --format '{{.Object}} {{.Driver}} {{.Mode}} {{.User}} {{.State}}'",
+    ));
+    let row = |mode| format!("seen:1 fuse {mode} {USER} mounted\n");
+    let wanted = format!("one\n{USER}:{USER}:644\ntwo\n{USER}\none\nmine\n{}{}{}", row("ro"), row("ro"), row("rw"));
+    assert_eq!(said, wanted);
+    let dir = host.at("dir");
+    assert!(is_mounted(&dir) && dir.join("etc").read_dir().is_err(), "it is nobody else's, not even root's");
+    let pids = session(&dir);
+    assert_eq!(pids.iter().map(|pid| owner(*pid)).collect::<Vec<_>>(), [0, USER], "the server is the user's");
+    // Root's mounts are not the user's to take away; the other way round they are.
+    ok(&host.daemon.ctl(&["image", "mount", "seen:1", host.at("roots").to_str().unwrap()]));
+    let refused = fails(&host.user("$ctl umount $PWD/roots"));
+    assert!(refused.contains("belongs to another user"), "{refused}");
+    ok(&host.daemon.ctl(&["umount", host.at("rw").to_str().unwrap()]));
+    ok(&host.user("$ctl umount -a"));
+    assert!(!dir.exists() && !host.at("rw").exists(), "what was made for the mounts is gone");
+    assert_eq!(ok(&host.daemon.ctl(&["mount", "ls", "-q"])).trim(), host.at("roots").to_str().unwrap());
+    ok(&host.daemon.ctl(&["umount", "-a"]));
+    until("the sessions' end", || session(&dir).is_empty());
+}
+
+#[test]
+fn nobody_mounts_over_what_is_not_theirs() {
+    if !has_fuse() {
+        return;
+    }
+    let host = Host::new();
+    let top = host.daemon.dir().to_owned();
+    for (name, mode) in [("roots", 0o755), ("sticky", 0o1777), ("hidden", 0o700)] {
+        std::fs::create_dir(top.join(name)).unwrap();
+        std::fs::set_permissions(top.join(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    std::os::unix::fs::symlink("../roots", host.home.join("link")).unwrap();
+    std::fs::create_dir_all(top.join("hidden/open")).unwrap();
+    std::fs::set_permissions(top.join("hidden/open"), std::fs::Permissions::from_mode(0o777)).unwrap();
+    for target in
+        ["../roots", "../roots/new", "link", "link/new", "../sticky", "../hidden/open", "/", "/proc/self", "../run/fuse", ".."]
+    {
+        let refused = fails(&host.user(&format!("$ctl image mount seen:1 {target}")));
+        assert!(!refused.contains("internal"), "{target}: {refused}");
+    }
+    assert!(!top.join("roots/new").exists());
+    let full = fails(&host.user("mkdir full; touch full/x; $ctl image mount seen:1 full"));
+    assert!(full.contains("not empty"), "{full}");
+    assert_eq!(ok(&host.daemon.ctl(&["mount", "ls", "-q"])), "");
+    // Another mount namespace would not show it.
+    let script = format!("$ctl image mount seen:1 {}", host.home.join("elsewhere").display());
+    let inner = format!("exec setpriv --reuid {USER} --regid {USER} --groups 100 bash -c '{script}'");
+    let ctl = format!("{} -H unix://{}", top.join("ctl").display(), host.daemon.socket().display());
+    let output = Command::new("timeout").args(["120", "unshare", "-m", "bash", "-c", &inner]).env("ctl", ctl).output().unwrap();
+    let refused = fails(&output);
+    assert!(refused.contains("mount namespace"), "{refused}");
+    ok(&host.user("mkdir own; $ctl image mount seen:1 own; $ctl umount own"));
+    assert!(host.home.join("own").is_dir(), "a folder that was there stays");
+}
+
+#[test]
+fn a_user_looks_into_containers_and_volumes_with_a_right_of_its_own() {
+    if !has_fuse() {
+        return;
+    }
+    let Some(busybox) = images::made("busybox.tar") else { return };
+    let host = Host::new();
+    ok(&host.daemon.ctl(&["load", "-q", "-i", busybox.to_str().unwrap()]));
+    let script = "echo secret > /d/secret; chmod 600 /d/secret; mkdir -m 700 /d/closed; echo in > /d/closed/in; echo own > /own; chmod 600 /own";
+    ok(&host.daemon.ctl(&["run", "--network", "none", "--name", "box", "-v", "data:/d", "busybox", "sh", "-c", script]));
+    let said = ok(&host.user(
+        "m=$($ctl volume mount data); cat $m/secret $m/closed/in; stat -c %u $m/secret; ! echo x > $m/secret
+         c=$($ctl container mount --rw box); cat $c/own; echo changed > $c/own; cat $c/own; rm -r $c/bin; ls $c/bin 2> /dev/null || echo gone",
+    ));
+    assert_eq!(said, format!("secret\nin\n{USER}\nown\nchanged\ngone\n"));
+    ok(&host.user("$ctl umount -a"));
+    let kept = host.daemon.ctl(&["run", "--rm", "--network", "none", "-v", "data:/d", "busybox", "cat", "/d/secret"]);
+    assert_eq!(ok(&kept), "secret\n");
+    let directory = host.daemon.dir().join("root/volumes/data/_data");
+    assert_eq!(std::fs::metadata(directory.join("secret")).unwrap().uid(), 0);
+}
+
+#[test]
+fn a_session_of_a_user_that_is_killed_leaves_nothing() {
+    if !has_fuse() {
+        return;
+    }
+    let host = Host::new();
+    let dir = host.at("dir");
+    let mount = || ok(&host.user("$ctl image mount --rw seen:1 dir"));
+    mount();
+    kill(session(&dir)[1]);
+    until("the guard to clean up", || !is_mounted(&dir));
+    assert_eq!(ok(&host.daemon.ctl(&["mount", "ls", "-q"])), "");
+    assert!(!dir.exists());
+    mount();
+    for pid in session(&dir) {
+        kill(pid);
+    }
+    until("their end", || session(&dir).is_empty());
+    assert_eq!(ok(&host.daemon.ctl(&["mount", "ls", "-q"])), "", "the daemon sees that nobody holds the lock");
+    assert!(!is_mounted(&dir) && !dir.exists());
+    assert!(std::fs::read_dir(host.daemon.dir().join("root/scratch")).unwrap().next().is_none(), "what was written is gone");
+}
+
+#[test]
+fn a_session_that_is_killed_is_served_again_if_asked() {
+    if !has_fuse() {
+        return;
+    }
+    let host = Host::new();
+    for (who, command) in [("root", "image mount --fuse --rw --restart seen:1"), ("user", "image mount --rw --restart seen:1")] {
+        let dir = host.at(who);
+        let as_user = |script: &str| if who == "user" { host.user(script) } else { root(&host, script) };
+        ok(&as_user(&format!("$ctl {command} {}", dir.display())));
+        ok(&as_user(&format!("echo kept > {0}/etc/new; sync {0}/etc/new; rm {0}/etc/one", dir.display())));
+        for round in 0..3 {
+            let before = session(&dir);
+            kill(*before.last().unwrap());
+            let is_new = || session(&dir).iter().any(|pid| !before.contains(pid));
+            until("the guard to mount it again", || is_new() && is_mounted(&dir));
+            let read = format!("cat {0}/etc/new {0}/etc/two; ls {0}/etc", dir.display());
+            until("it to be served", || as_user(&read).status.success());
+            assert_eq!(ok(&as_user(&read)), "kept\ntwo\nnew\ntwo\n", "{who}, round {round}: what was synced is there");
+        }
+        until("the daemon's word", || ok(&host.daemon.ctl(&["mount", "ls", "--format", "{{.State}}"])) == "mounted\n");
+        // With nobody left the daemon does it, on a new scratch directory.
+        for pid in session(&dir) {
+            kill(pid);
+        }
+        until("their end", || session(&dir).is_empty());
+        until("the daemon to mount it again", || ok(&host.daemon.ctl(&["mount", "ls", "--format", "{{.State}}"])) == "mounted\n");
+        assert_eq!(ok(&as_user(&format!("cat {}/etc/one", dir.display()))), "one\n");
+        ok(&as_user(&format!("$ctl umount {}", dir.display())));
+        until("the session's end", || session(&dir).is_empty());
+        assert!(!is_mounted(&dir) && !dir.exists());
+    }
+    // What is asked of the kernel does not die.
+    let refused = fails(&host.daemon.ctl(&["image", "mount", "--restart", "seen:1"]));
+    assert!(refused.contains("--fuse"), "{refused}");
+    until("what was written to be gone", || std::fs::read_dir(host.daemon.dir().join("root/scratch")).unwrap().next().is_none());
+}
+
+fn root(host: &Host, script: &str) -> Output {
+    let ctl = format!("{} -H unix://{}", host.daemon.dir().join("ctl").display(), host.daemon.socket().display());
+    Command::new("timeout").args(["120", "bash", "-euc", script]).env("ctl", ctl).output().unwrap()
+}
+
+#[test]
+fn a_daemon_without_privilege_mounts_by_fuse() {
+    if !has_fuse() || !has("fusermount3") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let home = dir.path().join("home");
+    std::fs::create_dir(&home).unwrap();
+    for name in ["ctl", "fsd", "fsd-fuse", "fsd-shim"] {
+        std::fs::copy(program(name), home.join(name)).unwrap();
+    }
+    let layer = images::layer(&[("etc/one", "one\n"), ("etc/two", "two\n")]);
+    std::fs::write(home.join("image.tar"), images::docker_archive("seen:1", &[&layer])).unwrap();
+    // The device is everybody's on a common host. Where it is not, a namespace has one that is.
+    let script = r#"set -e; chown -R 65534:65534 .; mknod ../fuse c 10 229; chmod 666 ../fuse; mount --bind ../fuse /dev/fuse
+        exec setpriv --reuid 65534 --regid 65534 --clear-groups bash -euc '
+            ./fsd --root root --run run > log 2>&1 & daemon=$!; trap "kill $daemon; wait $daemon || true" EXIT
+            ctl="./ctl -H unix://$PWD/run/fsd.sock"
+            for i in $(seq 1200); do [ -S run/fsd.sock ] && break; sleep 0.1; done
+            $ctl load -q -i image.tar > /dev/null
+            m=$($ctl image mount seen:1); cat $m/etc/one; stat -c %u $m/etc/one; ! echo x 2> /dev/null > $m/etc/one
+            $ctl image mount --rw seen:1 here > /dev/null; echo mine > here/etc/one; cat here/etc/one
+            $ctl volume create data > /dev/null; echo in > root/volumes/data/_data/file; v=$($ctl volume mount --fuse data); cat $v/file
+            $ctl mount ls --format "{{.Object}} {{.Driver}} {{.Mode}} {{.State}}"
+            $ctl umount -a > /dev/null; $ctl mount ls -q; grep -c $PWD /proc/mounts || true; ls here 2> /dev/null || echo away'"#;
+    let output =
+        Command::new("timeout").args(["240", "unshare", "-m", "bash", "-c", script]).current_dir(&home).output().unwrap();
+    let log = std::fs::read_to_string(home.join("log")).unwrap_or_default();
+    assert!(
+        output.status.success(),
+        "{}\n{}\n{log}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let said = ok(&output);
+    let wanted = "one\n65534\nmine\nin\nseen:1 fuse ro mounted\nseen:1 fuse rw mounted\ndata fuse ro mounted\n0\naway\n";
+    assert_eq!(said, wanted, "{}\n{log}", String::from_utf8_lossy(&output.stderr));
+}
