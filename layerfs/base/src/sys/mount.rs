@@ -177,6 +177,13 @@ fn mount_setattr(fd: BorrowedFd<'_>, recursive: bool, attributes: MountSetAttr) 
     if result == 0 { Ok(()) } else { Err(Error::io("mount_setattr", "mount descriptor", std::io::Error::last_os_error())) }
 }
 
+/// See [`Mount::map_ids`].
+pub(super) fn set_id_map(mount: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> Result<()> {
+    let attributes =
+        MountSetAttr { set: libc::MOUNT_ATTR_IDMAP, userns_fd: namespace.as_raw_fd() as u64, ..MountSetAttr::default() };
+    mount_setattr(mount, false, attributes)
+}
+
 /// Mounts over `target` with mount(2) and its string of options: for kernels whose file system can't be told everything
 /// by descriptors. `/proc/self/fd/N` in the options names descriptors of this process. Source: mount(2).
 pub fn mount_by_options(fs_type: &str, source: &str, target: &Path, options: &str) -> Result<()> {
