@@ -1,8 +1,12 @@
 //! What is known of one file without reading it.
 
+use fs_base::sys::root::Root;
 use rustix::fs::{FileType, Stat};
 
 use crate::erofs::FileKind;
+
+/// Who owns what belongs to nobody that a user namespace knows. Source: `DEFAULT_OVERFLOWUID` in `linux/highuid.h`.
+const NOBODY: u32 = 65534;
 
 /// The metadata of one file, wherever it comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +45,17 @@ impl Metadata {
     /// Whether this is overlayfs's mark for "removed": character device 0:0.
     pub fn is_whiteout(&self) -> bool {
         self.kind == FileKind::CharDevice && self.device == (0, 0)
+    }
+
+    /// As its owners are known in the tree it lies in.
+    pub(crate) fn in_root(stat: &Stat, root: &Root) -> Metadata {
+        let metadata = Metadata::of_stat(stat);
+        let Some(ids) = root.ids() else { return metadata };
+        Metadata {
+            uid: ids.uid_inside(metadata.uid).unwrap_or(NOBODY),
+            gid: ids.gid_inside(metadata.gid).unwrap_or(NOBODY),
+            ..metadata
+        }
     }
 
     pub(crate) fn of_stat(stat: &Stat) -> Metadata {

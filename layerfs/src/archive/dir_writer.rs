@@ -230,7 +230,8 @@ impl<'a> DirWriter<'a> {
     fn finish_file(&mut self, directory: &OwnedFd, name: &[u8], fd: &OwnedFd, item: &Item<'_>) -> Result<()> {
         let shown = self.shown(item.path);
         let metadata = &item.metadata;
-        let (uid, gid) = self.rules.owner.unwrap_or((metadata.uid, metadata.gid));
+        let owner = self.rules.owner.unwrap_or((metadata.uid, metadata.gid));
+        let (uid, gid) = self.outside(owner).map_err(|error| error.context(shown.display().to_string()))?;
         let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
         match rustix::fs::chownat(fd, "", Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), flags) {
             Err(Errno::PERM) if !self.privileged => {}
@@ -255,6 +256,13 @@ impl<'a> DirWriter<'a> {
             return Ok(());
         }
         rustix::fs::utimensat(directory, name, &times(metadata), AtFlags::SYMLINK_NOFOLLOW).at("set times of", &shown)
+    }
+
+    /// An owner as this process has to name it.
+    fn outside(&self, (uid, gid): (u32, u32)) -> Result<(u32, u32)> {
+        let Some(ids) = self.root.ids() else { return Ok((uid, gid)) };
+        let pair = ids.uid_outside(uid).zip(ids.gid_outside(gid));
+        pair.ok_or_else(|| Error::invalid(format!("the container's user namespace has no user {uid} or no group {gid}")))
     }
 
     /// Attributes that the file system or the lack of privilege does not allow are left out, as dockerd leaves them.

@@ -52,7 +52,7 @@ pub fn walk(root: &Root, path: &[u8], bounds: Bounds, sink: &mut dyn Sink) -> Re
     let shown = as_path(path);
     let fd = root.open_at(shown, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()).map_err(|error| missing(error, shown))?;
     let stat = rustix::fs::fstat(&fd).at("stat", shown)?;
-    let mut walker = Walker { sink, bounds, links: HashMap::new(), device: stat.st_dev };
+    let mut walker = Walker { root, sink, bounds, links: HashMap::new(), device: stat.st_dev };
     walker.run(fd, &stat).map_err(|error| error.context(format!("copy {}", shown.display())))
 }
 
@@ -66,6 +66,7 @@ struct Level {
 }
 
 struct Walker<'a> {
+    root: &'a Root,
     sink: &'a mut dyn Sink,
     bounds: Bounds,
     /// Files with several names, by device and inode, and the path that came first.
@@ -101,7 +102,7 @@ impl Walker<'_> {
     /// Brings one file to the sink; a directory is to be gone through then.
     fn file(&mut self, fd: OwnedFd, stat: &rustix::fs::Stat, path: Vec<u8>, depth: usize) -> Result<Option<Level>> {
         let shown = &path[..];
-        let metadata = Metadata::of_stat(stat);
+        let metadata = Metadata::in_root(stat, self.root);
         if stat.st_nlink > 1 && !metadata.is_dir() {
             if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {
                 let attributes = Attributes::new();

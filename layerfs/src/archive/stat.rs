@@ -82,7 +82,7 @@ pub fn stat_in_root(root: &Root, path: &Path) -> Result<PathStat> {
     let user = UserPath::new(as_bytes(path))?;
     let fd = root.resolve_nofollow(as_path(&user.path)).map_err(|error| missing(error, path))?;
     let stat = rustix::fs::fstat(&fd).map_err(|error| Error::io("stat", path, error))?;
-    let metadata = Metadata::of_stat(&stat);
+    let metadata = Metadata::in_root(&stat, root);
     let target = match metadata.kind {
         FileKind::Symlink => final_target(&user.path, |path| read_link_in(root, path))?,
         _ => Vec::new(),

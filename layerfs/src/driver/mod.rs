@@ -96,7 +96,7 @@ pub use layers::Lease;
 pub use mounter::{Choice, Mounter};
 pub use probe::{Part, Probed, Verdict};
 pub use registry::names;
-pub use stack::Writable;
+pub use stack::{Owners, Writable};
 
 /// Serves layers to the kernel. The module's page is its contract.
 pub trait Driver: Send + Sync + std::fmt::Debug {

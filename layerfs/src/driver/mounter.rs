@@ -9,7 +9,7 @@ use rustix::mount::MountAttrFlags;
 
 use super::layers::{LayerMount, Layers, Lease};
 use super::probe::{self, Part, Probed, Verdict};
-use super::stack::{Lower, MOST_LAYERS, Method, Stacker, Writable};
+use super::stack::{Lower, MOST_LAYERS, Method, Owners, Stacker, Writable};
 use super::{Capabilities, Driver, Layered, Serves, Whole, registry};
 use crate::store::Store;
 use crate::tree::Tree;
@@ -170,6 +170,35 @@ impl Mounter {
         let attributes = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
         mount.set_attributes(attributes, MountAttrFlags::empty(), false)?;
         Ok(mount)
+    }
+
+    /// As [`Mounter::container`], for a container with a user namespace. What is written is on the disk with the ids
+    /// inside, as if there were none: the same directories make the tree of a container without one, or with another.
+    pub fn container_of(&self, layers: &[LayerId], upper: &Path, work: &Path, owners: &Owners) -> Result<Mount> {
+        self.layered()?;
+        let mounts = self.lowers(layers)?;
+        self.make_upper(layers, upper)?;
+        std::fs::create_dir_all(work).at("make directory", work)?;
+        let below = if mounts.is_empty() { Some(Lower::empty()?) } else { None };
+        let all: Vec<&Lower> = below.iter().chain(mounts.iter().map(|layer| &layer.lower)).collect();
+        self.stacker()?.stack_mapped(&all, Writable { upper, work }, owners)
+    }
+
+    /// Whether this host can do that here, found by doing it.
+    pub fn probe_owners(&self, owners: &Owners) -> Result<()> {
+        probe::mapped(&self.store, self.layered()?, self.stacker()?, owners)
+    }
+
+    /// What serves layers: a tree that is served whole can't be mapped.
+    fn layered(&self) -> Result<&dyn Layered> {
+        match self.driver()?.serves() {
+            Serves::Layers(layered) => Ok(layered),
+            Serves::Trees(_) => {
+                let name = self.driver()?.name();
+                Err(Error::unsupported(format!("the storage driver {name} can't serve containers that have users of their own"))
+                    .with_hint("user namespaces need a driver whose layers overlayfs stacks"))
+            }
+        }
     }
 
     /// Keeps layers mounted for as long as the lease is held. A container that is to share its files' memory with

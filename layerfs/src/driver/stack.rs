@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use fs_base::sys::ids::{ActingAs, IdMap, UserNamespace};
 use fs_base::sys::mount::{FsContext, Mount, mount_by_options, open_dir};
 use fs_base::{Class, Error, Result};
 use rustix::mount::MountAttrFlags;
@@ -88,6 +89,20 @@ pub struct Writable<'a> {
     pub work: &'a Path,
 }
 
+impl Writable<'_> {
+    /// The directory that both lie in.
+    fn parent(&self) -> Result<&Path> {
+        let parent = self.upper.parent().filter(|parent| self.work.parent() == Some(parent));
+        parent.ok_or_else(|| Error::internal("the two writable directories of a container are not beside each other"))
+    }
+
+    /// Both, as they are called below another mount of that directory.
+    fn below(&self, directory: &Path) -> Result<(PathBuf, PathBuf)> {
+        let name = |path: &Path| path.file_name().map(|name| directory.join(name));
+        name(self.upper).zip(name(self.work)).ok_or_else(|| Error::internal("a writable directory has no name"))
+    }
+}
+
 /// Makes overlays in the way that works here.
 #[derive(Debug)]
 pub struct Stacker {
@@ -109,48 +124,117 @@ impl Stacker {
             return Err(Error::unsupported(format!("an image of {} layers: overlayfs takes {MOST_LAYERS}", layers.len())));
         }
         let made = match &self.namespace {
-            None => by_descriptors(layers, writable),
-            Some(namespace) => self.in_namespace(namespace, layers, writable),
+            None => by_descriptors(layers, writable, None),
+            Some(namespace) => {
+                let own = |path: &Path| std::path::absolute(path).map_err(|error| Error::io("find", path, error));
+                let writable = match writable {
+                    Some(Writable { upper, work }) => Some((own(upper)?, own(work)?)),
+                    None => None,
+                };
+                self.in_namespace(namespace, layers, writable, None)
+            }
         };
         made.map_err(explained)
     }
 
-    fn in_namespace(&self, namespace: &Arc<Namespace>, layers: &[&Lower], writable: Option<Writable<'_>>) -> Result<Mount> {
+    fn in_namespace(
+        &self,
+        namespace: &Arc<Namespace>,
+        layers: &[&Lower],
+        writable: Option<(PathBuf, PathBuf)>,
+        ids: Option<IdMap>,
+    ) -> Result<Mount> {
         let mut lower = Vec::with_capacity(layers.len());
         for layer in layers.iter().rev() {
             lower.push(hold(namespace, layer)?.to_owned());
         }
-        let own = |path: &Path| std::path::absolute(path).map_err(|error| Error::io("find", path, error));
-        let writable = match writable {
-            Some(Writable { upper, work }) => Some((own(upper)?, own(work)?)),
-            None => None,
-        };
         let method = self.method;
         namespace.run(move |ground| match method {
             Method::Options => {
                 let attributes = attributes(writable.is_some());
-                let mount = ground.detached(|target| by_options(&lower, writable, target))?;
+                let mount = ground.detached(|target| by_options(&lower, writable, target, ids.as_ref()))?;
                 if !attributes.is_empty() {
                     mount.set_attributes(attributes, MountAttrFlags::empty(), false)?;
                 }
                 Ok(mount)
             }
-            _ => by_appending(&lower, writable),
+            _ => by_appending(&lower, writable, ids.as_ref()),
         })
     }
 
     /// One layer by itself, to look at.
     pub fn alone(&self, layer: &Lower) -> Result<Mount> {
-        let clone = match &self.namespace {
-            None => Mount::clone_at(layer.mount.as_fd(), Path::new(""), false)?,
-            Some(namespace) => {
-                hold(namespace, layer)?;
-                let mount = layer.mount.try_clone()?;
-                namespace.run(move |_| Mount::clone_at(mount.as_fd(), Path::new(""), false))?
-            }
-        };
+        let clone = self.clone_of(layer)?;
         clone.set_attributes(LOOK_ONLY, MountAttrFlags::empty(), false)?;
         Ok(clone)
+    }
+
+    /// A second mount of a layer, which has its pages in common with the first.
+    fn clone_of(&self, layer: &Lower) -> Result<Mount> {
+        let Some(namespace) = &self.namespace else { return Mount::clone_at(layer.mount.as_fd(), Path::new(""), false) };
+        hold(namespace, layer)?;
+        let mount = layer.mount.try_clone()?;
+        namespace.run(move |_| Mount::clone_at(mount.as_fd(), Path::new(""), false))
+    }
+
+    /// As [`Stacker::stack`] with a writable side, for a user namespace: on the disk all ids are those inside, and
+    /// nothing is ever chowned. overlayfs itself can't be mapped, so what it stands on is.
+    pub fn stack_mapped(&self, layers: &[&Lower], writable: Writable<'_>, owners: &Owners) -> Result<Mount> {
+        if layers.len() > MOST_LAYERS {
+            return Err(Error::unsupported(format!("an image of {} layers: overlayfs takes {MOST_LAYERS}", layers.len())));
+        }
+        let mut mapped = Vec::with_capacity(layers.len());
+        for layer in layers {
+            let clone = self.clone_of(layer)?;
+            owners.map(&clone, "a layer")?;
+            mapped.push(Lower::new(clone));
+        }
+        let mapped: Vec<&Lower> = mapped.iter().collect();
+        // Both have to be on one mount.
+        let side = Lower::new(Mount::clone_of(writable.parent()?, false)?);
+        owners.map(&side.mount, "the writable layer")?;
+        let made = match &self.namespace {
+            None => {
+                let side = shown(&side.mount);
+                let (upper, work) = writable.below(Path::new(&side))?;
+                by_descriptors(&mapped, Some(Writable { upper: &upper, work: &work }), Some(owners.ids()))
+            }
+            Some(namespace) => {
+                // The name is below the thread's working directory, and absolute paths are this process's.
+                let (upper, work) = writable.below(Path::new(hold(namespace, &side)?))?;
+                self.in_namespace(namespace, &mapped, Some((upper, work)), Some(owners.ids().clone()))
+            }
+        };
+        made.map_err(explained)
+    }
+}
+
+/// Whose a container's files are, where they are not the host's.
+#[derive(Debug)]
+pub struct Owners {
+    ids: IdMap,
+    namespace: UserNamespace,
+}
+
+impl Owners {
+    /// Those of a user namespace with these ids.
+    pub fn new(ids: IdMap) -> Result<Owners> {
+        let namespace = UserNamespace::new(&ids)?;
+        Ok(Owners { ids, namespace })
+    }
+
+    /// Their ids, inside and outside.
+    pub fn ids(&self) -> &IdMap {
+        &self.ids
+    }
+
+    fn map(&self, mount: &Mount, what: &str) -> Result<()> {
+        mount.map_ids(&self.namespace).map_err(|error| {
+            let message = format!("{what} can't be mounted for a user namespace: {error}");
+            Error::unsupported(message).with_hint(
+                "mapped mounts need Linux 5.19 and a file system that has them (ext4, xfs, btrfs, EROFS, and tmpfs since 6.3)",
+            )
+        })
     }
 }
 
@@ -185,7 +269,13 @@ fn context() -> Result<FsContext> {
     Ok(context)
 }
 
-fn by_descriptors(layers: &[&Lower], writable: Option<Writable<'_>>) -> Result<Mount> {
+/// What overlayfs does in the layers it does as whoever mounts it: for a user namespace, that has to be somebody whom
+/// the writable layer knows.
+fn acting_as(ids: Option<&IdMap>) -> Result<Option<ActingAs>> {
+    ids.map(ActingAs::root_of).transpose()
+}
+
+fn by_descriptors(layers: &[&Lower], writable: Option<Writable<'_>>, ids: Option<&IdMap>) -> Result<Mount> {
     let context = context()?;
     for layer in layers.iter().rev() {
         context.descriptor("lowerdir+", layer.mount.as_fd())?;
@@ -194,10 +284,11 @@ fn by_descriptors(layers: &[&Lower], writable: Option<Writable<'_>>) -> Result<M
         context.descriptor("upperdir", open_dir(upper)?.as_fd())?;
         context.descriptor("workdir", open_dir(work)?.as_fd())?;
     }
+    let _acting = acting_as(ids)?;
     context.mount(attributes(writable.is_some()))
 }
 
-fn by_appending(lower: &[String], writable: Option<(PathBuf, PathBuf)>) -> Result<Mount> {
+fn by_appending(lower: &[String], writable: Option<(PathBuf, PathBuf)>, ids: Option<&IdMap>) -> Result<Mount> {
     let context = context()?;
     for layer in lower {
         context.string("lowerdir+", &**layer)?;
@@ -208,10 +299,11 @@ fn by_appending(lower: &[String], writable: Option<(PathBuf, PathBuf)>) -> Resul
         context.string("upperdir", shown(&open_dir(&upper)?))?;
         context.string("workdir", shown(&open_dir(&work)?))?;
     }
+    let _acting = acting_as(ids)?;
     context.mount(attributes(is_writable))
 }
 
-fn by_options(lower: &[String], writable: Option<(PathBuf, PathBuf)>, target: &Path) -> Result<()> {
+fn by_options(lower: &[String], writable: Option<(PathBuf, PathBuf)>, target: &Path, ids: Option<&IdMap>) -> Result<()> {
     let mut options = vec![format!("lowerdir={}", lower.join(":"))];
     let writable = match writable {
         Some((upper, work)) => Some((open_dir(&upper)?, open_dir(&work)?)),
@@ -224,6 +316,7 @@ fn by_options(lower: &[String], writable: Option<(PathBuf, PathBuf)>, target: &P
     if overlayfs::Namespace::of_process() == overlayfs::Namespace::User {
         options.push("userxattr".to_owned());
     }
+    let _acting = acting_as(ids)?;
     mount_by_options("overlay", "fsd", target, &options.join(","))
 }
 
@@ -286,6 +379,47 @@ mod tests {
             }
             std::fs::write(place(&mount).join("new"), "y").unwrap();
             assert!(at("upper/new").exists() && std::fs::read_dir(at("over")).unwrap().next().is_none(), "{method:?}");
+        }
+    }
+
+    #[test]
+    fn every_way_of_stacking_leaves_the_ids_on_the_disk_as_they_are() {
+        use std::os::unix::fs::{MetadataExt, chown};
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIPPED: kernel mounts: needs root");
+            return;
+        }
+        let ids = vec![fs_base::sys::ids::IdRange { inside: 0, outside: 200_000, count: 65_536 }];
+        let owners = Owners::new(IdMap::new(ids.clone(), ids).unwrap()).unwrap();
+        for method in Method::ALL {
+            let dir = tempfile::tempdir().unwrap();
+            let at = |name: &str| dir.path().join(name);
+            for name in ["upper", "work", "over", "low"] {
+                std::fs::create_dir(at(name)).unwrap();
+            }
+            for (name, owner) in [("changed", 1000), ("gone", 0), ("kept", 7)] {
+                std::fs::write(at("low").join(name), name).unwrap();
+                chown(at("low").join(name), Some(owner), Some(owner)).unwrap();
+            }
+            let low = Lower::new(Mount::clone_of(&at("low"), false).unwrap());
+            let stacker = Stacker::new(method, &at("over")).unwrap();
+            let (upper, work) = (at("upper"), at("work"));
+            let mount = stacker.stack_mapped(&[&low], Writable { upper: &upper, work: &work }, &owners);
+            let held = mount.unwrap_or_else(|e| panic!("{method:?}: {e} {:?}", e.hint()));
+            let mount = place(&held);
+            let owner = |path: PathBuf| std::fs::symlink_metadata(path).map(|there| (there.uid(), there.gid())).unwrap();
+            assert_eq!(owner(mount.join("changed")), (201_000, 201_000), "{method:?}");
+            assert_eq!(owner(mount.join("kept")), (200_007, 200_007), "{method:?}");
+            {
+                let _acting = ActingAs::root_of(owners.ids()).unwrap();
+                std::fs::write(mount.join("changed"), "by root inside").unwrap();
+                std::fs::write(mount.join("new"), "x").unwrap();
+                std::fs::remove_file(mount.join("gone")).unwrap();
+            }
+            assert_eq!(owner(upper.join("changed")), (1000, 1000), "{method:?}");
+            assert_eq!(owner(upper.join("new")), (0, 0), "{method:?}");
+            assert!(upper.join("gone").symlink_metadata().is_ok() && !upper.join("kept").exists(), "{method:?}");
+            assert_eq!(owner(at("low/changed")), (1000, 1000), "{method:?}: nothing below is touched");
         }
     }
 

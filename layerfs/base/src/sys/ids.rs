@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::thread::{CapabilitySets, capabilities, set_capabilities};
 use serde::{Deserialize, Serialize};
@@ -287,6 +287,7 @@ impl std::fmt::Display for IdMap {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsRawFd;
     use std::os::unix::fs::MetadataExt;
 
     fn range(inside: u32, outside: u32, count: u32) -> IdRange {

@@ -8,12 +8,14 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
+use super::ids::IdMap;
 use crate::{IoContext, Result};
 
 /// A directory that stands for `/` when paths are resolved in it.
 #[derive(Debug)]
 pub struct Root {
     fd: OwnedFd,
+    ids: Option<IdMap>,
 }
 
 impl Root {
@@ -24,7 +26,18 @@ impl Root {
 
     /// The tree below a directory descriptor.
     pub fn from_fd(fd: OwnedFd) -> Root {
-        Root { fd }
+        Root { fd, ids: None }
+    }
+
+    /// The tree, whose files belong to a user namespace with these ids.
+    #[must_use]
+    pub fn with_ids(self, ids: Option<IdMap>) -> Root {
+        Root { ids, ..self }
+    }
+
+    /// The ids that files in this tree have inside of their namespace, if it is not the caller's.
+    pub fn ids(&self) -> Option<&IdMap> {
+        self.ids.as_ref()
     }
 
     /// Opens `path` in this root. `O_CLOEXEC` is added. Symlinks are followed inside the root unless `flags` has
