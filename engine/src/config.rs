@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use fs_base::sys::ids::IdMap;
 use fs_base::{ContainerId, MountSpec};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxResources};
 use serde::{Deserialize, Serialize};
@@ -50,6 +51,8 @@ pub struct Container {
     pub uts: Namespace,
     /// Its view of the cgroups.
     pub cgroup: Namespace,
+    /// Its users and groups.
+    pub users: Users,
     /// Capabilities on top of Docker's default ones: `NET_ADMIN`, `CAP_NET_ADMIN` or `ALL`.
     pub cap_add: Vec<String>,
     /// Capabilities less than the default ones.
@@ -115,6 +118,29 @@ pub enum Namespace {
     Host,
     /// The one at this path, which is another container's.
     Of(PathBuf),
+}
+
+/// Whose users and groups a container has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Users {
+    /// The host's: its root is the host's root, with fewer rights.
+    Host,
+    /// Its own, in a user namespace with these ids.
+    Own(IdMap),
+    /// Those of another container, whose user namespace is at this path and has these ids. Namespaces that belong to a
+    /// user namespace can be joined only in that.
+    Of(PathBuf, IdMap),
+}
+
+impl Users {
+    /// Their ids inside and outside, where these differ.
+    pub fn ids(&self) -> Option<&IdMap> {
+        match self {
+            Users::Host => None,
+            Users::Own(ids) | Users::Of(_, ids) => Some(ids),
+        }
+    }
 }
 
 /// Which system calls a container may make.

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use fs_base::sys::ids::IdMap;
 use fs_base::sys::pid;
 use fs_base::sys::process::{Child, ForkOptions, Forked, exit_now, fork};
 use fs_base::{Class, Error, IoContext, Result};
@@ -11,9 +12,9 @@ use rustix::thread::ThreadNameSpaceType;
 
 use super::channel::Channel;
 use super::init::{become_program, set_streams};
-use super::process::set_oom_score;
+use super::process::{raise_limits, set_oom_score};
 use super::terminal::Terminal;
-use super::{Stdio, reap};
+use super::{Stdio, reap, userns};
 use crate::cgroup::Cgroup;
 use crate::seccomp::Filter;
 
@@ -32,6 +33,8 @@ pub struct Exec<'a> {
     pub stdio: Stdio,
     /// The container's cgroup.
     pub cgroup: &'a Cgroup,
+    /// The ids of its user namespace, if it has one.
+    pub ids: Option<&'a IdMap>,
 }
 
 /// A process that is on its way to become the user's program. It may take long: its working directory or its program
@@ -161,13 +164,21 @@ pub fn exec(request: Exec<'_>) -> Result<Starting> {
 /// In the process in between: joins the container, and makes the process that stays, whose parent is the caller.
 fn enter(request: Exec<'_>, channel: Channel, tell_number: &Channel) -> Result<()> {
     let mut warnings = Vec::new();
-    set_oom_score(request.process, &mut warnings)?;
+    set_oom_score(request.process, None, &mut warnings)?;
+    if let Some(ids) = request.ids {
+        // What takes the host's rights comes before they are given up.
+        userns::give_streams_outside(ids, &request.stdio, Some(request.process));
+        raise_limits(request.process, rustix::process::getpid().as_raw_nonzero().get());
+    }
     // Nobody in the container may look into a process that is half in it. (CVE-2019-5736, CVE-2019-14271)
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).at("set", "not dumpable")?;
     let kinds = ThreadNameSpaceType::from_bits_retain(request.namespaces as u32);
     rustix::thread::move_into_thread_name_spaces(request.target, kinds).at("join", "the container's namespaces").map_err(
         |error| if error.class() == Class::NotFound { Error::conflict("the container is not running") } else { error },
     )?;
+    if request.ids.is_some() {
+        userns::become_root()?;
+    }
     match fork(&ForkOptions { sibling: true, ..ForkOptions::default() }) {
         Ok(Forked::Parent(child)) => {
             drop(channel);

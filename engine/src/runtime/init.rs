@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use fs_base::sys::mount::Mount;
 use fs_base::sys::process::unshare;
 use fs_base::{Error, IoContext, Result};
 use oci_spec::runtime::{LinuxNamespaceType, Process};
@@ -13,6 +14,7 @@ use super::channel::Channel;
 use super::process::{late_filter, prepare, set_oom_score};
 use super::rootfs::{Rootfs, Source, own_root};
 use super::terminal::{self, Terminal};
+use super::userns::{self, Users};
 use super::{Create, Stdio, network, reaper};
 use crate::cgroup::Joiner;
 use crate::seccomp::Filter;
@@ -31,16 +33,21 @@ pub struct Inherited<'a> {
     pub ipc: Option<&'a OwnedFd>,
     /// Its system call filter.
     pub filter: Option<&'a Filter>,
+    /// The user namespace that it is in, and not yet known in.
+    pub users: Option<&'a Users>,
+    /// Its /dev, if it can't make that itself.
+    pub dev: Option<Mount>,
 }
 
 /// All of the first process's life that is ours. Never returns to the maker's code: the result is an exit code.
-pub fn run(request: Create<'_>, inherited: &Inherited<'_>, channel: Channel) -> i32 {
+pub fn run(request: Create<'_>, inherited: Inherited<'_>, channel: Channel) -> i32 {
     let Some(process) = request.spec.process().clone() else { return 255 };
     let init = request.init;
     let mut warnings = Vec::new();
-    let error = match set_up(request, &process, inherited, &mut warnings) {
-        Ok(console) if init => return reaper::run(&process, inherited.filter, &warnings, console, channel),
-        Ok(console) => become_program(&process, inherited.filter, &mut warnings, console, &channel),
+    let filter = inherited.filter;
+    let error = match set_up(request, &process, inherited, &channel, &mut warnings) {
+        Ok(console) if init => return reaper::run(&process, filter, &warnings, console, channel),
+        Ok(console) => become_program(&process, filter, &mut warnings, console, &channel),
         Err(error) => error,
     };
     channel.send_failure(&error);
@@ -72,13 +79,18 @@ pub fn become_program(
 fn set_up(
     request: Create<'_>,
     process: &Process,
-    inherited: &Inherited<'_>,
+    inherited: Inherited<'_>,
+    channel: &Channel,
     warnings: &mut Vec<String>,
 ) -> Result<Option<OwnedFd>> {
     let Create { spec, root, scratch, stdio, cgroup, .. } = request;
     let has = |namespace: LinuxNamespaceType| inherited.namespaces & namespace as u64 != 0;
     inherited.joiner.join_self()?;
-    set_oom_score(process, warnings)?;
+    match inherited.users {
+        None => set_oom_score(process, None, warnings)?,
+        // Its maker does that, and names its ids.
+        Some(_) => channel.wait_for_start()?,
+    }
     rustix::process::setsid().at("setsid", "first process")?;
     if has(LinuxNamespaceType::Cgroup) {
         unshare(LinuxNamespaceType::Cgroup as u64)?;
@@ -95,6 +107,11 @@ fn set_up(
     rustix::process::umask(Mode::empty());
     let mut tree = Rootfs::begin(spec, &root, scratch)?;
     drop(root);
+    if inherited.users.is_some() {
+        // Not before: the way to the tree's place is the host's root's.
+        userns::become_root()?;
+        tree.take_dev(inherited.dev);
+    }
     tree.mount_all(inherited.binds, &cgroup.views())?;
     tree.make_devices()?;
     tree.set_sysctls()?;

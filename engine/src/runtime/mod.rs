@@ -12,6 +12,7 @@
 //! What a spec asks for and this runtime can't do is refused by name.
 
 mod channel;
+mod dev;
 mod exec;
 mod external;
 mod init;
@@ -21,13 +22,14 @@ mod process;
 mod reaper;
 mod rootfs;
 mod terminal;
+mod userns;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use fs_base::sys::mount::Mount;
 use fs_base::sys::pid::Process;
-use fs_base::sys::process::{ForkOptions, Forked, exit_now, fork};
+use fs_base::sys::process::exit_now;
 use fs_base::{Error, IoContext, Result};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
@@ -36,6 +38,8 @@ use crate::seccomp::{self, Filter};
 pub use channel::Channel;
 pub use exec::{Exec, Starting, Step, exec};
 pub use external::External;
+pub use userns::map_of;
+use userns::{Born, Users};
 
 /// Standard streams of a new process.
 #[derive(Debug)]
@@ -107,32 +111,33 @@ impl Gate {
 /// Makes a container from its spec. On failure nothing is left but the cgroup, which is the caller's.
 pub fn create(request: Create<'_>) -> Result<Created> {
     let binds = rootfs::open_sources(request.spec)?;
+    let users = Users::of(request.spec)?;
+    let dev = users.as_ref().map(|users| dev::make(request.spec, users.map())).transpose()?.flatten();
+    if let Some(users) = &users {
+        users.give_streams(&request.stdio, request.spec.process().as_ref());
+    }
     let joiner = request.cgroup.joiner()?;
     let network = joined(request.spec, LinuxNamespaceType::Network)?;
     let pids = joined(request.spec, LinuxNamespaceType::Pid)?;
     let ipc = joined(request.spec, LinuxNamespaceType::Ipc)?;
     let mut namespaces = namespaces(request.spec)?;
-    for (typ, other) in
-        [(LinuxNamespaceType::Network, &network), (LinuxNamespaceType::Pid, &pids), (LinuxNamespaceType::Ipc, &ipc)]
-    {
-        if other.is_some() {
+    let others = users.as_ref().and_then(Users::joined);
+    for (typ, is_joined) in [
+        (LinuxNamespaceType::Network, network.is_some()),
+        (LinuxNamespaceType::Pid, pids.is_some()),
+        (LinuxNamespaceType::Ipc, ipc.is_some()),
+        (LinuxNamespaceType::User, others.is_some()),
+    ] {
+        if is_joined {
             namespaces &= !(typ as u64);
         }
     }
     let filter = filter(request.spec)?;
     let (ours, theirs) = Channel::pair()?;
-    let options = ForkOptions {
-        // A cgroup namespace shows the cgroup one is in when it is made: the process makes its own after joining.
-        namespaces: namespaces & !(LinuxNamespaceType::Cgroup as u64),
-        into_cgroup: request.cgroup.unified_dir(),
-        sibling: false,
-    };
-    let born = {
-        let _among = pids.as_ref().map(Among::enter).transpose()?;
-        fork(&options)?
-    };
-    match born {
-        Forked::Child => {
+    // A cgroup namespace shows the cgroup one is in when it is made: the process makes its own after joining.
+    let at_birth = namespaces & !(LinuxNamespaceType::Cgroup as u64);
+    match userns::fork_among(others, pids.as_ref(), at_birth, request.cgroup.unified_dir())? {
+        Born::Child => {
             drop(ours);
             let inherited = init::Inherited {
                 binds: &binds,
@@ -141,21 +146,19 @@ pub fn create(request: Create<'_>) -> Result<Created> {
                 network: network.as_ref(),
                 ipc: ipc.as_ref(),
                 filter: filter.as_ref(),
+                users: users.as_ref(),
+                dev,
             };
-            let code = init::run(request, &inherited, theirs);
+            let code = init::run(request, inherited, theirs);
             exit_now(code)
         }
-        Forked::Parent(child) => {
+        Born::Parent(process) => {
             drop(theirs);
-            let process = Process::of_child(child);
-            match ours.wait_for_ready() {
-                Ok(ready) => Ok(Created {
-                    process,
-                    root: ready.root.ok_or_else(|| Error::internal("the new process sent no root"))?,
-                    console: ready.console,
-                    warnings: ready.warnings,
-                    gate: Gate::Builtin(ours),
-                }),
+            let made = wait_until_made(request.spec, users.as_ref(), &binds, &process, &ours);
+            match made {
+                Ok((root, ready)) => {
+                    Ok(Created { process, root, console: ready.console, warnings: ready.warnings, gate: Gate::Builtin(ours) })
+                }
                 Err(error) => {
                     let _ = process.signal(rustix::process::Signal::KILL.as_raw());
                     let _ = reap(process.as_fd());
@@ -164,6 +167,25 @@ pub fn create(request: Create<'_>) -> Result<Created> {
             }
         }
     }
+}
+
+fn wait_until_made(
+    spec: &Spec,
+    users: Option<&Users>,
+    binds: &[Option<rootfs::Source>],
+    process: &Process,
+    channel: &Channel,
+) -> Result<(OwnedFd, channel::Ready)> {
+    let mut warnings = Vec::new();
+    if let Some(users) = users {
+        warnings = users.settle(process.pid(), spec.process().as_ref(), binds)?;
+        // If it has failed before that, its word is waiting.
+        let _ = channel.send_start();
+    }
+    let mut ready = channel.wait_for_ready()?;
+    ready.warnings.extend(warnings);
+    let root = ready.root.take().ok_or_else(|| Error::internal("the new process sent no root"))?;
+    Ok((root, ready))
 }
 
 /// Waits for a child to end and takes its status: the exit code, or 128 plus the signal that ended it.
@@ -220,12 +242,13 @@ fn joined(spec: &Spec, typ: LinuxNamespaceType) -> Result<Option<OwnedFd>> {
 }
 
 /// The namespaces that a container of this spec has apart from its maker, as clone flags. Of those that exist already
-/// only those of the network, of the processes and of their messages can be joined.
+/// only those of the network, of the processes, of their messages and of users can be joined.
 pub fn namespaces(spec: &Spec) -> Result<u64> {
     let linux = spec.linux().as_ref().ok_or_else(|| Error::invalid("the spec has no linux section"))?;
     let mut flags = 0;
     for namespace in linux.namespaces().iter().flatten() {
-        let can_join = matches!(namespace.typ(), LinuxNamespaceType::Network | LinuxNamespaceType::Pid | LinuxNamespaceType::Ipc);
+        use LinuxNamespaceType::{Ipc, Network, Pid, User};
+        let can_join = matches!(namespace.typ(), Network | Pid | Ipc | User);
         if let Some(path) = namespace.path().as_ref().filter(|_| !can_join) {
             return Err(Error::unsupported(format!(
                 "joining the {} namespace {} is not supported by the built-in runtime",
@@ -234,7 +257,7 @@ pub fn namespaces(spec: &Spec) -> Result<u64> {
             )));
         }
         match namespace.typ() {
-            LinuxNamespaceType::User | LinuxNamespaceType::Time => {
+            LinuxNamespaceType::Time => {
                 return Err(Error::unsupported(format!(
                     "{} namespaces are not supported by the built-in runtime",
                     namespace.typ()

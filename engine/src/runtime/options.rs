@@ -16,6 +16,8 @@ pub struct Options {
     pub propagation: Option<(Propagation, bool)>,
     /// A bind mount, and whether mounts below its source come along.
     pub bind: Option<bool>,
+    /// Owners are those of the container's user namespace.
+    pub map_ids: bool,
     /// The file system's own settings.
     pub data: Vec<(String, Option<String>)>,
 }
@@ -102,7 +104,8 @@ impl Options {
         match option {
             "bind" => self.bind = Some(false),
             "rbind" => self.bind = Some(true),
-            "idmap" | "ridmap" | "unbindable" | "runbindable" | "tmpcopyup" | "remount" => {
+            "idmap" => self.map_ids = true,
+            "ridmap" | "unbindable" | "runbindable" | "tmpcopyup" | "remount" => {
                 return Err(Error::unsupported(format!(
                     "mount option {option:?} of {} is not supported by the built-in runtime",
                     mount.destination().display()
@@ -138,7 +141,8 @@ mod tests {
         assert_eq!(options.bind, None);
         let bind = parse("bind", &["rbind", "rro"]).unwrap();
         assert_eq!((bind.bind, bind.set_recursive.0), (Some(true), MountAttrFlags::MOUNT_ATTR_RDONLY));
-        let error = parse("bind", &["idmap"]).unwrap_err().to_string();
-        assert!(error.contains("\"idmap\"") && error.contains("/x"), "{error}");
+        assert!(parse("bind", &["idmap"]).unwrap().map_ids);
+        let error = parse("bind", &["ridmap"]).unwrap_err().to_string();
+        assert!(error.contains("\"ridmap\"") && error.contains("/x"), "{error}");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::io::ErrorKind;
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -65,7 +66,7 @@ pub fn restrict(process: &Process, filter: Option<&Filter>, warnings: &mut Vec<S
     if let Some(filter) = filter.filter(|_| !is_late(process)) {
         filter.install()?;
     }
-    give_streams_to(process.user().uid());
+    give_streams_to(process.user().uid(), &[rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()]);
     let here = rustix::process::chdir(process.cwd());
     become_user(process)?;
     if here.is_err() {
@@ -89,16 +90,26 @@ pub fn late_filter(process: &Process, filter: Option<&Filter>) -> Result<()> {
     filter.map_or(Ok(()), Filter::install)
 }
 
-/// Writes the score while /proc is still the host's.
-pub fn set_oom_score(process: &Process, warnings: &mut Vec<String>) -> Result<()> {
+/// Writes the score of `pid`, or of this process while /proc is still the host's.
+pub fn set_oom_score(process: &Process, pid: Option<i32>, warnings: &mut Vec<String>) -> Result<()> {
     let Some(score) = process.oom_score_adj() else { return Ok(()) };
-    let path = "/proc/self/oom_score_adj";
-    match std::fs::write(path, score.to_string()) {
+    let path = pid.map_or_else(|| "/proc/self/oom_score_adj".to_owned(), |pid| format!("/proc/{pid}/oom_score_adj"));
+    match std::fs::write(&path, score.to_string()) {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             warnings.push(format!("the OOM score could not be set to {score}: {error}"));
             Ok(())
         }
         other => other.at("write", path),
+    }
+}
+
+/// Gives a process in a user namespace the limits that it may not raise itself. What the host does not allow, it will
+/// find out and tell when it sets them.
+pub fn raise_limits(process: &Process, pid: i32) {
+    let number = |value: u64| (value != u64::MAX).then_some(value);
+    for limit in process.rlimits().iter().flatten() {
+        let wanted = Rlimit { current: number(limit.soft()), maximum: number(limit.hard()) };
+        let _ = rustix::process::prlimit(rustix::process::Pid::from_raw(pid), resource(limit.typ()), wanted);
     }
 }
 
@@ -144,8 +155,7 @@ fn resource(typ: PosixRlimitType) -> Resource {
 }
 
 /// So that the user can open /dev/stdout again. What does not belong to this container (a null device) keeps its owner.
-fn give_streams_to(uid: u32) {
-    let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+pub fn give_streams_to(uid: u32, streams: &[BorrowedFd<'_>]) {
     for stream in streams {
         let Ok(stat) = rustix::fs::fstat(stream) else { continue };
         let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);

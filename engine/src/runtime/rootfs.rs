@@ -4,13 +4,15 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use fs_base::sys::ids::UserNamespace;
 use fs_base::sys::mount::{FsContext, Mount};
 use fs_base::sys::root::Root;
-use fs_base::{Class, Error, IoContext, Propagation, Result};
-use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Spec};
+use fs_base::{Error, IoContext, Propagation, Result};
+use oci_spec::runtime::Spec;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::mount::{MountAttrFlags, MountPropagationFlags};
 
+use super::dev;
 use super::options::Options;
 use crate::cgroup;
 
@@ -22,6 +24,23 @@ const PROC_SUPER_MAGIC: u64 = 0x9fa0;
 pub struct Source {
     mount: Mount,
     is_dir: bool,
+    /// Its owners are to be those of the container's user namespace.
+    map_ids: bool,
+    path: PathBuf,
+}
+
+impl Source {
+    /// Maps its owners, if they are to be. Nothing has a place yet.
+    pub fn map_ids(&self, namespace: &UserNamespace) -> Result<()> {
+        if !self.map_ids {
+            return Ok(());
+        }
+        self.mount.map_ids(namespace).map_err(|error| {
+            let message = format!("{} can't be mounted for a user namespace: {error}", self.path.display());
+            Error::unsupported(message)
+                .with_hint("its file system, or this kernel, has no mapped mounts (Linux 5.19, ext4, xfs, btrfs)")
+        })
+    }
 }
 
 /// Opens the sources of the spec's bind mounts, in the order of its mounts; `None` for what is no bind. In the maker's
@@ -40,12 +59,30 @@ pub fn open_sources(spec: &Spec) -> Result<Vec<Option<Source>>> {
                     error.context(format!("invalid mount config for type \"bind\": bind source path {}", path.display()))
                 })?;
                 let stat = rustix::fs::fstat(&clone).at("stat", path)?;
-                Some(Source { mount: clone, is_dir: FileType::from_raw_mode(stat.st_mode).is_dir() })
+                let map_ids = maps_ids(spec, mount, &options)?;
+                Some(Source { map_ids, path: path.clone(), mount: clone, is_dir: FileType::from_raw_mode(stat.st_mode).is_dir() })
             }
         };
         sources.push(source);
     }
     Ok(sources)
+}
+
+/// Whether a mount's owners are to be mapped, which can only be by the container's own ids.
+fn maps_ids(spec: &Spec, mount: &oci_spec::runtime::Mount, options: &Options) -> Result<bool> {
+    let wanted = options.map_ids || mount.uid_mappings().is_some() || mount.gid_mappings().is_some();
+    let linux = spec.linux().as_ref();
+    let own = linux.is_some_and(|linux| {
+        let same = |given: &Option<_>, own: &Option<_>| given.is_none() || given == own;
+        linux.uid_mappings().is_some()
+            && same(mount.uid_mappings(), linux.uid_mappings())
+            && same(mount.gid_mappings(), linux.gid_mappings())
+    });
+    if wanted && !own {
+        let message = "ids other than those of the container's user namespace are not supported by the built-in runtime";
+        return Err(Error::unsupported(format!("mount {}: {message}", mount.destination().display())));
+    }
+    Ok(wanted)
 }
 
 /// The tree while it is being put together.
@@ -58,6 +95,10 @@ pub struct Rootfs<'a> {
     empty: Option<Mount>,
     /// The container's devpts, for its terminal.
     devpts: Option<Mount>,
+    /// /dev, where the maker had to make it.
+    dev: Option<Mount>,
+    /// This process has a user namespace of its own.
+    has_own_users: bool,
 }
 
 impl<'a> Rootfs<'a> {
@@ -66,7 +107,13 @@ impl<'a> Rootfs<'a> {
         rustix::mount::mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE).at("make private", "/")?;
         tree.attach(scratch)?;
         let root = Root::open(scratch)?;
-        Ok(Rootfs { spec, root, null: None, empty: None, devpts: None })
+        Ok(Rootfs { spec, root, null: None, empty: None, devpts: None, dev: None, has_own_users: false })
+    }
+
+    /// Takes the /dev that was made outside of the user namespace.
+    pub fn take_dev(&mut self, dev: Option<Mount>) {
+        self.has_own_users = true;
+        self.dev = dev;
     }
 
     /// The tree.
@@ -118,6 +165,11 @@ impl<'a> Rootfs<'a> {
         if typ != "proc" {
             refuse_proc(&place, target)?;
         }
+        let fill = target == Path::new(dev::DEV);
+        if let Some(dev) = self.dev.take_if(|_| fill) {
+            self.null = Some(dev::null_of(&dev)?);
+            return dev.attach_at(place.as_fd(), Path::new(""));
+        }
         let context = FsContext::open(typ)?;
         context.string("source", source.unwrap_or(Path::new(typ)))?;
         for (key, value) in &options.data {
@@ -127,12 +179,15 @@ impl<'a> Rootfs<'a> {
             }
         }
         // Read-only comes last: /dev has to be filled first.
-        let fill = target == Path::new("/dev");
         let attributes = if fill { options.set.0 - MountAttrFlags::MOUNT_ATTR_RDONLY } else { options.set.0 };
         let mount = context.mount(attributes)?;
         mount.attach_at(place.as_fd(), Path::new(""))?;
         match typ {
-            "tmpfs" if fill => self.fill_dev(&mount),
+            "tmpfs" if fill => {
+                dev::fill(&mount, None)?;
+                self.null = Some(dev::null_of(&mount)?);
+                Ok(())
+            }
             "devpts" => {
                 self.devpts = Some(mount);
                 Ok(())
@@ -168,58 +223,9 @@ impl<'a> Rootfs<'a> {
         folder.set_attributes(options.set.0, MountAttrFlags::empty(), false)
     }
 
-    /// The nodes and links that every container has. Source: OCI runtime spec, config-linux.md, "Default devices".
-    fn fill_dev(&mut self, dev: &Mount) -> Result<()> {
-        for (name, minor, major) in
-            [("null", 3, 1), ("zero", 5, 1), ("full", 7, 1), ("random", 8, 1), ("urandom", 9, 1), ("tty", 0, 5)]
-        {
-            make_node(dev.as_fd(), name, FileType::CharacterDevice, 0o666, (major, minor))?;
-        }
-        for (name, to) in [
-            ("fd", "/proc/self/fd"),
-            ("stdin", "/proc/self/fd/0"),
-            ("stdout", "/proc/self/fd/1"),
-            ("stderr", "/proc/self/fd/2"),
-            ("core", "/proc/kcore"),
-            ("ptmx", "pts/ptmx"),
-        ] {
-            rustix::fs::symlinkat(to, dev, name).at("link", Path::new("/dev").join(name))?;
-        }
-        let null = rustix::fs::openat(dev, "null", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
-        self.null = Some(null.at("open", "/dev/null")?);
-        Ok(())
-    }
-
-    /// Further device nodes, of a privileged container.
+    /// Further device nodes, of a privileged container. Those of a user namespace are there already.
     pub fn make_devices(&self) -> Result<()> {
-        let devices = self.spec.linux().as_ref().and_then(|linux| linux.devices().as_ref());
-        for device in devices.into_iter().flatten() {
-            self.make_device(device).map_err(|error| error.context(format!("device {}", device.path().display())))?;
-        }
-        Ok(())
-    }
-
-    fn make_device(&self, device: &LinuxDevice) -> Result<()> {
-        let kind = match device.typ() {
-            LinuxDeviceType::B => FileType::BlockDevice,
-            LinuxDeviceType::C | LinuxDeviceType::U => FileType::CharacterDevice,
-            LinuxDeviceType::P => FileType::Fifo,
-            LinuxDeviceType::A => return Err(Error::invalid("it has no type")),
-        };
-        let path = device.path();
-        if let Some(parent) = path.parent() {
-            self.root.make_dirs(parent, Mode::from(0o755))?;
-        }
-        let Some((parent, name)) = self.root.parent_of(path)? else { return Err(Error::invalid("it has no name")) };
-        let name = name.to_string_lossy().into_owned();
-        let number = (device.major() as u32, device.minor() as u32);
-        match make_node(parent.as_fd(), &name, kind, device.file_mode().unwrap_or(0o666), number) {
-            Err(error) if error.class() == Class::Conflict => return Ok(()),
-            other => other?,
-        }
-        let (uid, gid) =
-            (rustix::fs::Uid::from_raw(device.uid().unwrap_or(0)), rustix::fs::Gid::from_raw(device.gid().unwrap_or(0)));
-        rustix::fs::chownat(&parent, name, Some(uid), Some(gid), rustix::fs::AtFlags::SYMLINK_NOFOLLOW).at("set owner of", path)
+        if self.has_own_users { Ok(()) } else { dev::make_all(&self.root, self.spec) }
     }
 
     /// The terminal's slave side as /dev/console.
@@ -351,12 +357,6 @@ fn refuse_proc(place: &OwnedFd, target: &Path) -> Result<()> {
         return Err(Error::denied(format!("{} cannot be mounted because it is inside /proc", target.display())));
     }
     Ok(())
-}
-
-fn make_node(dir: BorrowedFd<'_>, name: &str, kind: FileType, mode: u32, (major, minor): (u32, u32)) -> Result<()> {
-    rustix::fs::mknodat(dir, name, kind, Mode::from(mode), rustix::fs::makedev(major, minor)).at("make device", name)?;
-    // What the umask took.
-    rustix::fs::chmodat(dir, name, Mode::from(mode), rustix::fs::AtFlags::empty()).at("set mode of", name)
 }
 
 /// `net.ipv4.x` as a path; dots and slashes as sysctl(8) reads them. Only settings of the container's own namespaces.

@@ -9,14 +9,15 @@ mod mounts;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use fs_base::sys::ids::{IdMap, IdRange};
 use fs_base::sys::root::Root;
 use fs_base::{Error, Result};
 use oci_spec::runtime::{
-    Capabilities, Capability, Linux, LinuxCapabilities, LinuxDevice, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType,
-    PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Spec, User as SpecUser,
+    Capabilities, Capability, Linux, LinuxCapabilities, LinuxDevice, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace,
+    LinuxNamespaceBuilder, LinuxNamespaceType, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Spec, User as SpecUser,
 };
 
-use crate::config::{Container, Namespace, Network, Ulimit};
+use crate::config::{Container, Namespace, Network, Ulimit, Users};
 use crate::user::{self, User};
 use crate::{capability, cgroup, seccomp};
 
@@ -193,10 +194,21 @@ fn linux(container: &Container) -> Result<Linux> {
         .set_seccomp(seccomp_of(container)?)
         .set_sysctl(Some(sysctls(container)))
         .set_devices(Some(nodes(container)?))
+        .set_uid_mappings(container.users.ids().map(|ids| mappings(ids.uids())).transpose()?)
+        .set_gid_mappings(container.users.ids().map(|ids| mappings(ids.gids())).transpose()?)
         .set_rootfs_propagation(None)
         .set_masked_paths(Some(paths(container, container.masked_paths.as_ref(), MASKED)))
         .set_readonly_paths(Some(paths(container, container.readonly_paths.as_ref(), READ_ONLY)));
     Ok(linux)
+}
+
+/// Ids in the spec's words.
+fn mappings(ranges: &[IdRange]) -> Result<Vec<LinuxIdMapping>> {
+    let mapping = |range: &IdRange| {
+        let builder = LinuxIdMappingBuilder::default().container_id(range.inside).host_id(range.outside).size(range.count);
+        builder.build().map_err(|error| Error::internal(format!("id mapping: {error}")))
+    };
+    ranges.iter().map(mapping).collect()
 }
 
 /// The nodes in its /dev: all of the host's if it is privileged, and those that were asked for.
@@ -226,6 +238,8 @@ pub fn cgroups_path(container: &Container) -> PathBuf {
 fn namespaces(container: &Container) -> Result<Vec<LinuxNamespace>> {
     let private = |namespace: &Namespace| *namespace != Namespace::Host;
     let wanted = [
+        // The others are to belong to it.
+        (LinuxNamespaceType::User, container.users != Users::Host),
         (LinuxNamespaceType::Mount, true),
         (LinuxNamespaceType::Network, container.network != Network::Host),
         (LinuxNamespaceType::Pid, private(&container.pid)),
@@ -235,14 +249,20 @@ fn namespaces(container: &Container) -> Result<Vec<LinuxNamespace>> {
     ];
     let make = |typ| {
         let mut builder = LinuxNamespaceBuilder::default().typ(typ);
-        let joined = match (typ, &container.network, &container.pid, &container.ipc) {
-            (LinuxNamespaceType::Network, Network::Of(path), ..)
-            | (LinuxNamespaceType::Pid, _, Namespace::Of(path), _)
-            | (LinuxNamespaceType::Ipc, .., Namespace::Of(path)) => Some(path),
+        let other = |namespace: &Namespace| match namespace {
+            Namespace::Of(path) => Some(path.clone()),
+            Namespace::Private | Namespace::Host => None,
+        };
+        let joined = match (typ, &container.network, &container.users) {
+            (LinuxNamespaceType::Network, Network::Of(path), _) | (LinuxNamespaceType::User, _, Users::Of(path, _)) => {
+                Some(path.clone())
+            }
+            (LinuxNamespaceType::Pid, ..) => other(&container.pid),
+            (LinuxNamespaceType::Ipc, ..) => other(&container.ipc),
             _ => None,
         };
         if let Some(path) = joined {
-            builder = builder.path(path.clone());
+            builder = builder.path(path);
         }
         builder.build().map_err(|error| Error::internal(format!("namespace {typ}: {error}")))
     };
@@ -254,7 +274,10 @@ fn sysctls(container: &Container) -> HashMap<String, String> {
     let mut all = HashMap::new();
     if container.network == Network::Own {
         all.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
-        all.insert("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned());
+        // Only groups that its user namespace knows are taken.
+        let known = |ids: &IdMap| ids.gids().iter().find(|range| range.inside == 0).map_or(0, |range| range.count - 1);
+        let last = container.users.ids().map_or(0x7fff_ffff, known);
+        all.insert("net.ipv4.ping_group_range".to_owned(), format!("0 {last}"));
     }
     all.extend(container.sysctls.iter().map(|(name, value)| (name.clone(), value.clone())));
     all

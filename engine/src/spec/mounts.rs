@@ -16,14 +16,16 @@ pub fn all(container: &Container) -> Result<Vec<Mount>> {
     let daemon_file = |file: &crate::config::ManagedFile| !container.mounts.iter().any(|mount| mount.target == file.target);
     for file in container.files.iter().filter(|file| daemon_file(file)) {
         let writable = if container.read_only_root { "ro" } else { "rw" };
-        mounts.push(make(&file.target, "bind", Some(&file.source), &["bind", "rprivate", writable])?);
+        mounts.push(owned(container, make(&file.target, "bind", Some(&file.source), &["bind", "rprivate", writable])?)?);
     }
     let mut own: Vec<&MountSpec> = container.mounts.iter().collect();
     own.sort_by_key(|mount| mount.target.components().count());
     for mount in own {
         // What a user mounts at a place of ours is there instead of ours.
         mounts.retain(|ours| ours.destination() != &mount.target);
-        mounts.push(of_user(mount)?);
+        let made = of_user(mount)?;
+        let is_ours = matches!(mount.kind, MountKind::Volume { .. });
+        mounts.push(if is_ours { owned(container, made)? } else { made });
     }
     Ok(mounts)
 }
@@ -55,6 +57,19 @@ fn kernel(container: &Container) -> Result<Vec<Mount>> {
         }
     }
     Ok(mounts)
+}
+
+/// What we keep for containers is on the disk with the ids inside, so that containers with different user namespaces, and
+/// without one, can share it.
+fn owned(container: &Container, mut mount: Mount) -> Result<Mount> {
+    if let Some(ids) = container.users.ids() {
+        let options = mount.options().iter().flatten().cloned().chain(["idmap".to_owned()]).collect();
+        mount
+            .set_options(Some(options))
+            .set_uid_mappings(Some(super::mappings(ids.uids())?))
+            .set_gid_mappings(Some(super::mappings(ids.gids())?));
+    }
+    Ok(mount)
 }
 
 fn of_user(mount: &MountSpec) -> Result<Mount> {

@@ -6,8 +6,9 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 
-use engine::config::{Container, Namespace, Network, Seccomp};
+use engine::config::{Container, Namespace, Network, Seccomp, Users};
 use engine::shim::{Client, Exit, Launch, LogOptions, Options, launch};
+use fs_base::sys::ids::UserNamespace;
 use fs_base::sys::mount::Mount;
 use fs_base::sys::root::Root;
 use fs_base::{ContainerId, Result};
@@ -48,7 +49,7 @@ impl Box {
         std::fs::copy(BUSYBOX, tree.join("bin/busybox")).unwrap();
         for name in [
             "sh", "cat", "echo", "sleep", "true", "id", "ls", "mount", "stty", "kill", "grep", "hostname", "ps", "mknod", "env",
-            "pwd", "head", "ip", "touch", "nproc", "test", "ln", "stat", "dd", "ulimit", "tty",
+            "pwd", "head", "ip", "touch", "nproc", "test", "ln", "stat", "dd", "ulimit", "tty", "readlink", "chown", "mkdir",
         ] {
             symlink("busybox", tree.join("bin").join(name)).unwrap();
         }
@@ -90,6 +91,9 @@ impl Box {
 
     pub fn launch(&mut self) -> Result<i32> {
         let root = Mount::clone_of(&self.tree(), false)?;
+        if let Some(ids) = self.container.users.ids() {
+            root.map_ids(&UserNamespace::new(ids)?)?;
+        }
         let spec = engine::spec::build(&self.container, &Root::from_fd(root.try_clone()?.into_fd()))?;
         let launched = launch(Launch {
             program: Path::new(env!("CARGO_BIN_EXE_fsd-shim")),
@@ -161,6 +165,7 @@ fn value(args: &[&str]) -> Container {
         shm: None,
         uts: Namespace::Private,
         cgroup: Namespace::Private,
+        users: Users::Host,
         cap_add: Vec::new(),
         cap_drop: Vec::new(),
         privileged: false,

@@ -13,6 +13,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use fs_base::sys::ids::IdMap;
 use fs_base::sys::memory;
 use fs_base::sys::mount::Mount;
 use fs_base::{Error, IoContext, Result};
@@ -58,6 +59,8 @@ struct Shim {
     dir: PathBuf,
     spec: Spec,
     namespaces: u64,
+    /// The ids of its user namespace, if it has one.
+    ids: Option<IdMap>,
     /// The runtime, if it is not the built-in one.
     external: Option<External>,
     cgroup: Cgroup,
@@ -126,6 +129,7 @@ impl Shim {
         let shim = Shim {
             dir: dir.to_owned(),
             namespaces: if external.is_some() { 0 } else { runtime::namespaces(&spec)? },
+            ids: runtime::map_of(&spec)?,
             external,
             root: Some(created.root),
             spec,

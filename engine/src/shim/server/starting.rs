@@ -55,6 +55,7 @@ impl Shim {
             filter: filter.as_ref(),
             stdio,
             cgroup: &self.cgroup,
+            ids: self.ids.as_ref(),
         })?;
         Ok((starting, ends))
     }

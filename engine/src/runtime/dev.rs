@@ -1,0 +1,140 @@
+//! The nodes of a container's /dev.
+//!
+//! A process in a user namespace may make no device, so there the maker fills /dev before the process is born: a tmpfs
+//! of the host's, whose files belong to the root inside. Others bind the host's own nodes into a tmpfs of the
+//! container's, which then belong to nobody and take a mount each.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use fs_base::sys::ids::IdMap;
+use fs_base::sys::mount::{FsContext, Mount};
+use fs_base::sys::root::Root;
+use fs_base::{Class, Error, IoContext, Result};
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Spec};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::mount::MountAttrFlags;
+
+use super::options::Options;
+
+/// Where it is.
+pub const DEV: &str = "/dev";
+
+/// The nodes and links that every container has. Source: OCI runtime spec, config-linux.md, "Default devices".
+pub fn fill(dev: &Mount, ids: Option<&IdMap>) -> Result<()> {
+    let own = |name: &str| match ids {
+        Some(ids) => give(dev.as_fd(), name, ids.root()?),
+        None => Ok(()),
+    };
+    for (name, minor, major) in
+        [("null", 3, 1), ("zero", 5, 1), ("full", 7, 1), ("random", 8, 1), ("urandom", 9, 1), ("tty", 0, 5)]
+    {
+        make_node(dev.as_fd(), name, FileType::CharacterDevice, 0o666, (major, minor))?;
+        own(name)?;
+    }
+    for (name, to) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+        ("core", "/proc/kcore"),
+        ("ptmx", "pts/ptmx"),
+    ] {
+        rustix::fs::symlinkat(to, dev, name).at("link", Path::new(DEV).join(name))?;
+        own(name)?;
+    }
+    Ok(())
+}
+
+/// The node that masks files.
+pub fn null_of(dev: &Mount) -> Result<OwnedFd> {
+    rustix::fs::openat(dev, "null", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).at("open", "/dev/null")
+}
+
+/// In the maker: all of /dev for a container with a user namespace; `None` if its spec mounts none.
+pub fn make(spec: &Spec, ids: &IdMap) -> Result<Option<Mount>> {
+    let is_dev =
+        |mount: &&oci_spec::runtime::Mount| mount.destination() == Path::new(DEV) && mount.typ().as_deref() == Some("tmpfs");
+    let devices: Vec<_> = spec.linux().as_ref().and_then(|linux| linux.devices().as_ref()).into_iter().flatten().collect();
+    let Some(mount) = spec.mounts().iter().flatten().find(is_dev) else {
+        return match devices.first() {
+            Some(device) => Err(elsewhere(device)),
+            None => Ok(None),
+        };
+    };
+    let options = Options::parse(mount)?;
+    let root = ids.root()?;
+    let context = FsContext::open("tmpfs")?;
+    context.string("source", "tmpfs")?;
+    for (key, value) in &options.data {
+        match value {
+            Some(value) => context.string(key, value.as_str())?,
+            None => context.flag(key)?,
+        }
+    }
+    context.string("uid", root.0.to_string())?;
+    context.string("gid", root.1.to_string())?;
+    let dev = context.mount(options.set.0 - MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+    fill(&dev, Some(ids))?;
+    let tree = Root::from_fd(dev.as_fd().try_clone_to_owned().at("duplicate", "mount descriptor")?);
+    for device in devices {
+        let below = device.path().strip_prefix(DEV).map_err(|_| elsewhere(device))?;
+        make_device(&tree, below, device, Some(ids)).map_err(|error| named(device, error))?;
+    }
+    Ok(Some(dev))
+}
+
+fn elsewhere(device: &LinuxDevice) -> Error {
+    Error::unsupported(format!("device {} is not supported in a user namespace: it can only be in /dev", device.path().display()))
+}
+
+fn named(device: &LinuxDevice, error: Error) -> Error {
+    error.context(format!("device {}", device.path().display()))
+}
+
+/// Further nodes, by their paths in the container.
+pub fn make_all(root: &Root, spec: &Spec) -> Result<()> {
+    let devices = spec.linux().as_ref().and_then(|linux| linux.devices().as_ref());
+    let make = |device: &LinuxDevice| make_device(root, device.path(), device, None).map_err(|error| named(device, error));
+    devices.into_iter().flatten().try_for_each(make)
+}
+
+fn make_device(root: &Root, path: &Path, device: &LinuxDevice, ids: Option<&IdMap>) -> Result<()> {
+    let kind = match device.typ() {
+        LinuxDeviceType::B => FileType::BlockDevice,
+        LinuxDeviceType::C | LinuxDeviceType::U => FileType::CharacterDevice,
+        LinuxDeviceType::P => FileType::Fifo,
+        LinuxDeviceType::A => return Err(Error::invalid("it has no type")),
+    };
+    if let Some(parent) = path.parent() {
+        root.make_dirs(parent, Mode::from(0o755))?;
+    }
+    let Some((parent, name)) = root.parent_of(path)? else { return Err(Error::invalid("it has no name")) };
+    let name = name.to_string_lossy().into_owned();
+    let number = (device.major() as u32, device.minor() as u32);
+    match make_node(parent.as_fd(), &name, kind, device.file_mode().unwrap_or(0o666), number) {
+        Err(error) if error.class() == Class::Conflict => return Ok(()),
+        other => other?,
+    }
+    let (uid, gid) = (device.uid().unwrap_or(0), device.gid().unwrap_or(0));
+    let owner = match ids {
+        None => (uid, gid),
+        // What the host gives to somebody who is nobody inside belongs to the root inside.
+        Some(ids) => {
+            let root = ids.root()?;
+            (ids.uid_outside(uid).unwrap_or(root.0), ids.gid_outside(gid).unwrap_or(root.1))
+        }
+    };
+    give(parent.as_fd(), &name, owner)
+}
+
+fn give(dir: BorrowedFd<'_>, name: &str, (uid, gid): (u32, u32)) -> Result<()> {
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).at("set owner of", name)
+}
+
+fn make_node(dir: BorrowedFd<'_>, name: &str, kind: FileType, mode: u32, (major, minor): (u32, u32)) -> Result<()> {
+    rustix::fs::mknodat(dir, name, kind, Mode::from(mode), rustix::fs::makedev(major, minor)).at("make device", name)?;
+    // What the umask took.
+    rustix::fs::chmodat(dir, name, Mode::from(mode), AtFlags::empty()).at("set mode of", name)
+}
