@@ -116,7 +116,7 @@ fn dev_proc_sys_and_limits_are_as_without() {
         return;
     }
     let script = "for n in null zero full random urandom tty; do stat -c '%n %t:%T %u %a' /dev/$n; done; echo x > /dev/null; \
-                  ls /dev/pts /dev/shm /dev/mqueue > /dev/null && test -c /dev/ptmx && echo nodes; \
+                  ls /dev/pts /dev/shm /dev/mqueue > /dev/null && test -c /dev/ptmx && echo nodes; stat -c 'queues of %u' /dev/mqueue; \
                   test -d /proc/1 && test -d /sys/class/net/lo && echo fs; cat /proc/sys/net/ipv4/ping_group_range; \
                   ulimit -n; hostname; ip link show lo | grep -c UP; test -e /proc/sys/net/ipv4/ip_unprivileged_port_start && echo net; \
                   head -c1 /proc/kcore | grep -c . ; touch /proc/sysrq-trigger 2>/dev/null || echo shut; cat /proc/self/oom_score_adj";
@@ -125,7 +125,19 @@ fn dev_proc_sys_and_limits_are_as_without() {
     container.container.oom_score_adj = Some(100);
     assert_eq!(container.run().code, 0, "{}", container.log());
     let log = container.log();
-    for line in ["/dev/null 1:3 0 666", "/dev/tty 5:0 0 666", "nodes", "fs", "0\t65535", "777", "boxed", "net", "shut", "100"] {
+    for line in [
+        "/dev/null 1:3 0 666",
+        "/dev/tty 5:0 0 666",
+        "nodes",
+        "queues of 0",
+        "fs",
+        "0\t65535",
+        "777",
+        "boxed",
+        "net",
+        "shut",
+        "100",
+    ] {
         assert!(log.lines().any(|said| said == line), "{line} in {log}");
     }
 }
@@ -182,7 +194,8 @@ fn its_network_is_joined_with_its_users() {
     let pid = first.launch().unwrap();
     first.client().start().unwrap();
     let of = |kind: &str| PathBuf::from(format!("/proc/{pid}/ns/{kind}"));
-    let mut second = container("id -u; ip link add x0 type dummy 2>/dev/null; readlink /proc/self/ns/user; readlink /proc/self/ns/net");
+    let mut second =
+        container("id -u; ip link add x0 type dummy 2>/dev/null; readlink /proc/self/ns/user; readlink /proc/self/ns/net");
     second.container.users = Users::Of(of("user"), ids());
     second.container.network = Network::Of(of("net"));
     second.container.pid = engine::config::Namespace::Of(of("pid"));

@@ -15,6 +15,7 @@ use volumes::Volumes;
 
 use crate::config::Config;
 use crate::container::Containers;
+use crate::container::users::Mapped;
 use crate::db::Db;
 use crate::db::images::ImageRow;
 use crate::events::Events;
@@ -40,6 +41,8 @@ pub struct App {
     pub volumes: Volumes,
     /// What is known of containers besides their rows.
     pub containers: Containers,
+    /// The user namespaces that trees are mounted for.
+    pub mapped: Mapped,
     /// The networks.
     pub networks: Networks,
     /// What happened.
@@ -96,6 +99,7 @@ impl App {
             image_leases: Mutex::default(),
             volumes,
             containers,
+            mapped: Mapped::default(),
             networks,
             events,
             trash,
@@ -103,6 +107,10 @@ impl App {
             left: AtomicBool::new(false),
             _lock: lock,
         };
+        if let Some(ids) = &app.config.userns_remap {
+            let works = app.mapped.of(ids).and_then(|owners| app.mounter.probe_owners(&owners));
+            works.map_err(|error| error.context("userns-remap does not work here"))?;
+        }
         app.remove_orphans()?;
         crate::mounts::recover(&app)?;
         crate::volume::recover(&app)?;

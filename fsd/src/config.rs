@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use fs_base::sys::ids::IdMap;
 use fs_base::{Error, IoContext, Result};
 use layerfs::driver::Choice;
 use layerfs::tar::Limits;
@@ -100,6 +101,9 @@ pub struct Options {
     /// Runtime of containers that name none [default: builtin]
     #[arg(long, global = true, env = "FSD_DEFAULT_RUNTIME", value_name = "NAME")]
     pub default_runtime: Option<String>,
+    /// Give containers users of their own: 'default', or whose ids in /etc/subuid and /etc/subgid [default: the host's users]
+    #[arg(long, global = true, env = "FSD_USERNS_REMAP", value_name = "USER[:GROUP]")]
+    pub userns_remap: Option<String>,
     /// Program that serves a tree by FUSE [default: fsd-fuse, beside this program or in ../bin]
     #[arg(long, global = true, env = "FSD_FUSE", value_name = "FILE")]
     pub fuse: Option<PathBuf>,
@@ -125,6 +129,8 @@ struct File {
     runtimes: BTreeMap<String, PathBuf>,
     #[serde(rename = "default-runtime")]
     default_runtime: Option<String>,
+    #[serde(rename = "userns-remap")]
+    userns_remap: Option<String>,
     fuse: Option<PathBuf>,
     log: Option<String>,
     #[serde(default)]
@@ -219,6 +225,8 @@ pub struct Config {
     pub runtimes: BTreeMap<String, PathBuf>,
     /// The runtime of containers that name none.
     pub default_runtime: String,
+    /// The users of containers, where they are not the host's.
+    pub userns_remap: Option<IdMap>,
     /// What serves a tree by FUSE.
     pub fuse: PathBuf,
     /// The log level.
@@ -261,6 +269,9 @@ impl Config {
                 .clone()
                 .or(file.default_runtime)
                 .unwrap_or_else(|| crate::container::runtimes::BUILTIN.to_owned()),
+            userns_remap: crate::userns::remap(
+                options.userns_remap.clone().or(file.userns_remap).as_deref().unwrap_or_default(),
+            )?,
             limits: limits(&file.limits),
             registries: Settings { insecure: file.registries.insecure, mirrors: file.registries.mirrors },
         };

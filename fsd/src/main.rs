@@ -20,6 +20,7 @@ mod registry;
 mod reserve;
 mod serve;
 mod system;
+mod userns;
 mod volume;
 
 use std::process::ExitCode;

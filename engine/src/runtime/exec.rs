@@ -142,6 +142,7 @@ impl Drop for Starting {
 
 /// Begins to run a process in a container. Nothing here waits for the container's files.
 pub fn exec(request: Exec<'_>) -> Result<Starting> {
+    request.ids.map_or(Ok(()), |ids| userns::check(ids, request.process))?;
     let joiner = request.cgroup.joiner()?;
     let (ours, theirs) = Channel::pair()?;
     // Its own, because the process that stays may speak before the one that made it.

@@ -110,6 +110,7 @@ fn set_up(
     if inherited.users.is_some() {
         // Not before: the way to the tree's place is the host's root's.
         userns::become_root()?;
+        unshare(inherited.namespaces & LinuxNamespaceType::Ipc as u64)?;
         tree.take_dev(inherited.dev);
     }
     tree.mount_all(inherited.binds, &cgroup.views())?;

@@ -135,7 +135,11 @@ pub fn create(request: Create<'_>) -> Result<Created> {
     let filter = filter(request.spec)?;
     let (ours, theirs) = Channel::pair()?;
     // A cgroup namespace shows the cgroup one is in when it is made: the process makes its own after joining.
-    let at_birth = namespaces & !(LinuxNamespaceType::Cgroup as u64);
+    let mut at_birth = namespaces & !(LinuxNamespaceType::Cgroup as u64);
+    if users.is_some() {
+        // Its message queues belong to whoever makes it, who is nobody at birth.
+        at_birth &= !(LinuxNamespaceType::Ipc as u64);
+    }
     match userns::fork_among(others, pids.as_ref(), at_birth, request.cgroup.unified_dir())? {
         Born::Child => {
             drop(ours);

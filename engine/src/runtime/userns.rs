@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 use fs_base::sys::ids::{IdMap, IdRange, UserNamespace};
 use fs_base::sys::pid;
 use fs_base::sys::process::{ForkOptions, Forked, exit_now, fork};
-use fs_base::{IoContext, Result};
+use fs_base::{Error, IoContext, Result};
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Process, Spec};
 use rustix::fs::{Gid, Uid};
 
@@ -30,6 +30,7 @@ impl Users {
     /// `None` if it is the host's.
     pub fn of(spec: &Spec) -> Result<Option<Users>> {
         let Some(map) = map_of(spec)? else { return Ok(None) };
+        spec.process().as_ref().map_or(Ok(()), |process| check(&map, process))?;
         let joined = joined(spec, LinuxNamespaceType::User)?.map(UserNamespace::from_fd);
         Ok(Some(Users { map, joined }))
     }
@@ -75,6 +76,22 @@ pub fn give_streams_outside(map: &IdMap, stdio: &Stdio, process: Option<&Process
     if let (Stdio::Streams { stdin, stdout, stderr }, Some(uid)) = (stdio, uid) {
         use std::os::fd::AsFd;
         give_streams_to(uid, &[stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]);
+    }
+}
+
+/// Refuses a user or a group that the namespace does not know. The texts are runc's.
+pub fn check(map: &IdMap, process: &Process) -> Result<()> {
+    let user = process.user();
+    if map.uid_outside(user.uid()).is_none() {
+        return Err(Error::invalid("cannot set uid to unmapped user in user namespace"));
+    }
+    let mut groups = user.additional_gids().iter().flatten().copied().chain([user.gid()]).collect::<Vec<_>>();
+    groups.retain(|gid| map.gid_outside(*gid).is_none());
+    match groups.first() {
+        Some(gid) => {
+            Err(Error::invalid("cannot set gid to unmapped user in user namespace").with_hint(format!("it is group {gid}")))
+        }
+        None => Ok(()),
     }
 }
 

@@ -243,9 +243,13 @@ impl Client {
     pub fn root(&self) -> Result<OwnedFd> {
         let stream = self.send(&Request::Root)?;
         stream.set_read_timeout(Some(DEADLINE)).at("configure", "shim socket")?;
-        let (bytes, descriptor) = super::server::passing::receive(&stream)?;
+        let ended = |error: Error| {
+            let has_ended = error.class() == Class::Corrupt || has_hung_up(&error);
+            if has_ended { error.with_class(Class::NotFound) } else { error }
+        };
+        let (bytes, descriptor) = super::server::passing::receive(&stream).map_err(ended)?;
         let mut whole = std::io::Cursor::new(bytes).chain(&stream);
-        proto::read::<Answer>(&mut whole)??;
+        proto::read::<Answer>(&mut whole).map_err(ended)??;
         descriptor.ok_or_else(|| Error::internal("the shim sent no descriptor"))
     }
 

@@ -33,6 +33,11 @@ pub fn describe(app: &App) -> Result<Value> {
     });
     if let Value::Object(answer) = &mut answer {
         host(answer);
+        if app.config.userns_remap.is_some()
+            && let Some(Value::Array(options)) = answer.get_mut("SecurityOptions")
+        {
+            options.push(json!("name=userns"));
+        }
         limits(answer)?;
     }
     Ok(answer)

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
+use fs_base::sys::ids::{ActingAs, IdMap};
 use fs_base::sys::mount::{Mount, unshare_mount_namespace};
 use fs_base::sys::root::Root;
 use fs_base::{Class, Error, IoContext, MountKind, MountSpec, Result};
@@ -20,8 +21,13 @@ pub fn with_root<T: Send + 'static>(
     work: impl FnOnce(&Root) -> Result<T> + Send + 'static,
 ) -> Result<T> {
     if row.state.is_running() {
-        match app.shim(&row.id).root() {
-            Ok(root) => return work(&Root::from_fd(root)),
+        let root = app.shim(&row.id).root();
+        match root.and_then(|root| Ok((root, IdMap::of_process(row.state.pid)?))) {
+            Ok((root, ids)) => {
+                // What is written has the owners that a process in there would give it.
+                let _acting = ids.as_ref().map(ActingAs::root_of).transpose()?;
+                return work(&Root::from_fd(root).with_ids(ids));
+            }
             // It has just ended.
             Err(error) if matches!(error.class(), Class::NotFound | Class::Conflict) => {}
             Err(error) => return Err(error),
@@ -41,7 +47,7 @@ fn on_stopped<T>(app: &App, row: &ContainerRow, work: impl FnOnce(&Root) -> Resu
     let image =
         app.db.image(&row.image)?.ok_or_else(|| Error::corrupt(format!("the image {} of the container is gone", row.image)))?;
     let dir = app.container_dir(&row.id);
-    let tree = crate::mounts::container_tree(app, row, &image.layers)?;
+    let tree = crate::mounts::container_tree(app, row, &image.layers, None)?;
     let mounts = app.volumes.prepare(&row.definition.mounts)?;
     let result = in_own_namespace(&dir, &tree, &mounts, row.definition.host_flag("ReadonlyRootfs"), work);
     let running = |id: &_| app.db.container(id).ok().flatten().is_some_and(|row| row.state.is_running());

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use volumes::parse::HostMounts;
 
-use super::{refuse, runtimes};
+use super::{refuse, runtimes, users};
 use crate::config::Config;
 use crate::image::Config as ImageConfig;
 use crate::network::{Mode, request};
@@ -62,7 +62,7 @@ pub fn decode(body: &[u8]) -> Result<New> {
 }
 
 impl New {
-    /// Checks and notes the runtime.
+    /// Checks and notes the runtime, and checks what goes with the users that it will have.
     pub fn choose_runtime(&mut self, config: &Config) -> Result<()> {
         let asked = self.host_config.get("Runtime").and_then(Value::as_str).unwrap_or_default();
         let name = runtimes::name(config, asked).to_owned();
@@ -72,7 +72,7 @@ impl New {
                 .with_hint("the init is the built-in runtime's: leave --runtime out"));
         }
         self.host_config.insert("Runtime".to_owned(), json!(name));
-        Ok(())
+        users::check(config, &self.host_config)
     }
 
     /// Merges it with its image. `id` gives the host name where none was asked for.

@@ -46,6 +46,7 @@ pub mod stop;
 mod to_engine;
 pub mod top;
 pub mod update;
+pub mod users;
 
 pub use live::{Containers, End};
 pub use logs::log_options;

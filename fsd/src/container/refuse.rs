@@ -37,7 +37,7 @@ pub fn host_config(host: &Map<String, Value>) -> Result<()> {
     }
     let text = |key: &str| host.get(key).and_then(Value::as_str).unwrap_or_default();
     one_of("--isolation", text("Isolation"), &["", "default"])?;
-    one_of("--userns", text("UsernsMode"), &["", "host"])?;
+    one_of("--userns", text("UsernsMode"), &["", "host", "private"])?;
     if !text("PidMode").starts_with("container:") {
         one_of("--pid", text("PidMode"), &["", "host", "container:NAME"])?;
     }

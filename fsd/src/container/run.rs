@@ -10,7 +10,7 @@ use fs_base::{Class, ContainerId, Error, Result};
 
 use super::live::Live;
 use super::to_engine::to_engine;
-use super::{ContainerRow, State, Status, files, health, ipc, join, restart};
+use super::{ContainerRow, State, Status, files, health, ipc, join, restart, users};
 use crate::app::App;
 use crate::network;
 
@@ -109,8 +109,9 @@ fn make(app: &App, row: &ContainerRow, live: &Live) -> Result<engine::shim::Laun
         container.pid = other;
     }
     ipc::apply(app, row, &mut container)?;
+    container.users = users::of(app, row)?;
     live.hold(Some(app.mounter.lease(&image.layers)?));
-    let root = crate::mounts::container_tree(app, row, &image.layers)?;
+    let root = crate::mounts::container_tree(app, row, &image.layers, container.users.ids())?;
     let spec = engine::spec::build(&container, &Root::from_fd(root.try_clone()?.into_fd()))?;
     let log = super::log_options(&row.definition.host_config)?;
     let attributes = super::logs::attributes(&row.definition)?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use engine::config::{Container, ManagedFile, Namespace, Network, Seccomp, Ulimit};
+use engine::config::{Container, ManagedFile, Namespace, Network, Seccomp, Ulimit, Users};
 use fs_base::{Error, MountSpec, Result};
 use serde::Deserialize;
 use serde_json::Value;
@@ -101,6 +101,7 @@ pub fn to_engine(row: &ContainerRow, mounts: Vec<MountSpec>, files: Vec<ManagedF
         shm: None,
         uts: mode("UTSMode"),
         cgroup: mode("CgroupnsMode"),
+        users: Users::Host,
         cap_add: host.cap_add.unwrap_or_default(),
         cap_drop: host.cap_drop.unwrap_or_default(),
         privileged: definition.host_flag("Privileged"),

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use fs_base::sys::ids::IdMap;
 use fs_base::sys::mount::{Mount, mount_table};
 use fs_base::{Class, Error, IoContext, Result};
 use fsd_api::{MountRequest, ObjectKind};
@@ -91,7 +92,7 @@ fn looked_at(mount: Mount) -> Result<Mount> {
 /// seen in the other. The caller keeps the container from starting and ending.
 fn of_container(app: &App, row: &ContainerRow, layers: &[fs_base::LayerId]) -> Result<Mount> {
     if !row.state.is_running() {
-        return container(app, row, layers);
+        return container(app, row, layers, None);
     }
     let root = app.shim(&row.id).root()?;
     let path = format!("/proc/{}/ns/mnt", row.state.pid);
@@ -100,21 +101,39 @@ fn of_container(app: &App, row: &ContainerRow, layers: &[fs_base::LayerId]) -> R
 }
 
 /// A container's writable tree, detached. Where a person has it mounted on the host, it is that tree once more: the kernel
-/// allows no second one over the same directories.
-pub fn container(app: &App, row: &ContainerRow, layers: &[fs_base::LayerId]) -> Result<Mount> {
+/// allows no second one over the same directories. With `ids` it is the tree for a user namespace that has these.
+pub fn container(app: &App, row: &ContainerRow, layers: &[fs_base::LayerId], ids: Option<&IdMap>) -> Result<Mount> {
+    let dir = app.container_dir(&row.id);
+    let (upper, work) = (dir.join(files::UPPER), dir.join(files::WORK));
     let rows = app.db.mounts_of(ObjectKind::Container, row.id.as_str())?;
     let mut shown =
         rows.into_iter().filter(|mount| mount.mounted && !mount.writable && !session::is_one(app, &mount.id)).peekable();
     if shown.peek().is_some() {
         let table = mount_table()?;
-        for mount in shown {
-            if table.iter().any(|known| known.target == Path::new(&mount.target)) {
-                let mount = Mount::clone_of(Path::new(&mount.target), false)?;
+        for shown in shown {
+            if table.iter().any(|known| known.target == Path::new(&shown.target)) {
+                let mount = Mount::clone_of(Path::new(&shown.target), false)?;
+                if !is_for(&mount, &upper, ids)? {
+                    return Err(Error::conflict(format!(
+                        "container {} is mounted at {} for other users",
+                        row.name, shown.target
+                    ))
+                    .with_hint("unmount it there first: 'ctl umount'"));
+                }
                 mount.set_attributes(MountAttrFlags::empty(), LOOK_ONLY, false)?;
                 return Ok(mount);
             }
         }
     }
-    let dir = app.container_dir(&row.id);
-    app.mounter.container(layers, &dir.join(files::UPPER), &dir.join(files::WORK))
+    match ids {
+        None => app.mounter.container(layers, &upper, &work),
+        Some(ids) => app.mounter.container_of(layers, &upper, &work, &*app.mapped.of(ids)?),
+    }
+}
+
+/// Whether a tree shows owners as somebody with these ids has to see them: its root has the owner of the upper directory.
+fn is_for(tree: &Mount, upper: &Path, ids: Option<&IdMap>) -> Result<bool> {
+    let shown = rustix::fs::fstat(tree).at("stat", "a container's tree")?.st_uid;
+    let own = rustix::fs::stat(upper).at("stat", upper)?.st_uid;
+    Ok(Some(shown) == ids.map_or(Some(own), |ids| ids.uid_outside(own)))
 }
