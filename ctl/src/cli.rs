@@ -6,6 +6,7 @@ use fsd_api::ObjectKind;
 
 use crate::client::{Client, DEFAULT_HOST};
 use crate::cmd::about::{Info, Version};
+use crate::cmd::changes::MountDiff;
 use crate::cmd::commit::Commit;
 use crate::cmd::cp::{Cp, ImageCp};
 use crate::cmd::create::Create;
@@ -182,6 +183,7 @@ pub enum ImageVerb {
 /// Mounts on the host
 #[derive(Debug, Subcommand)]
 pub enum MountVerb {
+    Diff(MountDiff),
     #[command(visible_alias = "list")]
     Ls(MountLs),
     #[command(visible_alias = "remove")]
@@ -220,6 +222,7 @@ impl Verb {
             Verb::Kill(args) => args.run(client).await,
             Verb::Load(args) => args.run(client).await,
             Verb::Logs(args) => args.run(client).await,
+            Verb::Mount(MountVerb::Diff(args)) => args.run(),
             Verb::Mount(MountVerb::Ls(args)) => args.run(client).await,
             Verb::Mount(MountVerb::Rm(args)) | Verb::Umount(args) => args.run(client, None).await,
             Verb::Network(verb) => verb.run(client).await,

@@ -11,8 +11,11 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use fs_base::LayerId;
 use layerfs::driver::fuse::{Fs, FsOptions, LowerSpec, Maker, New, Over, ROOT, SetAttr};
 use layerfs::erofs::FileKind;
+use layerfs::ingest::IngestOptions;
+use layerfs::store::Store;
 use proptest::prelude::*;
 use rustix::io::Errno;
 
@@ -522,6 +525,79 @@ fn the_same_operations_give_the_same_tree_as_the_kernel() {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
     let config = ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 400, ..ProptestConfig::default() };
     proptest!(config, |(ops in prop::collection::vec(op(), 1..40))| compare(&ops));
+}
+
+/// The same meetings as [`make_lowers`] makes, as layers of a store.
+fn make_layers(dir: &Path) -> (Store, Vec<LayerId>) {
+    let script = "mkdir -p l1/a/b/c l1/b/a l1/c/c l1/d l2/a/a l2/c/d l2/b/b l2/d
+        echo 1 > l1/a/d; echo 2 > l1/a/b/a; echo 3 > l1/b/c; echo 4 > l1/c/a; ln -s there l1/c/b; echo 5 > l1/d/a; echo 6 > l1/d/b
+        echo 7 > l2/a/c; echo 8 > l2/c/a; : > l2/d/.wh.a; : > l2/b/.wh.c; : > l2/a/a/.wh..wh..opq; mkfifo l1/b/d
+        chmod 700 l1/a/b; chown 3:4 l1/c/a; echo 9 > l1/a/b/d; ln l1/a/b/d l1/c/d; ln l1/a/b/d l1/a/b/c/a
+        tar -C l1 -cf l1.tar .; tar -C l2 -cf l2.tar .";
+    assert!(Command::new("bash").args(["-ec", script]).current_dir(dir).status().unwrap().success());
+    let store = Store::open(&dir.join("store")).unwrap();
+    let ingest = |name| store.ingest(&mut &std::fs::read(dir.join(name)).unwrap()[..], &IngestOptions::default()).unwrap().id;
+    let ids = ["l1.tar", "l2.tar"].map(ingest).into();
+    (store, ids)
+}
+
+/// What the session says that it has changed is what the walk of its upper directory says, at every moment.
+fn compare_changes(ops: &[(Op, bool)]) {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let (store, ids) = make_layers(dir);
+    let (upper, work) = (dir.join("u"), dir.join("w"));
+    for path in [&upper, &work] {
+        std::fs::create_dir(path).unwrap();
+    }
+    let open = || {
+        let lowers = ids.iter().rev().map(|id| LowerSpec::Indexed(store.layer_dir(id)).open().unwrap()).collect();
+        let upper = Some((upper.clone(), work.clone()));
+        Library(Fs::new(FsOptions { lowers, upper, open_dirs: 64, ..FsOptions::default() }).unwrap())
+    };
+    let layers = layerfs::tree::Tree::new(ids.iter().map(|id| store.layer(id).unwrap()).collect());
+    let tree = open();
+    let check = |tree: &Library, when: &dyn std::fmt::Debug| {
+        let walked = layerfs::diff::of_upper(&layers, &upper).unwrap();
+        assert_eq!(tree.0.changes().unwrap(), walked, "{when:?} of {ops:?}");
+    };
+    let mut left_open = Vec::new();
+    for (number, (op, asked)) in ops.iter().enumerate() {
+        let _ = tree.run(op);
+        if let (Op::Append(path), true) = (op, asked)
+            && let Ok(node) = tree.writable(path)
+        {
+            // It is written to later, with nothing asked in between.
+            left_open.extend(tree.0.open_to_write(node, false, false));
+        }
+        if number % 5 == 4 {
+            for handle in &left_open {
+                tree.0.write(*handle, &[number as u8; 3], number as u64, false).unwrap();
+            }
+        }
+        if *asked {
+            check(&tree, &number);
+        }
+    }
+    for handle in left_open {
+        tree.0.release(handle);
+    }
+    check(&tree, &"at the end");
+    check(&tree, &"asked again");
+    drop(tree);
+    check(&open(), &"opened again");
+}
+
+#[test]
+fn what_was_changed_is_known_without_a_walk() {
+    if !may() {
+        return;
+    }
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
+    let config = ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 400, ..ProptestConfig::default() };
+    let step = (op(), prop::bool::weighted(0.3));
+    proptest!(config, |(ops in prop::collection::vec(step, 1..40))| compare_changes(&ops));
 }
 
 #[test]

@@ -253,6 +253,47 @@ fn a_session_that_is_killed_is_served_again_if_asked() {
     until("what was written to be gone", || std::fs::read_dir(host.daemon.dir().join("root/scratch")).unwrap().next().is_none());
 }
 
+#[test]
+fn a_writable_mount_says_what_was_changed_without_being_looked_through() {
+    if !has_fuse() {
+        return;
+    }
+    let host = Host::new();
+    for who in ["root", "user"] {
+        let as_user = |script: &str| if who == "user" { host.user(script) } else { root(&host, script) };
+        let dir = host.at(who);
+        let at = |script: &str| ok(&as_user(&format!("m={}; {script}", dir.display())));
+        at("$ctl image mount --fuse --rw seen:1 $m > /dev/null");
+        assert_eq!(at("$ctl mount diff $m; $ctl mount diff --total $m"), "0\n");
+        at("echo longer >> $m/etc/one; rm $m/etc/two; mkdir $m/new; echo x > $m/new/x; touch $m/etc");
+        let listed = "C /etc\nC /etc/one\nD /etc/two\nA /new\nA /new/x\n";
+        assert_eq!(at("$ctl mount diff $m"), listed, "{who}");
+        assert_eq!(at("$ctl mount diff --total $m"), "5\n", "seven bytes more, four less, and two");
+        let sized = at("$ctl mount diff -s $m");
+        assert!(
+            sized.contains("C       +7B content  /etc/one\n") && sized.contains("D       -4B content  /etc/two\n"),
+            "{sized}"
+        );
+        // What is written by who has it open shows too, and what is taken back does not.
+        let script = "exec 7>> $m/new/x; $ctl mount diff --total $m; head -c 1000000 /dev/zero >&7; sync $m/new/x; $ctl mount diff --total $m
+            exec 7>&-; mv $m/new/x $m/new/y; rm -r $m/new; echo one > $m/etc/one; chmod 600 $m/etc/one; $ctl mount diff -s $m";
+        let said = at(script);
+        let (totals, list) = said.split_at("5\n1000005\n".len());
+        assert_eq!(totals, "5\n1000005\n", "{who}");
+        assert!(list.contains("C       +0B metadata /etc/one\n") && !list.contains("new"), "{list}");
+        // More than one answer holds.
+        at(
+            "mkdir $m/many; cd $m/many; for i in $(seq 3000); do echo > a-long-name-so-that-many-of-them-are-more-than-one-answer-$i; done",
+        );
+        assert_eq!(at("$ctl mount diff $m | wc -l"), "3004\n");
+        let json = at("$ctl mount diff --format json $m | tail -n 1");
+        assert!(json.contains("\"kind\":\"added\"") && json.contains("answer-999"), "{json}");
+        at("$ctl umount $m");
+    }
+    let refused = fails(&host.user("$ctl mount diff /"));
+    assert!(refused.contains("not the top of a tree that FUSE serves"), "{refused}");
+}
+
 fn root(host: &Host, script: &str) -> Output {
     let ctl = format!("{} -H unix://{}", host.daemon.dir().join("ctl").display(), host.daemon.socket().display());
     Command::new("timeout").args(["120", "bash", "-euc", script]).env("ctl", ctl).output().unwrap()

@@ -1,6 +1,7 @@
 //! The verbs. A file holds those that belong together; each is its flags and one function that asks the daemon.
 
 pub mod about;
+pub mod changes;
 pub mod commit;
 pub mod cp;
 pub mod create;

@@ -306,23 +306,7 @@ impl Diff {
         let path = Query::new("/fsd/v1/diff").with("from", &from).with("to", &to).build();
         let entries: Vec<fsd_api::DiffEntry> = serde_json::from_slice(&client.get_bytes(&path).await?)?;
         for entry in entries {
-            if self.format.as_deref() == Some("json") {
-                out::line(serde_json::to_string(&entry)?);
-                continue;
-            }
-            let letter = match entry.kind {
-                fsd_api::ChangeKind::Modified => 'C',
-                fsd_api::ChangeKind::Added => 'A',
-                fsd_api::ChangeKind::Deleted => 'D',
-            };
-            if self.size {
-                let what = if entry.content { "content" } else { "metadata" };
-                let sign = if entry.size < 0 { "-" } else { "+" };
-                let size = crate::format::units::size3(entry.size.unsigned_abs() as f64);
-                out::line(format!("{letter} {:>9} {what:8} {}", format!("{sign}{size}"), entry.path));
-            } else {
-                out::line(format!("{letter} {}", entry.path));
-            }
+            show_difference(&entry, self.format.as_deref(), self.size)?;
         }
         Ok(())
     }
@@ -343,6 +327,28 @@ impl Diff {
         }
         Ok(())
     }
+}
+
+/// One line of a diff.
+pub(super) fn show_difference(entry: &fsd_api::DiffEntry, format: Option<&str>, with_size: bool) -> Result<()> {
+    if format == Some("json") {
+        out::line(serde_json::to_string(entry)?);
+        return Ok(());
+    }
+    let letter = match entry.kind {
+        fsd_api::ChangeKind::Modified => 'C',
+        fsd_api::ChangeKind::Added => 'A',
+        fsd_api::ChangeKind::Deleted => 'D',
+    };
+    if with_size {
+        let what = if entry.content { "content" } else { "metadata" };
+        let sign = if entry.size < 0 { "-" } else { "+" };
+        let size = crate::format::units::size3(entry.size.unsigned_abs() as f64);
+        out::line(format!("{letter} {:>9} {what:8} {}", format!("{sign}{size}"), entry.path));
+    } else {
+        out::line(format!("{letter} {}", entry.path));
+    }
+    Ok(())
 }
 
 /// Says what a bare name is.

@@ -24,6 +24,7 @@ use super::fs::Fs;
 use super::list::DirEntry;
 use super::passthrough::{Passthrough, Way};
 use super::rename::Over;
+use super::report::Report;
 use super::write::SetAttr;
 
 /// The largest request. Source: linux/fs/fuse/fuse_i.h, `FUSE_MAX_MAX_PAGES` (256 by default).
@@ -43,13 +44,14 @@ pub(super) struct Adapter {
     /// The kernel opens files and directories without asking.
     unasked: bool,
     passthrough: Passthrough,
+    report: Report,
     /// The process that ends when all is cleaned up.
     last: Pid,
 }
 
 impl Adapter {
     pub fn new(fs: Arc<Fs>, last: Pid) -> Adapter {
-        Adapter { fs, unasked: false, passthrough: Passthrough::default(), last }
+        Adapter { fs, unasked: false, passthrough: Passthrough::default(), report: Report::default(), last }
     }
 
     /// Flags of a file that goes by the kernel's cache.
@@ -406,7 +408,8 @@ impl Filesystem for Adapter {
         if ino == INodeNo::ROOT && name == SESSION_XATTR {
             return sized(reply, size, Ok(self.last.to_string().into_bytes()));
         }
-        sized(reply, size, self.fs.getxattr(ino.0, name.as_bytes()));
+        let report = (ino == INodeNo::ROOT).then(|| self.report.value(&self.fs, name.as_bytes())).flatten();
+        sized(reply, size, report.unwrap_or_else(|| self.fs.getxattr(ino.0, name.as_bytes())));
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {

@@ -109,6 +109,7 @@ impl Fs {
     }
 
     fn entered(&self, dir: &Arc<Node>, name: &[u8], attr: Attr) -> (Arc<Node>, Attr) {
+        self.note_name(dir, name);
         let found = Found { key: Key::Upper(attr.number), attr, upper: true, lowers: Vec::new() };
         let node = self.enter(dir, name, &found);
         let attr = self.shown(&node, attr);
@@ -211,6 +212,7 @@ impl Fs {
 
     /// A name is gone.
     pub(super) fn retire(&self, dir: &Arc<Node>, name: &[u8], found: &Found, hold: Option<OwnedFd>) {
+        self.note_name(dir, name);
         let Some(node) = self.nodes.known(found.key) else { return };
         let last = {
             let mut spot = node.spot();

@@ -154,6 +154,7 @@ impl Fs {
             Copy::Unnamed(file) => durable::link_fd_at(file.as_fd(), above.as_fd(), &name)?,
             Copy::Named(from) => durable::rename_at(upper.work.as_fd(), from, above.as_fd(), &name, RenameFlags::NOREPLACE)?,
         }
+        self.note_copy(&parent, &name);
         restore_times(above.as_fd(), &before)?;
         if attr.links > 1
             && let Some(place) = place

@@ -151,7 +151,10 @@ impl Fs {
 
     /// Closes a file.
     pub fn release(&self, handle: u64) {
-        drop(self.handles.close_file(handle));
+        let closed = self.handles.close_file(handle);
+        if let Some(file) = closed.filter(|file| matches!(file.bytes(), Bytes::Upper(_))) {
+            self.note_file(&file.node);
+        }
     }
 
     /// The next data or hole from `offset` on. Source: lseek(2).

@@ -11,7 +11,9 @@ use rustix::io::Errno;
 
 use super::attr::{Answer, Attr, Owners, errno};
 use super::cache::Cache;
+use super::differ::Known;
 use super::handle::Handles;
+use super::journal::Journal;
 use super::links::Links;
 use super::list::Item;
 use super::lower::{Indexed, Listing, Lower, Marks, OPAQUE_NAME, Plain, WHITEOUT_PREFIX, marks};
@@ -73,6 +75,9 @@ pub struct Fs {
     /// One file is copied up at a time.
     pub(super) copying: Mutex<()>,
     pub(super) links: Links,
+    pub(super) journal: Journal,
+    /// What differs from the layers, as it was known last.
+    pub(super) known: Mutex<Known>,
     static_links: bool,
     live: bool,
     /// Listings of directories that nobody opens, in a tree that does not change.
@@ -120,6 +125,8 @@ impl Fs {
             volatile: options.volatile,
             copying: Mutex::default(),
             links: Links::default(),
+            journal: Journal::default(),
+            known: Mutex::default(),
             static_links: options.static_links,
             live: options.live,
             unasked: Cache::new(UNASKED),
@@ -129,6 +136,10 @@ impl Fs {
         };
         let places = fs.root_places();
         fs.nodes = Nodes::new(fs.upper.is_some(), places.into());
+        if fs.upper.as_ref().is_some_and(|upper| !upper.is_empty()) {
+            fs.journal.forget();
+        }
+        fs.journal.look_at_root();
         Ok(fs)
     }
 

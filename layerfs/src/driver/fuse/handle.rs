@@ -88,6 +88,11 @@ impl Handles {
         lock(&self.files).get(&number).cloned().ok_or(Errno::BADF)
     }
 
+    /// All files that are open.
+    pub fn files(&self) -> Vec<Arc<OpenFile>> {
+        lock(&self.files).values().cloned().collect()
+    }
+
     pub fn close_file(&self, number: u64) -> Option<Arc<OpenFile>> {
         lock(&self.files).remove(&number)
     }

@@ -39,6 +39,7 @@ impl Fs {
                 durable::link_fd_at(copy, above.as_fd(), name)?;
                 restore_times(above.as_fd(), &before)?;
                 node.spot().add_name(&dir, name);
+                self.note_copy(&dir, name);
                 Ok(())
             });
             self.put_back(dir);

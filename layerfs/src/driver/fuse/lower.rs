@@ -26,7 +26,7 @@ pub(super) const WHITEOUT_PREFIX: &[u8] = b".wh.";
 pub(super) const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
 
 /// One lower layer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Lower {
     /// A tar and its index.
     Indexed(Arc<Indexed>),
@@ -46,7 +46,7 @@ pub struct Indexed {
 }
 
 /// A directory as a layer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Plain {
     /// Its top.
     pub root: Arc<OwnedFd>,

@@ -112,6 +112,8 @@ impl Fs {
 
     /// The node that was at one end is at the other.
     fn renamed(&self, from: &End<'_>, to: &End<'_>) {
+        self.note_name(&from.dir, from.name);
+        self.note_name(&to.dir, to.name);
         let Some(node) = from.found.as_ref().and_then(|found| self.nodes.known(found.key)) else { return };
         let mut spot = node.spot();
         spot.drop_name(&from.dir, from.name);

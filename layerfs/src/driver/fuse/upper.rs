@@ -54,6 +54,16 @@ impl Upper {
         })
     }
 
+    /// Whether nothing was written yet, and the layers show as they are.
+    pub fn is_empty(&self) -> bool {
+        let mut empty = super::lower::marks(&self.root).is_ok_and(|marks| !marks.opaque);
+        let listed = super::lower::for_each_name(self.root.as_fd(), |_, _, _| {
+            empty = false;
+            Ok(())
+        });
+        listed.is_ok() && empty
+    }
+
     /// A name in the work directory that is free.
     pub fn temporary(&self) -> Vec<u8> {
         format!("#{:x}", self.next.fetch_add(1, Ordering::Relaxed)).into_bytes()

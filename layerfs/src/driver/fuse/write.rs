@@ -134,9 +134,16 @@ impl Fs {
         let node = self.nodes.get(node)?;
         self.changeable(&node, set.size == Some(0))?;
         let _names = self.shared();
-        let fd = self.upper_fd(&node)?;
+        let done = self.set(&node, handle, set);
+        self.note_file(&node);
+        done?;
+        self.attr_of(&node)
+    }
+
+    fn set(&self, node: &Arc<Node>, handle: Option<u64>, set: &SetAttr) -> Answer<()> {
+        let fd = self.upper_fd(node)?;
         if let Some(size) = set.size {
-            self.truncate(&node, handle, size, set.kill_set_id)?;
+            self.truncate(node, handle, size, set.kill_set_id)?;
         }
         let uid = set.uid.map(|uid| self.owners.stored_uid(uid)).transpose()?;
         let gid = set.gid.map(|gid| self.owners.stored_gid(gid)).transpose()?;
@@ -152,7 +159,7 @@ impl Fs {
         if set.atime.is_some() || set.mtime.is_some() {
             set_times(fd.as_fd(), node.kind, &times(set.atime, set.mtime))?;
         }
-        self.attr_of(&node)
+        Ok(())
     }
 
     fn truncate(&self, node: &Arc<Node>, handle: Option<u64>, size: u64, kill_set_id: bool) -> Answer<()> {
@@ -180,7 +187,9 @@ impl Fs {
         let mapped = is_acl(name).then(|| self.owners.stored_acl(value)).transpose()?;
         self.changeable(&node, false)?;
         let _names = self.shared();
-        set_attribute(self.upper_fd(&node)?.as_fd(), &stored_name(name), mapped.as_deref().unwrap_or(value), flags)
+        let done = set_attribute(self.upper_fd(&node)?.as_fd(), &stored_name(name), mapped.as_deref().unwrap_or(value), flags);
+        self.note_file(&node);
+        done
     }
 
     /// Removes an extended attribute.
@@ -190,7 +199,9 @@ impl Fs {
         let node = self.nodes.get(node)?;
         self.changeable(&node, false)?;
         let _names = self.shared();
-        remove_attribute(self.upper_fd(&node)?.as_fd(), &stored_name(name))
+        let done = remove_attribute(self.upper_fd(&node)?.as_fd(), &stored_name(name));
+        self.note_file(&node);
+        done
     }
 }
 

@@ -1,0 +1,130 @@
+//! What was written to a tree that is mounted by FUSE: asked of the tree itself, without the daemon.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use fsd_api::{ChangeKind, DiffEntry};
+use rustix::io::Errno;
+
+use super::streams::show_difference;
+use crate::out;
+
+/// The attribute of a tree's root that has the list. Source: layerfs, `driver/fuse/report.rs`.
+const ATTRIBUTE: &str = "user.fsd-fuse.changes";
+/// The longest value of an attribute. Source: linux/limits.h, `XATTR_SIZE_MAX`.
+const LONGEST: usize = 64 << 10;
+/// How often a list is begun again that somebody else has asked for meanwhile.
+const ATTEMPTS: u32 = 100;
+
+/// List what was changed in a mount that can be written to, without looking through it
+///
+/// The session that serves the tree has kept it. Only for trees that FUSE serves.
+#[derive(Debug, Args)]
+pub struct MountDiff {
+    /// Show sizes, and whether content or only metadata differs
+    #[arg(short = 's', long)]
+    size: bool,
+    /// Only show how many bytes the files take more
+    #[arg(long, conflicts_with_all = ["size", "format"])]
+    total: bool,
+    /// 'json' for one object a line
+    #[arg(long, value_name = "string")]
+    format: Option<String>,
+    /// Where it is mounted
+    #[arg(value_name = "TARGET")]
+    target: String,
+}
+
+impl MountDiff {
+    /// Does it.
+    pub fn run(&self) -> Result<()> {
+        let entries = changes(&self.target)?;
+        if self.total {
+            let total: i64 = entries.iter().map(|entry| entry.size).sum();
+            out::line(total.to_string());
+            return Ok(());
+        }
+        for entry in &entries {
+            show_difference(entry, self.format.as_deref(), self.size)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a mount has changed.
+fn changes(target: &str) -> Result<Vec<DiffEntry>> {
+    for _ in 0..ATTEMPTS {
+        if let Some(bytes) = report(target)? {
+            return bytes.split(|byte| *byte == 0).filter(|record| !record.is_empty()).map(entry).collect();
+        }
+    }
+    bail!("{target}: others ask for what was changed all the time; try again")
+}
+
+/// A whole report; `None` if another was made before all of it was read.
+fn report(target: &str) -> Result<Option<Vec<u8>>> {
+    let first = match value(target, ATTRIBUTE) {
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => {
+            bail!("{target} is not the top of a tree that FUSE serves: only such a mount knows what was changed in it")
+        }
+        Err(error) => bail!("{target}: {}", std::io::Error::from(error)),
+        Ok(first) => first,
+    };
+    let bad = || anyhow::anyhow!("{target} gives no list of changes");
+    let end = first.iter().position(|byte| *byte == b'\n').ok_or_else(bad)?;
+    let line = std::str::from_utf8(&first[..end])?;
+    let (number, length) = line.split_once(' ').ok_or_else(bad)?;
+    let length: usize = length.parse()?;
+    let mut bytes = first[end + 1..].to_vec();
+    while bytes.len() < length {
+        match value(target, &format!("{ATTRIBUTE}.{number}.{}", bytes.len())) {
+            Ok(more) if !more.is_empty() => bytes.extend(more),
+            Ok(_) | Err(Errno::NODATA) => return Ok(None),
+            Err(error) => bail!("{target}: {}", std::io::Error::from(error)),
+        }
+    }
+    Ok(Some(bytes))
+}
+
+fn value(target: &str, name: &str) -> rustix::io::Result<Vec<u8>> {
+    let mut value = vec![0; LONGEST];
+    let length = rustix::fs::getxattr(Path::new(target), name, &mut value[..])?;
+    value.truncate(length);
+    Ok(value)
+}
+
+/// One change: its letters, bytes, and path.
+fn entry(record: &[u8]) -> Result<DiffEntry> {
+    use base64::Engine;
+    let bad = || anyhow::anyhow!("a change that can't be read: {:?}", String::from_utf8_lossy(record));
+    let mut parts = record.splitn(3, |byte| *byte == b' ');
+    let (Some([kind, what]), Some(size), Some(path)) = (parts.next(), parts.next(), parts.next()) else { return Err(bad()) };
+    let kind = match kind {
+        b'A' => ChangeKind::Added,
+        b'C' => ChangeKind::Modified,
+        b'D' => ChangeKind::Deleted,
+        _ => return Err(bad()),
+    };
+    let exact = std::str::from_utf8(path).is_err().then(|| base64::engine::general_purpose::STANDARD.encode(path));
+    Ok(DiffEntry {
+        path: String::from_utf8_lossy(path).into_owned(),
+        path_base64: exact,
+        kind,
+        size: std::str::from_utf8(size)?.parse()?,
+        content: *what == b'c',
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_read_with_blanks_in_its_path() {
+        let found = entry(b"Cm -12 /a b/\xff").unwrap();
+        assert_eq!((found.kind, found.size, found.content), (ChangeKind::Modified, -12, false));
+        assert!(found.path.starts_with("/a b/") && found.path_base64.is_some());
+        assert!(entry(b"X 1 /a").is_err() && entry(b"Ac x /a").is_err() && entry(b"Ac 1").is_err());
+    }
+}
