@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use engine::shim::{Client, Status as ShimStatus};
-use fs_base::{Class, ContainerId, Error, IoContext, Result};
+use fs_base::{Class, ContainerId, IoContext, Result};
 
 use super::ContainerRow;
-use super::run::{ended, watch};
+use super::run::{discard_run_dir, ended, watch};
 use crate::app::App;
 
 /// Finds the containers that run on, ends those that were half made, and records the ends that nobody saw. Must be
@@ -99,13 +99,4 @@ fn ids_in(dir: &std::path::Path) -> Result<Vec<ContainerId>> {
         ids.extend(name.to_str().and_then(|name| name.parse().ok()));
     }
     Ok(ids)
-}
-
-fn discard_run_dir(app: &App, id: &ContainerId) -> Result<()> {
-    let dir = app.run_dir(id);
-    super::ipc::release(&dir)?;
-    match std::fs::remove_dir_all(&dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", dir, error)),
-        _ => Ok(()),
-    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use engine::shim::{Client, Exit, Launch, LogOptions, Options, launch};
 use fs_base::sys::root::Root;
-use fs_base::{Class, ContainerId, Error, Result};
+use fs_base::{Class, ContainerId, Error, IoContext, Result};
 
 use super::live::Live;
 use super::to_engine::to_engine;
@@ -168,6 +168,7 @@ fn failed(app: &App, row: &ContainerRow, live: &Live, error: Error) -> Error {
     let is_whole = text.starts_with("failed to set up container networking") || text.starts_with("failed to join");
     let error = if is_whole { error } else { error.context("failed to create task for container") };
     clean_up(app, row, live);
+    forget_run(app, row);
     if let Err(error) = app.db.set_container_state(&row.id, &row.state.not_started(code, error.to_string())) {
         tracing::error!(container = %row.id, %error, "the failed start could not be recorded");
     }
@@ -185,15 +186,21 @@ fn clean_up(app: &App, row: &ContainerRow, live: &Live) {
     if let Err(error) = app.volumes.release(&row.definition.mounts, &|id| *id != row.id && running(id)) {
         tracing::warn!(container = %row.id, %error, "a volume could not be released");
     }
-    let run_dir = app.run_dir(&row.id);
-    if let Err(error) = ipc::release(&run_dir) {
-        tracing::warn!(container = %row.id, %error, "a shared /dev/shm could not be unmounted");
-        return;
+}
+
+/// Removes a container's run folder, and with it the record of its end.
+pub fn discard_run_dir(app: &App, id: &ContainerId) -> Result<()> {
+    let dir = app.run_dir(id);
+    ipc::release(&dir)?;
+    match std::fs::remove_dir_all(&dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).at("remove", dir),
+        _ => Ok(()),
     }
-    if let Err(error) = std::fs::remove_dir_all(&run_dir)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!(path = %run_dir.display(), %error, "a container's run folder could not be removed");
+}
+
+fn forget_run(app: &App, row: &ContainerRow) {
+    if let Err(error) = discard_run_dir(app, &row.id) {
+        tracing::warn!(container = %row.id, %error, "a container's run folder could not be removed");
     }
 }
 
@@ -257,6 +264,9 @@ pub fn ended(app: &Arc<App>, id: &ContainerId, exit: Option<Exit>) -> Result<()>
         // The disk may be full: it is told all the same, and found again at the next start of the daemon.
         tracing::error!(container = %id, %error, "the end of a container could not be recorded");
         state.error = error.to_string();
+    } else {
+        // Only now: until it is recorded, the end is known by what lies there.
+        forget_run(app, &row);
     }
     let seconds = (state.finished - state.started).max(0) / 1_000_000_000;
     let told = [("exitCode", state.exit_code.to_string()), ("execDuration", seconds.to_string())];
