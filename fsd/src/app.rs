@@ -15,6 +15,7 @@ use volumes::Volumes;
 
 use crate::config::Config;
 use crate::container::Containers;
+use crate::container::follow::Followers;
 use crate::container::users::Mapped;
 use crate::db::Db;
 use crate::db::images::ImageRow;
@@ -45,6 +46,8 @@ pub struct App {
     pub mapped: Mapped,
     /// The networks.
     pub networks: Networks,
+    /// Who follows a log.
+    pub followers: Followers,
     /// What happened.
     pub events: Events,
     /// What is thrown away and not gone yet.
@@ -101,6 +104,7 @@ impl App {
             containers,
             mapped: Mapped::default(),
             networks,
+            followers: Followers::default(),
             events,
             trash,
             turns: Turns::default(),

@@ -283,3 +283,33 @@ fn logs_are_rotated_compressed_and_read_in_every_way() {
         ok(&daemon.docker(&["rm", "none", "local"]));
     }
 }
+
+#[test]
+fn followers_are_many_and_end_with_the_run_that_they_follow() {
+    let Some(daemon) = daemon() else { return };
+    let script = "echo begun; while [ ! -e /go ]; do sleep 0.05; done; rm /go; echo ends";
+    let run = ["run", "-d", "--network", "none", "--name", "c1", "--restart", "always", "busybox", "sh", "-c", script];
+    ok(&daemon.docker(&run));
+    until("it speaks", || ok(&daemon.docker(&["logs", "c1"])) == "begun\n");
+    // More than the daemon has threads for work that blocks, and more than a user may have inotify instances.
+    let mut followers: Vec<UnixStream> = (0..200)
+        .map(|_| {
+            let mut stream = UnixStream::connect(daemon.socket()).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            write!(stream, "GET /containers/c1/logs?follow=1&stdout=1 HTTP/1.0\r\nHost: d\r\n\r\n").unwrap();
+            stream
+        })
+        .collect();
+    for follower in &mut followers {
+        expect(follower, "begun");
+    }
+    assert_eq!(ok(&daemon.ctl(&["exec", "c1", "echo", "here"])), "here\n", "the daemon answers as ever");
+    ok(&daemon.docker(&["exec", "c1", "touch", "/go"]));
+    for follower in &mut followers {
+        let mut rest = String::new();
+        follower.read_to_string(&mut rest).unwrap();
+        assert!(rest.contains("ends") && !rest.contains("begun"), "{rest:?}");
+    }
+    until("its policy starts it again", || ok(&daemon.docker(&["logs", "c1"])) == "begun\nends\nbegun\n");
+    ok(&daemon.docker(&["rm", "-f", "c1"]));
+}

@@ -6,11 +6,8 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use fs_base::{IoContext, Result};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::inotify;
 use serde::Deserialize;
 
 use super::compress::{self, compressed};
@@ -73,7 +70,6 @@ pub struct Reader {
     is_garbage: bool,
     /// How many bytes are still to be read, if not all that come.
     left: Option<u64>,
-    watch: Option<std::os::fd::OwnedFd>,
 }
 
 impl Reader {
@@ -107,7 +103,7 @@ impl Reader {
         let mut later: Vec<_> = files.into_iter().map(BufReader::new).collect();
         let file = later.pop();
         let (path, line) = (path.to_owned(), Vec::new());
-        Ok((Reader { path, query, file, later, line, is_garbage: false, left: None, watch: None }, length))
+        Ok((Reader { path, query, file, later, line, is_garbage: false, left: None }, length))
     }
 
     /// The next line. `None`: that is all for now; asked again later it goes on.
@@ -196,26 +192,6 @@ impl Reader {
     #[cfg(test)]
     pub(super) fn buffered(&self) -> usize {
         self.line.capacity()
-    }
-
-    /// Waits until the log may have grown, or this long.
-    pub fn wait(&mut self, at_most: Duration) -> Result<()> {
-        let folder = self.path.parent().unwrap_or(Path::new("."));
-        if self.watch.is_none() {
-            let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).at("watch", folder)?;
-            let events = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
-            inotify::add_watch(&watch, folder, events).at("watch", folder)?;
-            self.watch = Some(watch);
-            // What was written before the watch began is not waited for.
-            return Ok(());
-        }
-        if let Some(watch) = &self.watch {
-            let timeout = Timespec { tv_sec: at_most.as_secs() as i64, tv_nsec: i64::from(at_most.subsec_nanos()) };
-            let _ = poll(&mut [PollFd::new(watch, PollFlags::IN)], Some(&timeout));
-            let mut events = [0u8; 4096];
-            while rustix::io::read(watch, &mut events).is_ok_and(|count| count > 0) {}
-        }
-        Ok(())
     }
 }
 

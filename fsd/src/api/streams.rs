@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, Query, Request, State};
@@ -22,12 +21,13 @@ use super::own::body_of;
 use super::{blocking, events, flag};
 use crate::app::App;
 use crate::container::attach::{Attached, attach as attach_to};
+use crate::container::follow::Follower;
 use crate::container::{ContainerRow, exec, files, log_options, stop};
 
 type Answer = Result<Response, Failure>;
 
-/// How long a follower sleeps at most before it looks whether the container still runs.
-const LOOK: Duration = Duration::from_millis(100);
+/// Bytes of a log that are read before they are sent.
+const PIECE: usize = 64 << 10;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -90,10 +90,19 @@ fn whole_log(app: &App, row: &ContainerRow, [_, stdout, stderr]: [bool; 3]) -> R
     let wanted = LogQuery { stdout, stderr, ..LogQuery::default() };
     let mut reader = Reader::open_as_it_is(&app.container_dir(&row.id).join(files::LOG), wanted)?;
     let shown = Shown { framed: !row.definition.config_flag("Tty"), timestamps: false, details: false };
-    let (to, from) = mpsc::channel(16);
-    tokio::task::spawn_blocking(move || {
-        while let Ok(Some(record)) = reader.read() {
-            if to.blocking_send(encode(&record, shown)).is_err() {
+    let (to, from) = mpsc::channel(2);
+    tokio::spawn(async move {
+        let mut more = true;
+        while more {
+            let read = tokio::task::spawn_blocking(move || {
+                let mut piece = Vec::new();
+                let went = read_some(&mut reader, shown, &mut piece);
+                (reader, piece, went)
+            });
+            let Ok((same, piece, went)) = read.await else { return };
+            reader = same;
+            more = went.unwrap_or(false);
+            if to.send(Bytes::from(piece)).await.is_err() {
                 return;
             }
         }
@@ -136,10 +145,12 @@ pub async fn logs(State(app): State<Arc<App>>, Path(name): Path<String>, Query(q
         details: flag(query.details.as_deref()),
     };
     let follow = flag(query.follow.as_deref());
-    let log = app.container_dir(&row.id).join(files::LOG);
+    let dir = app.container_dir(&row.id);
+    let log = dir.join(files::LOG);
+    let follower = follow.then(|| app.followers.watch(&dir)).transpose()?;
     let reader = if follow { Reader::open(&log, wanted)? } else { Reader::open_as_it_is(&log, wanted)? };
-    let (to, from) = mpsc::channel(16);
-    tokio::task::spawn_blocking(move || send_logs(&app, &row, reader, shown, follow, &to));
+    let (to, from) = mpsc::channel(2);
+    tokio::spawn(send_logs(app, row, reader, shown, follower, to));
     Ok(([(header::CONTENT_TYPE, "application/octet-stream")], body_of(from)).into_response())
 }
 
@@ -150,32 +161,59 @@ struct Shown {
     details: bool,
 }
 
-fn send_logs(
-    app: &App,
-    row: &ContainerRow,
+/// Sends what there is, and what comes until this run of the container has ended, as Docker does: a run that a restart
+/// policy begins is another one's. Nothing of it takes a thread while it waits.
+async fn send_logs(
+    app: Arc<App>,
+    row: ContainerRow,
     mut reader: Reader,
     shown: Shown,
-    follow: bool,
-    to: &mpsc::Sender<std::io::Result<Bytes>>,
+    mut follower: Option<Follower>,
+    to: mpsc::Sender<std::io::Result<Bytes>>,
 ) {
+    let mut ends = app.containers.of(&row.id).ends();
+    let count = ends.borrow_and_update().count;
+    // Its end may have come since it was looked up; another run is not what is followed.
+    let now = app.db.container(&row.id).ok().flatten();
+    let runs = now.is_some_and(|now| now.state.is_running() && now.state.started == row.state.started);
     loop {
         // Asked before reading: what it writes until it ends is in the log by then.
-        let more = follow && app.db.container(&row.id).ok().flatten().is_some_and(|row| row.state.is_up());
-        loop {
-            let piece = match reader.read() {
-                Ok(Some(record)) => Ok(encode(&record, shown)),
-                Ok(None) => break,
-                Err(error) => Err(std::io::Error::other(error.to_string())),
-            };
-            let failed = piece.is_err();
-            if to.blocking_send(piece).is_err() || failed {
-                return;
-            }
-        }
-        if !more || to.is_closed() || reader.wait(LOOK).is_err() {
+        let more = follower.is_some() && runs && {
+            let end = *ends.borrow();
+            end.count == count && !end.removed
+        };
+        let read = tokio::task::spawn_blocking(move || {
+            let mut piece = Vec::new();
+            let went = read_some(&mut reader, shown, &mut piece);
+            (reader, piece, went)
+        });
+        let Ok((same, piece, went)) = read.await else { return };
+        reader = same;
+        if !piece.is_empty() && to.send(Ok(Bytes::from(piece))).await.is_err() {
             return;
         }
+        match (went, &mut follower) {
+            (Ok(true), _) => {}
+            (Ok(false), Some(follower)) if more => tokio::select! {
+                () = follower.changed() => {}
+                _ = ends.changed() => {}
+                () = to.closed() => return,
+            },
+            (Ok(false), _) => return,
+            (Err(error), _) => return drop(to.send(Err(std::io::Error::other(error.to_string()))).await),
+        }
     }
+}
+
+/// Reads on until there is a piece to send; whether there may be more.
+fn read_some(reader: &mut Reader, shown: Shown, piece: &mut Vec<u8>) -> Result<bool> {
+    while piece.len() < PIECE {
+        match reader.read()? {
+            Some(record) => piece.extend(encode(&record, shown)),
+            None => return Ok(false),
+        }
+    }
+    Ok(true)
 }
 
 /// As Go's `url.QueryEscape`.

@@ -21,6 +21,7 @@ pub mod diff;
 pub mod exec;
 pub mod files;
 pub mod filter;
+pub mod follow;
 pub mod group;
 mod health;
 mod ipc;
