@@ -44,11 +44,22 @@ impl Daemon {
 
     /// Docker's, below `dir`, without a network.
     pub fn dockerd(dir: &Path) -> Result<Daemon> {
-        let (home, socket) = (dir.join("docker"), dir.join("docker.sock"));
         let mut command = Command::new("dockerd");
+        command.args(["--bridge=none", "--iptables=false", "--ip-masq=false"]);
+        Daemon::docker_of(command, dir.join("docker"))
+    }
+
+    /// Docker's with its default network, in a network namespace of its own: it would change the host's firewall.
+    pub fn dockerd_with_network(dir: &Path) -> Result<Daemon> {
+        let mut command = Command::new("unshare");
+        command.args(["--net", "sh", "-c", "ip link set lo up; exec dockerd \"$@\"", "dockerd"]);
+        Daemon::docker_of(command, dir.join("docker-net"))
+    }
+
+    fn docker_of(mut command: Command, home: PathBuf) -> Result<Daemon> {
+        let socket = home.with_extension("sock");
         command.arg("--data-root").arg(home.join("data")).arg("--exec-root").arg(home.join("exec"));
         command.arg("--pidfile").arg(home.join("pid")).arg("-H").arg(format!("unix://{}", socket.display()));
-        command.args(["--bridge=none", "--iptables=false", "--ip-masq=false"]);
         std::fs::create_dir(&home)?;
         Daemon::spawn(command, socket, home)
     }

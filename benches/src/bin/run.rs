@@ -1,4 +1,5 @@
-//! Containers that start, do nothing, and are gone: `run --rm IMAGE true` and `exec CONTAINER true`, beside docker and podman.
+//! Containers that start, do nothing, and are gone: `run --rm IMAGE true`, `exec CONTAINER true`, `rm -f`, beside docker and
+//! podman; what they and the daemon take of memory.
 //!
 //! All take turns, so that other work on the machine hits them alike. A peer that can't run containers here is skipped
 //! loudly, with its own words.
@@ -7,7 +8,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use benches::daemon::{Daemon, built};
-use benches::measure::{Memory, Samples, text};
+use benches::measure::{Memory, Samples, run, text};
 use benches::podman::Podman;
 use benches::report::Report;
 use clap::Parser;
@@ -27,6 +28,10 @@ struct Arguments {
     json: Option<PathBuf>,
 }
 
+/// Containers that run and are removed one after the other.
+const REMOVED: usize = 21;
+/// Containers that run while the daemon's memory is looked at.
+const MANY: usize = 100;
 /// Containers side by side whose shims are looked at.
 const SHIMS: usize = 5;
 /// How long they are let alone before: what is asked for is their memory while they wait.
@@ -41,12 +46,14 @@ struct Peer<'a> {
     cli: Cli<'a>,
     run: Samples,
     exec: Samples,
+    /// Seconds for [`REMOVED`] of them.
+    removal: Option<f64>,
 }
 
 impl<'a> Peer<'a> {
     /// `None`, and a loud word, if a first container does not run.
     fn new(name: &'static str, image: &str, cli: impl Fn(&[&str]) -> Result<f64> + 'a) -> Option<Peer<'a>> {
-        let peer = Peer { name, cli: Box::new(cli), run: Samples::default(), exec: Samples::default() };
+        let peer = Peer { name, cli: Box::new(cli), run: Samples::default(), exec: Samples::default(), removal: None };
         match peer.once(image) {
             Ok(_) => Some(peer),
             Err(error) => {
@@ -96,13 +103,17 @@ fn main() -> Result<()> {
     let mut report = Report::new("run", image);
     rows(&mut report, &peers, "run --rm", |peer| peer.run.median());
     rows(&mut report, &peers, "exec true", |peer| peer.exec.median());
+    rows(&mut report, &peers, &format!("{REMOVED} x rm -f"), |peer| peer.removal);
     if let Some(ctl) = peers.iter().find(|peer| peer.name == "ctl") {
-        network(&mut report, ctl, image, arguments.rounds)?;
+        let docker = Daemon::dockerd_with_network(dir.path()).and_then(|docker| docker.cli("docker", &load).map(|_| docker));
+        let docker = docker.inspect_err(|error| println!("SKIPPED: docker's default network: {error:#}")).ok();
+        network(&mut report, ctl, docker.as_ref(), image, arguments.rounds)?;
     }
     report.megabytes("memory of the daemon at start", resting.rss).at_most(30.0);
     report.megabytes("memory of the daemon after the above", ours.memory()?.rss).at_most(30.0);
     if peers.iter().any(|peer| peer.name == "ctl") {
-        shims(&mut report, "a shim of ours", &ours, image, Some(4.0))?;
+        shims(&mut report, "a shim of ours", &ours, image, Some((4.0, 2.0)))?;
+        many(&mut report, &ours, image)?;
     }
     shims(&mut report, "a shim of docker's", &docker, image, None)?;
     drop(peers);
@@ -129,18 +140,30 @@ fn measure(peers: &mut [Peer<'_>], image: &str, rounds: usize) -> Result<()> {
             }
         }
     }
-    peers.iter().try_for_each(|peer| (peer.cli)(&["rm", "-f", &name(peer)]).map(drop).context(peer.name))
+    peers.iter().try_for_each(|peer| (peer.cli)(&["rm", "-f", &name(peer)]).map(drop).context(peer.name))?;
+    peers.iter_mut().try_for_each(|peer| remove(peer, image).context(peer.name))
 }
 
-/// What a network adds to a run: a bridge that is there, a wire, addresses, and with `-p` two ports and their rules. The
-/// peers' daemons run without: they would change the host's firewall.
-fn network(report: &mut Report, ctl: &Peer<'_>, image: &str, rounds: usize) -> Result<()> {
+fn remove(peer: &mut Peer<'_>, image: &str) -> Result<()> {
+    let names: Vec<String> = (0..REMOVED).map(|number| format!("removed-{number}")).collect();
+    for name in &names {
+        (peer.cli)(&["run", "-d", "--name", name, "--network", "none", image, "sleep", "1000"])?;
+    }
+    let took = names.iter().map(|name| (peer.cli)(&["rm", "-f", name])).sum::<Result<f64>>()?;
+    peer.removal = Some(took);
+    Ok(())
+}
+
+/// What a network adds to a run: a bridge that is there, a wire, addresses, and with `-p` two ports and their rules. And
+/// how much of all that is the kernel's, whoever asks for it: namespaces made and a wire, by the tools that do just that.
+fn network(report: &mut Report, ctl: &Peer<'_>, docker: Option<&Daemon>, image: &str, rounds: usize) -> Result<()> {
     let kinds: [(&str, &[&str]); 3] = [
         ("without a network", &["--network", "none"]),
         ("with the default network", &[]),
         ("with a published port", &["-p", "80"]),
     ];
     let mut samples = kinds.map(|_| Samples::default());
+    let (mut peer, mut kernel) = (Samples::default(), Samples::default());
     // The first makes the bridge.
     for round in 0..=rounds {
         for ((_, flags), samples) in kinds.iter().zip(&mut samples) {
@@ -149,12 +172,26 @@ fn network(report: &mut Report, ctl: &Peer<'_>, image: &str, rounds: usize) -> R
                 samples.add(time);
             }
         }
+        if let Some(docker) = docker {
+            peer.add(docker.cli("docker", &["run", "--rm", image, "true"])?);
+        }
+        kernel.add(run("unshare", &["-mnpiuC", "--fork", "sh", "-c", "ip link add type veth && ip link set veth0 up"])?);
     }
     let without = samples[0].median();
     for ((kind, _), samples) in kinds.iter().zip(&samples).skip(1) {
         if let Some(median) = samples.median() {
-            report.seconds(&format!("run --rm {kind}, ctl"), median).of_at_most("without a network", without, 1.5);
+            let row = report.seconds(&format!("run --rm {kind}, ctl"), median);
+            row.of_at_most("without a network", without, 1.5);
+            if kind.contains("default") {
+                row.of_at_most("docker's", peer.median(), 1.0 / 6.0);
+            }
         }
+    }
+    if let Some(median) = peer.median() {
+        report.seconds("run --rm with the default network, docker", median);
+    }
+    if let Some(median) = kernel.median() {
+        report.seconds("of it the kernel's: namespaces and a wire, by unshare and ip", median);
     }
     Ok(())
 }
@@ -166,14 +203,29 @@ fn rows(report: &mut Report, peers: &[Peer<'_>], what: &str, figure: impl Fn(&Pe
         let row = report.seconds(&format!("{what}, {}", peer.name), value);
         match peer.name {
             "ctl" if what.starts_with("run") => row.of_at_most("docker", of("docker"), 0.33).of("podman", of("podman")),
-            "ctl" | "docker CLI on fsd" => row.of("docker", of("docker")).of("podman", of("podman")),
+            "ctl" if what.starts_with("exec") => row.of_at_most("docker", of("docker"), 0.25).of("podman", of("podman")),
+            "ctl" => row.of_at_most("docker", of("docker"), 0.1).of("podman", of("podman")),
+            "docker CLI on fsd" => row.of("docker", of("docker")).of("podman", of("podman")),
             _ => row,
         };
     }
 }
 
-/// What the shims of some idle containers take, in the middle.
-fn shims(report: &mut Report, what: &str, daemon: &Daemon, image: &str, most: Option<f64>) -> Result<()> {
+/// What the daemon takes while many containers run.
+fn many(report: &mut Report, daemon: &Daemon, image: &str) -> Result<()> {
+    let names: Vec<String> = (0..MANY).map(|number| format!("many-{number}")).collect();
+    for name in &names {
+        daemon.cli("docker", &["run", "-d", "--name", name, "--network", "none", image, "sleep", "1000"])?;
+    }
+    std::thread::sleep(IDLE);
+    report.megabytes(&format!("memory of the daemon with {MANY} containers"), daemon.memory()?.rss).at_most(60.0);
+    let shares: f64 = daemon.shims()?.iter().map(|memory| memory.pss).sum();
+    report.megabytes("all of ours beside one of them, its share", shares / MANY as f64).at_most(2.0);
+    names.iter().try_for_each(|name| daemon.cli("docker", &["rm", "-f", name]).map(drop))
+}
+
+/// What the shims of some idle containers take, in the middle, and the most that they may take: resident, and their share.
+fn shims(report: &mut Report, what: &str, daemon: &Daemon, image: &str, most: Option<(f64, f64)>) -> Result<()> {
     let names: Vec<String> = (0..SHIMS).map(|n| format!("shim-{n}")).collect();
     for name in &names {
         daemon.cli("docker", &["run", "-d", "--name", name, "--network", "none", image, "sleep", "1000"])?;
@@ -189,9 +241,12 @@ fn shims(report: &mut Report, what: &str, daemon: &Daemon, image: &str, most: Op
         return Ok(());
     };
     let row = report.megabytes(&format!("{what}, resident ({} of them)", seen.len()), middle.rss);
-    if let Some(most) = most {
+    if let Some((most, _)) = most {
         row.at_most(most);
     }
-    report.megabytes(&format!("{what}, its share"), middle.pss);
+    let share = report.megabytes(&format!("{what}, its share"), middle.pss);
+    if let Some((_, most)) = most {
+        share.at_most(most);
+    }
     Ok(())
 }
