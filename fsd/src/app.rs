@@ -123,7 +123,7 @@ impl App {
 
     /// Bytes come before rows, and rows go before bytes: a layer without a row was never finished, or is removed.
     fn remove_orphans(&self) -> Result<()> {
-        self.collect()?;
+        self.take_unreferenced()?;
         let mut known: std::collections::HashSet<_> = self.db.layers()?.into_iter().map(|row| row.id).collect();
         // What an image needs stays, even if the database has lost its row: a check restores it.
         known.extend(self.db.lost_layers()?);
@@ -139,8 +139,12 @@ impl App {
     /// Removes the layers that no image refers to, and gives back their space. Those that are pinned are left to whoever
     /// lets go of them.
     pub fn collect(&self) -> Result<()> {
-        self.store.collect(|pinned| Ok(self.gone(self.db.take_unreferenced_layers(None, pinned)?)))?;
+        self.take_unreferenced()?;
         self.store.sweep()
+    }
+
+    fn take_unreferenced(&self) -> Result<()> {
+        self.store.collect(|pinned| Ok(self.gone(self.db.take_unreferenced_layers(None, pinned)?))).map(drop)
     }
 
     /// Removes an image, unless it is mounted, with the layers that only it had; whether it did. A conflict if a container

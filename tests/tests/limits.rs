@@ -120,6 +120,16 @@ fn want_of_memory_is_told() {
         ok(&daemon.docker(&["rm", "part"]));
     }
     told(&daemon, &["--filter", "event=oom"], "{{.Action}}", |events| events.len() == 4);
+    // One that goes on is told of while it does, each time.
+    let script = "tail /dev/zero; while [ ! -e /go ]; do sleep 0.1; done; tail /dev/zero; sleep 10000";
+    let flags = ["--name", "on", "-m", "16m", "--memory-swap", "16m"];
+    ok(&daemon.docker(&[&["run", "-d", "--network", "none"], &flags[..], &["busybox", "sh", "-c", script]].concat()));
+    let of_it = ["--filter", "event=oom", "--filter", "container=on"];
+    told(&daemon, &of_it, "{{.Action}}", |events| events.len() == 1);
+    assert_eq!(inspect(&daemon, "on", "{{.State.Status}} {{.State.OOMKilled}}"), "running true");
+    ok(&daemon.docker(&["exec", "on", "touch", "/go"]));
+    told(&daemon, &of_it, "{{.Action}}", |events| events.len() == 2);
+    ok(&daemon.docker(&["rm", "-f", "on"]));
 }
 
 #[test]

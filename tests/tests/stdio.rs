@@ -234,6 +234,8 @@ fn logs_are_rotated_compressed_and_read_in_every_way() {
             "compress=true",
             "--log-opt",
             "labels=tier",
+            "--log-opt",
+            "tag={{.Name}}",
             "-l",
             "tier=front end",
         ];
@@ -257,7 +259,7 @@ fn logs_are_rotated_compressed_and_read_in_every_way() {
         assert!(lines.len() > 450, "{name}: four files of 20 kB: {}", lines.len());
         assert_eq!(ok(&cli(&daemon, &["logs", "--tail", "300", "c1"])).lines().count(), 299, "{name}: one of them is an error");
         let details = ok(&cli(&daemon, &["logs", "--details", "--tail", "2", "c1"]));
-        assert_eq!(details, "tier=front+end last\n", "{name}");
+        assert_eq!(details, "tag=c1,tier=front+end last\n", "{name}");
         let stamped = ok(&cli(&daemon, &["logs", "-t", "--tail", "2", "c1"]));
         let (time, rest) = stamped.trim().split_once(' ').unwrap();
         assert!(rest == "last" && time.ends_with('Z') && time.len() == 30, "{name}: {stamped}");
@@ -273,7 +275,7 @@ fn logs_are_rotated_compressed_and_read_in_every_way() {
         assert_eq!(ok(&cli(&daemon, &["logs", "local"])), "kept\n", "{name}");
         for (flags, text) in [
             (&["--log-driver", "journald"][..], "--log-driver journald is not supported"),
-            (&["--log-opt", "tag=x"], "--log-opt tag is not supported"),
+            (&["--log-opt", "tag={{.Nobody}}"], "template: log-tag: {{.Nobody}} is not supported"),
             (&["--log-opt", "compress=true"], "compress cannot be true when max-file is less than 2 or max-size is not set"),
         ] {
             let refused = fails(&cli(&daemon, &[&["create", "--network", "none"], flags, &["busybox", "true"]].concat()));

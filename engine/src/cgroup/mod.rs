@@ -13,6 +13,7 @@ mod control;
 mod device;
 mod hierarchy;
 mod kill;
+mod oom;
 mod stats;
 mod support;
 mod update;
@@ -29,6 +30,7 @@ use fs_base::{Error, IoContext, Result};
 use oci_spec::runtime::LinuxResources;
 
 use hierarchy::Hierarchy;
+pub use oom::OomWatch;
 pub use stats::{BlockIo, Cpu, Memory, Pids, Stats};
 pub use support::{Support, support};
 pub use update::{Updated, warnings};
@@ -150,6 +152,11 @@ impl Cgroup {
         self.members.iter().find(has).map(|member| member.path.as_path())
     }
 
+    /// Its folder where memory is counted.
+    fn memory_dir(&self) -> Option<&Path> {
+        self.members.iter().find(|member| member.hierarchy.has("memory")).map(|member| member.path.as_path())
+    }
+
     /// Its folder in the v2 hierarchy.
     fn v2_dir(&self) -> Option<&Path> {
         self.members.iter().find(|member| member.hierarchy.is_v2()).map(|member| member.path.as_path())
@@ -190,11 +197,9 @@ impl Cgroup {
 
     /// How often the kernel has ended a process in it for want of memory.
     pub fn oom_kills(&self) -> Result<u64> {
-        let of = |member: &&Member| {
-            let file = if member.hierarchy.is_v2() { "memory.events" } else { "memory.oom_control" };
-            (member.hierarchy.has("memory")).then(|| member.path.join(file))
-        };
-        let Some(path) = self.members.iter().find_map(|member| of(&member)) else { return Ok(0) };
+        let Some(dir) = self.memory_dir() else { return Ok(0) };
+        let is_v1 = self.v1_dir("memory").is_some();
+        let path = dir.join(if is_v1 { "memory.oom_control" } else { "memory.events" });
         let text = std::fs::read_to_string(&path).at("read", &path)?;
         Ok(text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok()).unwrap_or(0))
     }

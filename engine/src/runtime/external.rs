@@ -10,7 +10,8 @@ use std::ffi::OsStr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio as Standard};
+use std::process::{Command, ExitStatus, Stdio as Standard};
+use std::time::{Duration, Instant};
 
 use fs_base::sys::mount::{Mount, open_dir, unshare_mount_namespace};
 use fs_base::sys::pid::Process;
@@ -25,6 +26,8 @@ use crate::shim::server::passing;
 
 /// Where the runtime keeps its own state, in the shim's folder.
 const STATE: &str = "runtime";
+/// How long it may take to forget a container.
+const DELETE: Duration = Duration::from_secs(60);
 /// Where it writes what went wrong.
 const LOG: &str = "runtime.log";
 
@@ -69,10 +72,23 @@ impl External {
         made
     }
 
-    /// Has the runtime forget the container, which is ended if it runs.
+    /// Has the runtime forget the container, which is ended if it runs. One that takes too long is ended itself: the
+    /// container's processes are the cgroup's affair, and what the runtime keeps lies in the shim's folder.
     pub fn delete(&self) -> Result<()> {
+        let _ = std::fs::remove_file(self.dir.join(LOG));
         let mut command = self.command("delete");
-        self.run(command.arg("--force").arg(self.id()), "delete")
+        let mut child = command.arg("--force").arg(self.id()).spawn().at("run", &self.program)?;
+        let end = Instant::now() + DELETE;
+        while child.try_wait().at("wait for", &self.program)?.is_none() {
+            if Instant::now() >= end {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(Error::internal(format!("OCI runtime delete did not end in {} s", DELETE.as_secs())));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let status = child.wait().at("wait for", &self.program)?;
+        self.result(status, "delete")
     }
 
     /// `create` and `exec` are alike: they hand their streams on, or send a terminal, and write a number.
@@ -121,10 +137,14 @@ impl External {
         let log = self.dir.join(LOG);
         let _ = std::fs::remove_file(&log);
         let status = command.status().at("run", &self.program)?;
+        self.result(status, verb)
+    }
+
+    fn result(&self, status: ExitStatus, verb: &str) -> Result<()> {
         if status.success() {
             return Ok(());
         }
-        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let text = std::fs::read_to_string(self.dir.join(LOG)).unwrap_or_default();
         let why = last_error(&text).unwrap_or_else(|| format!("{}: {status}", self.program.display()));
         // Of exec the caller says so itself, as it does for the built-in runtime.
         Err(Error::internal(if verb == "exec" { why } else { format!("OCI runtime {verb} failed: {why}") }))

@@ -20,7 +20,7 @@ use super::proto::{self, Answer, ExecRequest, Exit, Options, Reply, Request, Sta
 /// How long a shim may take to make its container: mounts of a network file system can be slow.
 const LAUNCH_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a shim may take for anything that is not a wait.
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What [`launch`] needs.
 #[derive(Debug)]
@@ -191,6 +191,12 @@ impl Client {
     /// The same for a further process.
     pub fn begin_exec_wait(&self, id: &str) -> Result<UnixStream> {
         self.send(&Request::ExecWait { id: id.to_owned() })
+    }
+
+    /// The same for the moment when the kernel has ended more of its processes for want of memory than are known of; at
+    /// once if that is `None`. The answer is a [`Reply::OutOfMemory`]; a shim of an older version hangs up.
+    pub fn begin_oom_wait(&self, known: Option<u64>) -> Result<UnixStream> {
+        self.send(&Request::OutOfMemory { known })
     }
 
     fn send(&self, request: &Request) -> Result<UnixStream> {

@@ -84,6 +84,11 @@ pub enum Request {
         /// Its name.
         id: String,
     },
+    /// Answer when the kernel has ended more of its processes for want of memory than these; at once if it does not say.
+    OutOfMemory {
+        /// How many are known of.
+        known: Option<u64>,
+    },
     /// Its cgroup is in more hierarchies than it was: look at it again.
     Regroup,
     /// Set the size of a terminal.
@@ -130,6 +135,11 @@ pub enum Reply {
     Exit(Exit),
     /// How it is.
     State(State),
+    /// How many of its processes the kernel has ended for want of memory.
+    OutOfMemory {
+        /// Since the container was made.
+        kills: u64,
+    },
 }
 
 /// How a process ended.

@@ -87,10 +87,11 @@ impl New {
             return Err(Error::invalid("no command specified"));
         }
         let volumes = config["Volumes"].as_object().into_iter().flatten().map(|(target, _)| target.clone()).collect();
-        let host_config = Value::Object(self.host_config);
+        let mut host_config = Value::Object(self.host_config);
         // Whatever can't be read is refused now, not at the start.
         super::to_engine::check(&config, &host_config)?;
         warnings.extend(super::resources::warnings(&host_config)?);
+        super::discarded::take_out(&mut host_config, &warnings);
         Ok(Settled { config, host_config, networking: self.networking, mounts, volumes, warnings })
     }
 }

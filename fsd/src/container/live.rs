@@ -46,6 +46,8 @@ pub struct Live {
     end: watch::Sender<End>,
     lease: Mutex<Option<Lease>>,
     restarts: Mutex<Restarts>,
+    /// How many processes that the kernel ended for want of memory were told of in this run.
+    oom_told: Mutex<u64>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -85,6 +87,19 @@ impl Live {
     /// What its restart policy has done.
     pub fn restarts(&self) -> MutexGuard<'_, Restarts> {
         lock(&self.restarts)
+    }
+
+    /// Whether there are more processes that the kernel ended for want of memory than were told of; they are now.
+    pub fn tell_oom(&self, kills: u64) -> bool {
+        let mut told = lock(&self.oom_told);
+        let more = kills > *told;
+        *told = kills.max(*told);
+        more
+    }
+
+    /// Whether none was told of in this run, which has ended.
+    pub fn end_oom(&self) -> bool {
+        std::mem::take(&mut *lock(&self.oom_told)) == 0
     }
 
     /// Who attached before the start.

@@ -7,7 +7,7 @@ use fs_base::{Error, Result};
 use serde_json::Value;
 
 use super::create::{LogConfig, read};
-use super::{Definition, files};
+use super::{ContainerRow, Definition, files, log_tag};
 
 /// Docker's number of log files, of json-file and of local.
 const JSON_FILES: u32 = 1;
@@ -15,7 +15,7 @@ const LOCAL_FILES: u32 = 5;
 /// Docker's size of a log file of local.
 const LOCAL_SIZE: u64 = 20 << 20;
 /// The options of each driver.
-const OF_JSON_FILE: &[&str] = &["max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "mode"];
+const OF_JSON_FILE: &[&str] = &["max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag", "mode"];
 const OF_LOCAL: &[&str] = &["max-size", "max-file", "compress", "mode"];
 
 /// Where a container logs; `None` if it does not. The path is that of its folder, relative. `local` is the same format
@@ -72,14 +72,23 @@ pub fn log_options(host_config: &Value) -> Result<Option<LogOptions>> {
     if compress && (max_size.is_none() || max_files < 2) {
         return Err(Error::invalid("compress cannot be true when max-file is less than 2 or max-size is not set"));
     }
+    options.get("tag").map_or(Ok(()), |template| log_tag::check(template))?;
     for key in ["labels-regex", "env-regex"] {
         options.get(key).map(|text| pattern(text)).transpose()?;
     }
     Ok(Some(LogOptions { path: files::LOG.into(), max_size, max_files, compress, attributes: BTreeMap::new() }))
 }
 
-/// What is said of every line of a container: the labels and variables that its log options name.
-pub fn attributes(definition: &Definition) -> Result<BTreeMap<String, String>> {
+/// What is said of every line of a container: the labels and variables that its log options name, and its tag.
+pub fn attributes(row: &ContainerRow) -> Result<BTreeMap<String, String>> {
+    let mut all = named(&row.definition)?;
+    if let Some(template) = row.definition.host_config["LogConfig"]["Config"]["tag"].as_str().filter(|text| !text.is_empty()) {
+        all.insert("tag".to_owned(), log_tag::of(template, row)?);
+    }
+    Ok(all)
+}
+
+fn named(definition: &Definition) -> Result<BTreeMap<String, String>> {
     let options = &definition.host_config["LogConfig"]["Config"];
     let option = |key: &str| options[key].as_str().filter(|text| !text.is_empty());
     let labels = definition.config["Labels"].as_object().into_iter().flatten();
@@ -141,7 +150,7 @@ mod tests {
         for (driver, config, text) in [
             ("json-file", json!({"compress": "true"}), "compress cannot be true when max-file is less than 2"),
             ("json-file", json!({"max-file": "2"}), "max-file cannot be set without max-size"),
-            ("json-file", json!({"tag": "x"}), "--log-opt tag is not supported"),
+            ("json-file", json!({"tag": "{{.No}}"}), "template: log-tag: {{.No}} is not supported"),
             ("local", json!({"labels": "x"}), "--log-opt labels is not supported"),
             ("json-file", json!({"mode": "non-blocking"}), "--log-opt mode=non-blocking is not supported"),
             ("journald", json!({}), "--log-driver journald is not supported"),
@@ -159,7 +168,7 @@ mod tests {
             host_config: json!({"LogConfig": {"Config": {"labels": "b", "env": "X", "env-regex": "^Z"}}}),
             mounts: Vec::new(),
         };
-        let all = attributes(&definition).unwrap();
+        let all = named(&definition).unwrap();
         assert_eq!(all.into_iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>(), ["X=x", "Z=z", "b=2"]);
     }
 }

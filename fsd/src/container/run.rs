@@ -10,7 +10,7 @@ use fs_base::{Class, ContainerId, Error, IoContext, Result};
 
 use super::live::Live;
 use super::to_engine::to_engine;
-use super::{ContainerRow, State, Status, files, health, ipc, join, restart, users};
+use super::{ContainerRow, State, Status, files, health, ipc, join, oom, restart, users};
 use crate::app::App;
 use crate::network;
 
@@ -114,7 +114,7 @@ fn make(app: &App, row: &ContainerRow, live: &Live) -> Result<engine::shim::Laun
     let root = crate::mounts::container_tree(app, row, &image.layers, container.users.ids())?;
     let spec = engine::spec::build(&container, &Root::from_fd(root.try_clone()?.into_fd()))?;
     let log = super::log_options(&row.definition.host_config)?;
-    let attributes = super::logs::attributes(&row.definition)?;
+    let attributes = super::logs::attributes(row)?;
     let options = Options {
         open_stdin: container.open_stdin,
         stdin_once: container.stdin_once,
@@ -207,6 +207,7 @@ fn forget_run(app: &App, row: &ContainerRow) {
 /// Waits for a container's end without a thread, and deals with it.
 pub fn watch(app: &Arc<App>, id: &ContainerId, waiting: std::os::unix::net::UnixStream, shim: Option<Child>) {
     health::watch(app, id);
+    oom::watch(app, id, shim.is_none());
     let (app, id) = (Arc::clone(app), id.clone());
     tokio::runtime::Handle::current().spawn(async move {
         let exit = super::exec::exit_from(waiting).await;
@@ -270,7 +271,7 @@ pub fn ended(app: &Arc<App>, id: &ContainerId, exit: Option<Exit>) -> Result<()>
     }
     let seconds = (state.finished - state.started).max(0) / 1_000_000_000;
     let told = [("exitCode", state.exit_code.to_string()), ("execDuration", seconds.to_string())];
-    if state.oom_killed {
+    if live.end_oom() && state.oom_killed {
         app.events.container("oom", &row, &[]);
     }
     app.events.container("die", &row, &told);

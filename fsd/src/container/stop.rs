@@ -12,7 +12,7 @@ use crate::app::App;
 /// How long Docker lets a container take, in seconds.
 const GRACE: i64 = 10;
 /// How long a killed container may take before that is an error: it may hang in the kernel.
-const KILL_DEADLINE: Duration = Duration::from_secs(20);
+const KILL_DEADLINE: Duration = Duration::from_secs(60);
 
 const KILL: i32 = 9;
 

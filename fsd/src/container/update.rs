@@ -47,7 +47,7 @@ pub fn update(app: &App, name: &str, body: &[u8]) -> Result<Vec<String>> {
     let live = app.containers.of(&id);
     let _alone = live.alone();
     let row = app.db.container(&id)?.ok_or_else(|| Error::not_found(format!("No such container: {name}")))?;
-    let host_config = merged(&row.definition, &wanted).map_err(|error| match error.class() {
+    let mut host_config = merged(&row.definition, &wanted).map_err(|error| match error.class() {
         Class::Conflict => error.context(format!("Cannot update container {id}")),
         _ => error,
     })?;
@@ -60,6 +60,7 @@ pub fn update(app: &App, name: &str, body: &[u8]) -> Result<Vec<String>> {
             app.shim(&id).regroup()?;
         }
         warnings = updated.warnings;
+        super::discarded::take_out(&mut host_config, &warnings);
     }
     app.db.set_container_definition(&id, &Definition { host_config, ..row.definition.clone() })?;
     app.events.container("update", &row, &[]);

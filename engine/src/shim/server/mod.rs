@@ -1,7 +1,9 @@
 //! The shim's own side: makes the container, then waits for whatever comes first and deals with it.
 
 mod client_stream;
+mod out_of_memory;
 pub mod passing;
+
 mod requests;
 mod session;
 mod starting;
@@ -26,6 +28,7 @@ use crate::failure::Failure;
 use crate::log::{self, Writer};
 use crate::runtime::{self, Created, External, Gate};
 use client_stream::{STALL, STALL_UNLOGGED};
+use out_of_memory::OutOfMemory;
 use requests::Connection;
 use session::{Kind, Rules, Session, Token};
 use starting::Beginning;
@@ -75,6 +78,7 @@ struct Shim {
     exit: Option<(Exit, Instant)>,
     connections: Vec<Connection>,
     waiting: Vec<Waiter>,
+    out_of_memory: OutOfMemory,
     /// Nothing was asked for since its code was given back.
     is_resting: bool,
 }
@@ -86,11 +90,21 @@ struct Made {
     gate: Gate,
 }
 
-/// Who wants to know of an end.
+/// Who wants to know of something.
 struct Waiter {
     socket: UnixStream,
-    /// Of a further process; of the container if `None`.
-    exec: Option<String>,
+    awaits: Awaited,
+}
+
+/// What somebody waits for.
+#[derive(PartialEq, Eq)]
+enum Awaited {
+    /// The container's end.
+    End,
+    /// The end of a further process.
+    Exec(String),
+    /// That the kernel ends a process for want of memory.
+    OutOfMemory,
 }
 
 /// Whom an answer of poll is for.
@@ -101,6 +115,7 @@ enum Source {
     Main(Token),
     Exec(usize, Token),
     Beginning(usize),
+    OutOfMemory,
 }
 
 impl Shim {
@@ -126,7 +141,7 @@ impl Shim {
             }
         };
         warnings.extend(created.warnings);
-        let shim = Shim {
+        let mut shim = Shim {
             dir: dir.to_owned(),
             namespaces: if external.is_some() { 0 } else { runtime::namespaces(&spec)? },
             ids: runtime::map_of(&spec)?,
@@ -144,8 +159,10 @@ impl Shim {
             exit: None,
             connections: Vec::new(),
             waiting: Vec::new(),
+            out_of_memory: OutOfMemory::default(),
             is_resting: false,
         };
+        shim.out_of_memory = OutOfMemory::of(&shim.cgroup);
         Ok((shim, warnings))
     }
 
@@ -232,6 +249,10 @@ impl Shim {
             fds.push(PollFd::new(beginning, PollFlags::IN));
             sources.push(Source::Beginning(index));
         }
+        if let Some(watch) = self.out_of_memory.watch().filter(|_| self.exit.is_none()) {
+            fds.push(PollFd::new(watch, PollFlags::IN));
+            sources.push(Source::OutOfMemory);
+        }
         match poll(&mut fds, self.timeout().as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error).at("poll", "streams"),
@@ -245,7 +266,7 @@ impl Shim {
         let sessions = self.execs.iter().map(|(_, session)| session).chain([&self.main]);
         let linger = self.exit.and_then(|_| self.linger());
         let rest = (!self.is_resting).then(|| Instant::now() + REST);
-        let next = sessions.filter_map(Session::deadline).chain(linger).chain(rest).min()?;
+        let next = sessions.filter_map(Session::deadline).chain(linger).chain(rest).chain(self.out_of_memory.next()).min()?;
         let left = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         Some(Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) })
     }
@@ -263,6 +284,7 @@ impl Shim {
                 Source::Main(token) => main.push((token, flags)),
                 Source::Exec(index, token) => execs[index].push((token, flags)),
                 Source::Beginning(index) => speaking.push(index),
+                Source::OutOfMemory => self.out_of_memory.noticed(),
             }
         }
         self.main.work(&main, buffer)?;
@@ -290,6 +312,9 @@ impl Shim {
 
     /// Notices what has ended, and tells.
     fn collect(&mut self) -> Result<()> {
+        if self.exit.is_none() && self.out_of_memory.look(&self.cgroup) {
+            self.tell(&Awaited::OutOfMemory, Reply::OutOfMemory { kills: self.out_of_memory.kills() });
+        }
         let mut index = 0;
         while let Some((_, session)) = self.execs.get(index) {
             match session.result() {
@@ -313,7 +338,7 @@ impl Shim {
     }
 
     fn exec_ended(&mut self, id: String, exit: Exit) {
-        let told = self.tell(Some(&id), exit);
+        let told = self.tell(&Awaited::Exec(id.clone()), Reply::Exit(exit));
         if !told {
             self.finished.push_back((id, exit));
             if self.finished.len() > FORGOTTEN_MAX {
@@ -326,6 +351,7 @@ impl Shim {
         let oom_killed = self.cgroup.oom_kills().is_ok_and(|count| count > 0);
         let exit = Session::exit(code, oom_killed);
         self.exit = Some((exit, Instant::now()));
+        self.waiting.retain(|waiter| waiter.awaits != Awaited::OutOfMemory);
         self.root = None;
         let path = self.dir.join("exit.json");
         let new = self.dir.join("exit.json.new");
@@ -338,16 +364,16 @@ impl Shim {
         }
         // From here on the record answers.
         let _ = std::fs::remove_file(self.dir.join("shim.sock"));
-        self.tell(None, exit);
+        self.tell(&Awaited::End, Reply::Exit(exit));
         Ok(())
     }
 
-    /// Answers all who wait for this end; whether there was one.
-    fn tell(&mut self, exec: Option<&str>, exit: Exit) -> bool {
-        let Ok(bytes) = proto::encode(&Answer::Ok(Reply::Exit(exit))) else { return false };
+    /// Answers all who wait for this; whether there was one.
+    fn tell(&mut self, what: &Awaited, reply: Reply) -> bool {
+        let Ok(bytes) = proto::encode(&Answer::Ok(reply)) else { return false };
         let mut told = false;
         self.waiting.retain_mut(|waiter| {
-            let concerned = waiter.exec.as_deref() == exec;
+            let concerned = waiter.awaits == *what;
             if concerned {
                 told |= waiter.socket.write_all(&bytes).is_ok();
             }

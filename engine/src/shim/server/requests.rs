@@ -6,9 +6,10 @@ use std::os::unix::net::UnixStream;
 
 use fs_base::{Error, IoContext, Result};
 
+use super::out_of_memory::OutOfMemory;
 use super::passing;
 use super::session::Session;
-use super::{Shim, Waiter};
+use super::{Awaited, Shim, Waiter};
 use crate::failure::Failure;
 use crate::shim::proto::{self, Answer, Reply, Request, State, Status};
 
@@ -75,17 +76,25 @@ impl Shim {
             Request::Root => return self.send_root(&socket),
             Request::Wait => {
                 let Some((exit, _)) = self.exit else {
-                    self.waiting.push(Waiter { socket, exec: None });
+                    self.waiting.push(Waiter { socket, awaits: Awaited::End });
                     return Ok(());
                 };
                 Ok(Reply::Exit(exit))
             }
             Request::ExecWait { id } => {
                 let Some(reply) = self.exec_exit(&id) else {
-                    self.waiting.push(Waiter { socket, exec: Some(id) });
+                    self.waiting.push(Waiter { socket, awaits: Awaited::Exec(id) });
                     return Ok(());
                 };
                 reply
+            }
+            Request::OutOfMemory { known } => {
+                let kills = self.out_of_memory.kills();
+                if known.is_some_and(|known| kills <= known) {
+                    self.waiting.push(Waiter { socket, awaits: Awaited::OutOfMemory });
+                    return Ok(());
+                }
+                Ok(Reply::OutOfMemory { kills })
             }
             Request::Attach { stdin, stdout, stderr, logs } => {
                 proto::write(&mut socket, &Answer::Ok(Reply::Done))?;
@@ -117,6 +126,7 @@ impl Shim {
     fn regroup(&mut self) -> Result<Reply> {
         let (parent, name) = super::cgroup_name(&self.spec)?;
         self.cgroup = crate::cgroup::Cgroup::open(parent, name)?;
+        self.out_of_memory = OutOfMemory::of(&self.cgroup);
         Ok(Reply::Done)
     }
 

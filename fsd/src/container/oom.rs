@@ -1,0 +1,60 @@
+//! Telling that the kernel has ended a process of a container for want of memory, when it does.
+
+use std::sync::Arc;
+
+use engine::shim::proto::{self, Answer, Reply};
+use fs_base::ContainerId;
+use tokio::io::AsyncReadExt;
+
+use super::State;
+use crate::app::App;
+
+/// Hears of it from the container's shim until that hangs up. Of one that was `adopted`, what happened before is not told
+/// again. Must be called on a thread of the runtime's.
+pub fn watch(app: &Arc<App>, id: &ContainerId, adopted: bool) {
+    let (app, id) = (Arc::clone(app), id.clone());
+    tokio::runtime::Handle::current().spawn(async move {
+        let mut known = if adopted { None } else { Some(0) };
+        while let Some(kills) = next(&app, &id, known).await {
+            if known.is_some() {
+                let (app, id) = (Arc::clone(&app), id.clone());
+                let told = tokio::task::spawn_blocking(move || tell(&app, &id, kills));
+                let _ = told.await;
+            }
+            known = Some(kills);
+        }
+    });
+}
+
+/// How many there are when there are more than are known of.
+async fn next(app: &App, id: &ContainerId, known: Option<u64>) -> Option<u64> {
+    let waiting = app.shim(id).begin_oom_wait(known).ok()?;
+    waiting.set_nonblocking(true).ok()?;
+    let mut stream = tokio::net::UnixStream::from_std(waiting).ok()?;
+    let mut bytes = Vec::new();
+    loop {
+        match proto::decode::<Answer>(&bytes) {
+            Ok(Some((Ok(Reply::OutOfMemory { kills }), _))) => return Some(kills),
+            Ok(None) => {}
+            Ok(Some(_)) | Err(_) => return None,
+        }
+        if stream.read_buf(&mut bytes).await.ok()? == 0 {
+            return None;
+        }
+    }
+}
+
+fn tell(app: &App, id: &ContainerId, kills: u64) {
+    let live = app.containers.of(id);
+    let _alone = live.alone();
+    let Ok(Some(row)) = app.db.container(id) else { return };
+    if !row.state.is_running() || !live.tell_oom(kills) {
+        return;
+    }
+    if !row.state.oom_killed
+        && let Err(error) = app.db.set_passing_state(id, &State { oom_killed: true, ..row.state.clone() })
+    {
+        tracing::warn!(container = %id, %error, "want of memory could not be recorded");
+    }
+    app.events.container("oom", &row, &[]);
+}
