@@ -2,22 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // a failed step fails the test
 
-use std::process::Output;
-
-use system_tests::{Daemon, fails, has, images, may_mount, mounts_below, ok, until};
-
-fn daemon() -> Option<Daemon> {
-    if !may_mount() || !has("docker") {
-        return None;
-    }
-    let archive = images::made("busybox.tar")?;
-    let daemon = Daemon::start();
-    ok(&daemon.ctl(&["load", "-q", "-i", archive.to_str().unwrap()]));
-    Some(daemon)
-}
-
-type Cli = fn(&Daemon, &[&str]) -> Output;
-const CLIS: [(&str, Cli); 2] = [("docker", |d, a| d.docker(a)), ("ctl", |d, a| d.ctl(a))];
+use system_tests::containers::{CLIS, with_busybox};
+use system_tests::{Daemon, fails, mounts_below, ok, until};
 
 fn idle(daemon: &Daemon, name: &str, ipc: &str) {
     ok(&daemon.docker(&["run", "-d", "--network", "none", "--name", name, "--ipc", ipc, "busybox", "sleep", "10000"]));
@@ -29,7 +15,7 @@ fn exec(daemon: &Daemon, name: &str, script: &str) -> String {
 
 #[test]
 fn shared_messages_and_memory_are_shared_and_others_are_not() {
-    let Some(mut daemon) = daemon() else { return };
+    let Some(mut daemon) = with_busybox() else { return };
     idle(&daemon, "donor", "shareable");
     idle(&daemon, "alone", "private");
     let look = "readlink /proc/self/ns/ipc; cat /dev/shm/word";

@@ -288,7 +288,7 @@ fn logs_are_rotated_compressed_and_read_in_every_way() {
 
 #[test]
 fn followers_are_many_and_end_with_the_run_that_they_follow() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     let script = "echo begun; while [ ! -e /go ]; do sleep 0.05; done; rm /go; echo ends";
     let run = ["run", "-d", "--network", "none", "--name", "c1", "--restart", "always", "busybox", "sh", "-c", script];
     ok(&daemon.docker(&run));
