@@ -60,7 +60,7 @@ impl Host {
         let ctl = format!("{} -H unix://{}", self.daemon.dir().join("ctl").display(), self.daemon.socket().display());
         let user = USER.to_string();
         let mut command = Command::new("timeout");
-        command.args(["120", "setpriv", "--reuid", &user, "--regid", &user, "--groups", gid, "bash", "-euc", script]);
+        command.args(["300", "setpriv", "--reuid", &user, "--regid", &user, "--groups", gid, "bash", "-euc", script]);
         command.env("ctl", ctl).current_dir(&self.home).output().unwrap()
     }
 
@@ -283,9 +283,9 @@ fn a_writable_mount_says_what_was_changed_without_being_looked_through() {
         assert!(list.contains("C       +0B metadata /etc/one\n") && !list.contains("new"), "{list}");
         // More than one answer holds.
         at(
-            "mkdir $m/many; cd $m/many; for i in $(seq 3000); do echo > a-long-name-so-that-many-of-them-are-more-than-one-answer-$i; done",
+            "mkdir $m/many; cd $m/many; for i in $(seq 1200); do echo > a-long-name-so-that-many-of-them-are-more-than-one-answer-$i; done",
         );
-        assert_eq!(at("$ctl mount diff $m | wc -l"), "3004\n");
+        assert_eq!(at("$ctl mount diff $m | wc -l"), "1204\n");
         let json = at("$ctl mount diff --format json $m | tail -n 1");
         assert!(json.contains("\"kind\":\"added\"") && json.contains("answer-999"), "{json}");
         at("$ctl umount $m");
@@ -296,7 +296,7 @@ fn a_writable_mount_says_what_was_changed_without_being_looked_through() {
 
 fn root(host: &Host, script: &str) -> Output {
     let ctl = format!("{} -H unix://{}", host.daemon.dir().join("ctl").display(), host.daemon.socket().display());
-    Command::new("timeout").args(["120", "bash", "-euc", script]).env("ctl", ctl).output().unwrap()
+    Command::new("timeout").args(["300", "bash", "-euc", script]).env("ctl", ctl).output().unwrap()
 }
 
 #[test]
