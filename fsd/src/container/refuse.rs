@@ -20,8 +20,73 @@ const HOST: &[(&str, &str, &str)] = &[
     ("Annotations", "--annotation", "annotations are not kept"),
 ];
 
+/// The fields of the host config that are honoured, or are their client's own affair. A newer client may send others.
+const KNOWN: &[&str] = &[
+    "AutoRemove",
+    "Binds",
+    "BlkioDeviceReadBps",
+    "BlkioDeviceReadIOps",
+    "BlkioDeviceWriteBps",
+    "BlkioDeviceWriteIOps",
+    "BlkioWeight",
+    "BlkioWeightDevice",
+    "CapAdd",
+    "CapDrop",
+    "CgroupParent",
+    "CgroupnsMode",
+    "ConsoleSize",
+    "ContainerIDFile",
+    "CpuPeriod",
+    "CpuQuota",
+    "CpuShares",
+    "CpusetCpus",
+    "CpusetMems",
+    "DeviceCgroupRules",
+    "Devices",
+    "Dns",
+    "DnsOptions",
+    "DnsSearch",
+    "ExtraHosts",
+    "GroupAdd",
+    "Init",
+    "IpcMode",
+    "Isolation",
+    "LogConfig",
+    "MaskedPaths",
+    "Memory",
+    "MemoryReservation",
+    "MemorySwap",
+    "MemorySwappiness",
+    "Mounts",
+    "NanoCpus",
+    "NetworkMode",
+    "OomKillDisable",
+    "OomScoreAdj",
+    "PidMode",
+    "PidsLimit",
+    "PortBindings",
+    "Privileged",
+    "PublishAllPorts",
+    "ReadonlyPaths",
+    "ReadonlyRootfs",
+    "RestartPolicy",
+    "Runtime",
+    "SecurityOpt",
+    "ShmSize",
+    "Sysctls",
+    "Tmpfs",
+    "UTSMode",
+    "Ulimits",
+    "UsernsMode",
+    "VolumeDriver",
+    "VolumesFrom",
+];
+
 /// Refuses what the config asks for in vain.
 pub fn config(config: &Map<String, Value>) -> Result<()> {
+    if config.get("NetworkDisabled") == Some(&Value::Bool(true)) {
+        return Err(unsupported("NetworkDisabled", "--network none does that"));
+    }
     if says_something(config.get("OnBuild")) {
         return Err(unsupported("OnBuild", "it has no meaning without a builder"));
     }
@@ -34,6 +99,10 @@ pub fn host_config(host: &Map<String, Value>) -> Result<()> {
         if says_something(host.get(*key)) {
             return Err(unsupported(flag, why));
         }
+    }
+    let unknown = host.iter().find(|(key, value)| !KNOWN.contains(&key.as_str()) && says_something(Some(value)));
+    if let Some((key, _)) = unknown {
+        return Err(unsupported(&format!("HostConfig.{key}"), "this version does not know it"));
     }
     let text = |key: &str| host.get(key).and_then(Value::as_str).unwrap_or_default();
     one_of("--isolation", text("Isolation"), &["", "default"])?;
@@ -89,5 +158,23 @@ fn says_something(value: Option<&Value>) -> bool {
         Some(Value::String(text)) => !text.is_empty(),
         Some(Value::Array(list)) => !list.is_empty(),
         Some(Value::Object(map)) => !map.is_empty(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_is_refused_by_its_name() {
+        let refused = |host: Value| host_config(host.as_object().unwrap()).map_err(|error| error.to_string());
+        assert!(refused(json!({"Binds": ["a:/b"], "LxcConf": [], "Anything": 0, "Other": null})).is_ok());
+        let error = refused(json!({"TimeMachine": true})).unwrap_err();
+        assert_eq!(error, "HostConfig.TimeMachine is not supported: this version does not know it");
+        let error = refused(json!({"StorageOpt": {"size": "1g"}})).unwrap_err();
+        assert!(error.starts_with("--storage-opt is not supported: "), "{error}");
+        assert!(config(json!({"NetworkDisabled": true}).as_object().unwrap()).is_err());
     }
 }

@@ -65,7 +65,8 @@ fn what_is_not_supported_is_refused_by_name() {
     let cases: &[(&str, Change)] = &[
         ("--link", |b| b["HostConfig"]["Links"] = json!(["a:b"])),
         ("--log-driver syslog", |b| b["HostConfig"]["LogConfig"]["Type"] = json!("syslog")),
-        ("--log-opt tag", |b| b["HostConfig"]["LogConfig"]["Config"] = json!({"tag": "x"})),
+        ("--log-opt gelf-address", |b| b["HostConfig"]["LogConfig"]["Config"] = json!({"gelf-address": "x"})),
+        ("HostConfig.TimeMachine", |b| b["HostConfig"]["TimeMachine"] = json!(true)),
         ("--security-opt apparmor=x", |b| b["HostConfig"]["SecurityOpt"] = json!(["apparmor=x"])),
     ];
     for (flag, change) in cases {
