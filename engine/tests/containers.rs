@@ -253,7 +253,7 @@ fn symlinks_of_the_image_lead_nowhere_else() {
     let mut container = Box::new(&["true"]);
     std::os::unix::fs::symlink("/tmp", container.tree().join("proc")).unwrap();
     let error = container.launch().unwrap_err().to_string();
-    assert!(error.contains("/proc of the image is not an ordinary directory"), "{error}");
+    assert!(error.contains("/proc of the image must be mounted on ordinary directory"), "{error}");
 }
 
 #[test]
@@ -318,4 +318,28 @@ fn nothing_is_left_of_a_container() {
     let mine =
         std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten().any(|root| root.path().join("fsd-test").join(&name).exists());
     assert!(!mine, "{before}");
+}
+
+#[test]
+fn what_is_mounted_in_a_container_does_not_show_where_its_tree_came_from() {
+    use fs_base::sys::mount::{Mount, unshare_mount_namespace};
+    if !able() {
+        return;
+    }
+    let in_own_namespace = || {
+        unshare_mount_namespace().unwrap();
+        let mut container = Box::new(&["true"]);
+        let tree = container.tree();
+        let shared = Mount::clone_of(&tree, false).unwrap();
+        shared.attach(&tree).unwrap();
+        // As everything is below a "/" that systemd has made.
+        shared.set_propagation(fs_base::Propagation::Shared, false).unwrap();
+        container.launch().unwrap();
+        let table = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        let below = table.lines().filter(|line| line.contains(tree.to_str().unwrap())).count();
+        container.client().start().unwrap();
+        container.ended();
+        below
+    };
+    assert_eq!(std::thread::spawn(in_own_namespace).join().unwrap(), 1);
 }

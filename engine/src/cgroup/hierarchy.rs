@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use fs_base::{IoContext, Result};
 use oci_spec::runtime::LinuxResources;
 
-/// The v1 controllers that containers are given a folder of.
-const V1: &[&str] = &["memory", "cpu", "cpuacct", "cpuset", "pids", "devices", "freezer", "blkio"];
+/// The v1 controllers that containers are given a folder of. The last one controls nothing: it is where systemd keeps its
+/// units, and a systemd in a container would keep them among the host's.
+const V1: &[&str] = &["memory", "cpu", "cpuacct", "cpuset", "pids", "devices", "freezer", "blkio", "name=systemd"];
 
 /// Which generation a hierarchy is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,8 +166,12 @@ mod tests {
             35 31 0:32 / /sys/fs/cgroup/net_cls rw - cgroup cgroup rw,net_cls\n\
             36 31 0:33 /docker/1 /mnt/a\\040b rw - cgroup cgroup rw,memory\n\
             37 31 0:33 / /cg/ram rw - cgroup cgroup rw,memory\n";
-        let expected =
-            ["cpu,cpuacct /sys/fs/cgroup/cpu,cpuacct cpu+cpuacct", "ram /cg/ram memory", "unified /sys/fs/cgroup/unified "];
+        let expected = [
+            "systemd /sys/fs/cgroup/systemd name=systemd",
+            "cpu,cpuacct /sys/fs/cgroup/cpu,cpuacct cpu+cpuacct",
+            "ram /cg/ram memory",
+            "unified /sys/fs/cgroup/unified ",
+        ];
         assert_eq!(found(&text.replace("\n            ", "\n")), expected);
     }
 

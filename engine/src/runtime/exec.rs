@@ -14,7 +14,7 @@ use super::channel::Channel;
 use super::init::{become_program, set_streams};
 use super::process::{raise_limits, set_oom_score};
 use super::terminal::Terminal;
-use super::{Stdio, reap, userns};
+use super::{Stdio, reap, refuse, userns};
 use crate::cgroup::Cgroup;
 use crate::seccomp::Filter;
 
@@ -142,6 +142,7 @@ impl Drop for Starting {
 
 /// Begins to run a process in a container. Nothing here waits for the container's files.
 pub fn exec(request: Exec<'_>) -> Result<Starting> {
+    refuse::process(request.process)?;
     request.ids.map_or(Ok(()), |ids| userns::check(ids, request.process))?;
     let joiner = request.cgroup.joiner()?;
     let (ours, theirs) = Channel::pair()?;

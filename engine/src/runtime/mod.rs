@@ -20,6 +20,7 @@ mod network;
 mod options;
 mod process;
 mod reaper;
+mod refuse;
 mod rootfs;
 mod terminal;
 mod userns;
@@ -110,6 +111,7 @@ impl Gate {
 
 /// Makes a container from its spec. On failure nothing is left but the cgroup, which is the caller's.
 pub fn create(request: Create<'_>) -> Result<Created> {
+    refuse::check(request.spec)?;
     let binds = rootfs::open_sources(request.spec)?;
     let users = Users::of(request.spec)?;
     let dev = users.as_ref().map(|users| dev::make(request.spec, users.map())).transpose()?.flatten();

@@ -24,11 +24,11 @@ pub struct Options {
 
 /// Mount flags; of two that contradict, the later one is in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Flags(pub MountAttrFlags);
+pub struct Flags(pub MountAttrFlags, bool);
 
 impl Default for Flags {
     fn default() -> Flags {
-        Flags(MountAttrFlags::empty())
+        Flags(MountAttrFlags::empty(), false)
     }
 }
 
@@ -37,7 +37,13 @@ impl Flags {
         self.0.set(flag, on);
     }
 
+    /// What has to be taken from a mount that is there already: its access times are kept in one way only.
+    pub fn cleared(self) -> MountAttrFlags {
+        if self.1 { MountAttrFlags::MOUNT_ATTR__ATIME } else { MountAttrFlags::empty() }
+    }
+
     fn set_atime(&mut self, mode: MountAttrFlags) {
+        self.1 = true;
         self.0.remove(MountAttrFlags::MOUNT_ATTR__ATIME);
         self.0.insert(mode);
     }
@@ -77,10 +83,16 @@ impl Options {
                 return true;
             }
         }
+        let (own, recursive) = (&mut self.set, &mut self.set_recursive);
         match option {
-            "noatime" => self.set.set_atime(MountAttrFlags::MOUNT_ATTR_NOATIME),
-            "strictatime" => self.set.set_atime(MountAttrFlags::MOUNT_ATTR_STRICTATIME),
-            "relatime" | "atime" => self.set.set_atime(MountAttrFlags::MOUNT_ATTR_RELATIME),
+            "noatime" => own.set_atime(MountAttrFlags::MOUNT_ATTR_NOATIME),
+            "strictatime" => own.set_atime(MountAttrFlags::MOUNT_ATTR_STRICTATIME),
+            "relatime" | "atime" => own.set_atime(MountAttrFlags::MOUNT_ATTR_RELATIME),
+            "rnoatime" => recursive.set_atime(MountAttrFlags::MOUNT_ATTR_NOATIME),
+            "rstrictatime" => recursive.set_atime(MountAttrFlags::MOUNT_ATTR_STRICTATIME),
+            "rrelatime" | "ratime" | "rnorelatime" | "rnostrictatime" => {
+                recursive.set_atime(MountAttrFlags::MOUNT_ATTR_RELATIME);
+            }
             "norelatime" | "nostrictatime" | "defaults" | "async" => {}
             _ => return false,
         }
@@ -139,7 +151,11 @@ mod tests {
         assert_eq!(options.data, [("mode".to_owned(), Some("755".to_owned())), ("huge".to_owned(), None)]);
         assert_eq!(options.propagation, Some((Propagation::Slave, true)));
         assert_eq!(options.bind, None);
+        let times = parse("bind", &["rbind", "rnoatime", "rstrictatime", "noatime", "relatime"]).unwrap();
+        assert_eq!(times.set_recursive.0, MountAttrFlags::MOUNT_ATTR_STRICTATIME);
+        assert_eq!((times.set.0, times.set.cleared()), (MountAttrFlags::empty(), MountAttrFlags::MOUNT_ATTR__ATIME));
         let bind = parse("bind", &["rbind", "rro"]).unwrap();
+        assert_eq!(bind.set.cleared(), MountAttrFlags::empty());
         assert_eq!((bind.bind, bind.set_recursive.0), (Some(true), MountAttrFlags::MOUNT_ATTR_RDONLY));
         assert!(parse("bind", &["idmap"]).unwrap().map_ids);
         let error = parse("bind", &["ridmap"]).unwrap_err().to_string();

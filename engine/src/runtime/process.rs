@@ -68,7 +68,7 @@ pub fn restrict(process: &Process, filter: Option<&Filter>, warnings: &mut Vec<S
     }
     give_streams_to(process.user().uid(), &[rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()]);
     let here = rustix::process::chdir(process.cwd());
-    become_user(process)?;
+    become_user(process, warnings)?;
     if here.is_err() {
         // Root without its capabilities, or with a squashed file system, may not go where the user may.
         rustix::process::chdir(process.cwd()).map_err(|error| cwd_error(process.cwd(), error.into()))?;
@@ -167,7 +167,7 @@ pub fn give_streams_to(uid: u32, streams: &[BorrowedFd<'_>]) {
     }
 }
 
-fn become_user(process: &Process) -> Result<()> {
+fn become_user(process: &Process, warnings: &mut Vec<String>) -> Result<()> {
     let none = LinuxCapabilities::default();
     let capabilities = process.capabilities().as_ref().unwrap_or(&none);
     let bounding = bits(capabilities.bounding().as_ref());
@@ -200,7 +200,11 @@ fn become_user(process: &Process) -> Result<()> {
     for number in 0..64u32 {
         let one = CapabilitySet::from_bits_retain(1 << number);
         if bits(capabilities.ambient().as_ref()).contains(one) {
-            rustix::thread::configure_capability_in_ambient_set(one, true).at("set", "ambient capabilities")?;
+            match rustix::thread::configure_capability_in_ambient_set(one, true) {
+                // Only what is permitted and inheritable can be: runc says so too, and goes on.
+                Err(rustix::io::Errno::PERM) => warnings.push(format!("capability {number} could not be made ambient")),
+                other => other.at("set", "ambient capabilities")?,
+            }
         }
     }
     Ok(())

@@ -105,6 +105,8 @@ impl<'a> Rootfs<'a> {
     /// Gives the tree its place at `scratch`, in a namespace from which nothing reaches the host.
     pub fn begin(spec: &'a Spec, tree: &Mount, scratch: &Path) -> Result<Rootfs<'a>> {
         rustix::mount::mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE).at("make private", "/")?;
+        // A tree that is a clone of a shared mount would show on the host what is mounted in it.
+        tree.set_propagation(Propagation::Private, true)?;
         tree.attach(scratch)?;
         let root = Root::open(scratch)?;
         Ok(Rootfs { spec, root, null: None, empty: None, devpts: None, dev: None, has_own_users: false })
@@ -148,8 +150,8 @@ impl<'a> Rootfs<'a> {
         refuse_proc(&place, target)?;
         let (propagation, recursive) = options.propagation.unwrap_or((Propagation::Private, true));
         source.mount.set_propagation(propagation, recursive)?;
-        source.mount.set_attributes(options.set.0, MountAttrFlags::empty(), false)?;
-        source.mount.set_attributes(options.set_recursive.0, MountAttrFlags::empty(), true)?;
+        source.mount.set_attributes(options.set.0, options.set.cleared(), false)?;
+        source.mount.set_attributes(options.set_recursive.0, options.set_recursive.cleared(), true)?;
         source.mount.attach_at(place.as_fd(), Path::new(""))
     }
 
@@ -303,7 +305,11 @@ impl<'a> Rootfs<'a> {
         rustix::process::fchdir(&top).at("change directory to", "the new root")?;
         rustix::process::pivot_root(".", ".").at("pivot_root", "the new root")?;
         rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH).at("unmount", "the old root")?;
-        rustix::process::chdir("/").at("change directory to", "/")
+        rustix::process::chdir("/").at("change directory to", "/")?;
+        match root_propagation(self.spec)? {
+            Some(flags) => rustix::mount::mount_change("/", flags).at("set propagation of", "/"),
+            None => Ok(()),
+        }
     }
 
     fn existing(&self, path: &Path) -> Result<Option<OwnedFd>> {
@@ -321,13 +327,14 @@ impl<'a> Rootfs<'a> {
     }
 
     fn ordinary_directory(&self, path: &Path) -> Result<OwnedFd> {
-        let place = self.directory(path)?;
+        let made = self.directory(path);
         let itself = self.root.resolve_nofollow(path)?;
         let stat = rustix::fs::fstat(itself).at("stat", path)?;
         if FileType::from_raw_mode(stat.st_mode).is_dir() {
-            return Ok(place);
+            return made;
         }
-        Err(Error::denied(format!("{} of the image is not an ordinary directory", path.display())))
+        // runc's words.
+        Err(Error::denied(format!("{} of the image must be mounted on ordinary directory", path.display())))
     }
 
     /// The file at `path`, made empty if it is missing.
@@ -367,6 +374,23 @@ fn sysctl_path(name: &str) -> Result<PathBuf> {
         return Err(Error::invalid(format!("sysctl \"{name}\" is not in a separate kernel namespace")));
     }
     Ok(Path::new("/proc/sys").join(slashes))
+}
+
+/// How mounts cross between the container's root and others that are made of it, if the spec says.
+fn root_propagation(spec: &Spec) -> Result<Option<MountPropagationFlags>> {
+    let text = spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref()).unwrap_or_default();
+    let (kind, recursive) = match text.strip_prefix('r') {
+        Some(rest) => (rest, MountPropagationFlags::REC),
+        None => (text, MountPropagationFlags::empty()),
+    };
+    let kind = match kind {
+        "" | "private" => return Ok(None),
+        "shared" => MountPropagationFlags::SHARED,
+        "slave" => MountPropagationFlags::DOWNSTREAM,
+        "unbindable" => MountPropagationFlags::UNBINDABLE,
+        _ => return Err(Error::invalid(format!("linux.rootfsPropagation {text:?} is none that there is"))),
+    };
+    Ok(Some(kind | recursive))
 }
 
 /// The current directory's root, as a path descriptor.

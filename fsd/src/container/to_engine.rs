@@ -11,6 +11,11 @@ use super::create::read;
 use super::{ContainerRow, Definition};
 use crate::network::links;
 
+/// `Y` where the kernel has AppArmor and it is on.
+const APPARMOR: &str = "/sys/module/apparmor/parameters/enabled";
+/// There where SELinux is on.
+const SELINUX: &str = "/sys/fs/selinux/enforce";
+
 /// The fields of `HostConfig` that the engine gets.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -145,9 +150,16 @@ fn security(host: &Host) -> Result<(Seccomp, bool, bool)> {
             // There is no such module to confine by in what we run.
             ("apparmor", "unconfined") | ("label", "disable") => {}
             ("apparmor", _) => {
-                return Err(refused(option, "this host's containers are not confined by AppArmor"));
+                let enabled = std::fs::read(APPARMOR).is_ok_and(|text| text.starts_with(b"Y"));
+                let why =
+                    if enabled { "containers are not confined by AppArmor" } else { "AppArmor is not enabled on this host" };
+                return Err(refused(option, why));
             }
-            ("label", _) => return Err(refused(option, "this host's containers have no SELinux labels")),
+            ("label", _) => {
+                let enabled = std::path::Path::new(SELINUX).exists();
+                let why = if enabled { "containers have no SELinux labels" } else { "SELinux is not enabled on this host" };
+                return Err(refused(option, why));
+            }
             _ => return Err(Error::unsupported(format!("--security-opt {option} is not supported"))),
         }
     }

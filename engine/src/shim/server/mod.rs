@@ -19,7 +19,7 @@ use fs_base::sys::ids::IdMap;
 use fs_base::sys::memory;
 use fs_base::sys::mount::Mount;
 use fs_base::{Error, IoContext, Result};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxDeviceCgroup, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::proto::{self, Answer, Exit, Options, Reply, Status};
@@ -401,7 +401,13 @@ fn forget(external: Option<&External>) {
 
 fn make_cgroup(spec: &Spec) -> Result<(Cgroup, Vec<String>)> {
     let (parent, name) = cgroup_name(spec)?;
-    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
+    let mut resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
+    if let Some(rules) = resources.devices_mut() {
+        // Every container has the default devices, whatever its spec says of others.
+        let default = crate::spec::allowed_devices(false).into_iter().filter(LinuxDeviceCgroup::allow);
+        let missing: Vec<_> = default.filter(|rule| !rules.contains(rule)).collect();
+        rules.extend(missing);
+    }
     let created = Cgroup::create(parent, name, &resources)?;
     Ok((created.cgroup, created.warnings))
 }
