@@ -24,10 +24,13 @@ use super::node::{Key, Name, Node, ROOT};
 use super::upper::Upper;
 use crate::erofs::{Extent, FileKind, Nid, Source};
 
+/// A mode that no file has.
+const UNKNOWN_MODE: u32 = u32::MAX;
+
 /// A copy that has no place yet.
 enum Copy {
-    /// A regular file without a name.
-    Unnamed(File),
+    /// A regular file without a name, and its inode number.
+    Unnamed(File, u64),
     /// Anything else, by its name in the work directory.
     Named(Vec<u8>),
 }
@@ -58,12 +61,15 @@ impl Fs {
         let attributes = self.attributes(node)?;
         if node.kind == FileKind::File {
             let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-            let file = File::from(rustix::fs::openat(&upper.work, ".", flags, Mode::RUSR | Mode::WUSR)?);
+            // Nobody else can open it before it has its name, so it may have its permissions at once.
+            let mode = Mode::from_raw_mode(attr.mode & 0o777);
+            let file = File::from(rustix::fs::openat(&upper.work, ".", flags, mode)?);
             if !emptied && attr.size > 0 {
                 self.copy_data(node, &file, attr.size)?;
             }
-            self.dress(file.as_fd(), attr, &attributes)?;
-            return Ok(Copy::Unnamed(file));
+            let made = rustix::fs::fstat(&file)?;
+            self.dress(file.as_fd(), attr, &attributes, made.st_mode & 0o7777)?;
+            return Ok(Copy::Unnamed(file, made.st_ino));
         }
         let name = upper.temporary();
         let (mode, device) = (Mode::from_raw_mode(attr.mode & 0o7777), attr.device);
@@ -79,20 +85,21 @@ impl Fs {
             FileKind::Socket => make(FileType::Socket)?,
             FileKind::File | FileKind::Dir => return Err(Errno::ISDIR),
         }
-        self.dress(path_fd(upper.work.as_fd(), &name)?.as_fd(), attr, &attributes)?;
+        self.dress(path_fd(upper.work.as_fd(), &name)?.as_fd(), attr, &attributes, UNKNOWN_MODE)?;
         Ok(Copy::Named(name))
     }
 
     fn copy_data(&self, node: &Arc<Node>, to: &File, size: u64) -> Answer<()> {
         let path = Path::new("upper file");
         match self.bytes_of(node)? {
+            Bytes::Unopened => Err(Errno::IO),
             Bytes::Plain(from) | Bytes::Upper(from) => copy_file(&from, to, size, path).map_err(|e| errno(&e)),
             Bytes::Indexed(layer, extents, _) => copy_extents(&layer, &extents, to, size),
         }
     }
 
-    /// Gives a copy the owner, attributes, mode and times of what it is a copy of.
-    fn dress(&self, fd: BorrowedFd<'_>, attr: &Attr, attributes: &[Attribute]) -> Answer<()> {
+    /// Gives a copy the owner, attributes, mode and times of what it is a copy of. `mode` is what it has.
+    fn dress(&self, fd: BorrowedFd<'_>, attr: &Attr, attributes: &[Attribute], mode: u32) -> Answer<()> {
         if (attr.uid, attr.gid) != self.upper()?.owner {
             self.chown(fd, Some(attr.uid), Some(attr.gid))?;
         }
@@ -104,7 +111,9 @@ impl Fs {
                 other => other?,
             }
         }
-        if attr.kind != FileKind::Symlink {
+        // A change of owner takes set-id bits away, and an ACL may have come with others.
+        let settled = attr.mode & 0o7000 == 0 && attributes.is_empty() && mode == attr.mode & 0o7777;
+        if attr.kind != FileKind::Symlink && !settled {
             set_mode(fd, attr.mode)?;
         }
         set_times(fd, attr.kind, &times(Some(attr.atime), Some(attr.mtime)))
@@ -126,7 +135,7 @@ impl Fs {
                 (Attr::of_stat(&rustix::fs::fstat(&layer.root)?), attributes)
             }
         };
-        self.dress(upper.root.as_fd(), &attr, &attributes)
+        self.dress(upper.root.as_fd(), &attr, &attributes, UNKNOWN_MODE)
     }
 
     /// Sets owner and group. Who may not is forgiven where nobody sees it.
@@ -142,7 +151,7 @@ impl Fs {
         let place = node.spot().lowers.first().copied();
         let Ok(Name { parent, name }) = node.a_name() else {
             // It has lost its last name meanwhile, but somebody has it open.
-            let Copy::Unnamed(file) = copy else { return Err(Errno::NOENT) };
+            let Copy::Unnamed(file, _) = copy else { return Err(Errno::NOENT) };
             let held = Arc::new(file.as_fd().try_clone_to_owned().map_err(|_| Errno::MFILE)?);
             let mut spot = node.spot();
             (spot.upper, spot.held, spot.lowers) = (true, Some(held), Box::default());
@@ -151,7 +160,7 @@ impl Fs {
         let above = self.dir_up(&parent)?;
         let before = rustix::fs::fstat(&above)?;
         match copy {
-            Copy::Unnamed(file) => durable::link_fd_at(file.as_fd(), above.as_fd(), &name)?,
+            Copy::Unnamed(file, _) => durable::link_fd_at(file.as_fd(), above.as_fd(), &name)?,
             Copy::Named(from) => durable::rename_at(upper.work.as_fd(), from, above.as_fd(), &name, RenameFlags::NOREPLACE)?,
         }
         self.note_copy(&parent, &name);
@@ -161,7 +170,10 @@ impl Fs {
         {
             self.link_others(place, node, path_fd(above.as_fd(), &name)?.as_fd())?;
         }
-        let number = rustix::fs::statat(&above, &*name, AtFlags::SYMLINK_NOFOLLOW)?.st_ino;
+        let number = match copy {
+            Copy::Unnamed(_, number) => *number,
+            Copy::Named(_) => rustix::fs::statat(&above, &*name, AtFlags::SYMLINK_NOFOLLOW)?.st_ino,
+        };
         {
             let mut spot = node.spot();
             (spot.upper, spot.lowers) = (true, Box::default());
@@ -182,7 +194,7 @@ impl Fs {
         let temporary = upper.temporary();
         rustix::fs::mkdirat(&upper.work, &*temporary, Mode::RWXU)?;
         let dressed = path_fd(upper.work.as_fd(), &temporary).and_then(|fd| {
-            self.dress(fd.as_fd(), &attr, &self.attributes(dir)?)?;
+            self.dress(fd.as_fd(), &attr, &self.attributes(dir)?, UNKNOWN_MODE)?;
             let before = rustix::fs::fstat(&above)?;
             durable::rename_at(upper.work.as_fd(), &temporary, above.as_fd(), &name, RenameFlags::NOREPLACE)?;
             restore_times(above.as_fd(), &before)

@@ -61,9 +61,16 @@ impl Fs {
         let node = self.nodes.get(node)?;
         let bytes = {
             let _names = self.shared();
-            self.bytes_of(&node)?
+            if self.opens_late(&node) { Bytes::Unopened } else { self.bytes_of(&node)? }
         };
         Ok(self.handles.add_file(node, bytes))
+    }
+
+    /// Whether a file need not be opened before it is read: it can't go away, and is not read by the kernel itself.
+    fn opens_late(&self, node: &Arc<Node>) -> bool {
+        let spot = node.spot();
+        let plain = |place: &Place| matches!(self.lowers[usize::from(place.layer)], Lower::Plain(_));
+        !self.is_read_only() && node.kind == FileKind::File && !spot.upper && spot.lowers.first().is_some_and(plain)
     }
 
     /// What a file can be read from now.
@@ -118,18 +125,20 @@ impl Fs {
     pub(super) fn opened(&self, handle: u64) -> Answer<(Arc<OpenFile>, Bytes)> {
         let file = self.handles.file(handle)?;
         let bytes = file.bytes();
-        if matches!(bytes, Bytes::Upper(_)) || !file.node.in_upper() {
-            return Ok((file, bytes));
+        match bytes {
+            Bytes::Upper(_) => return Ok((file, bytes)),
+            Bytes::Plain(_) | Bytes::Indexed(..) if !file.node.in_upper() => return Ok((file, bytes)),
+            _ => {}
         }
         let _names = self.shared();
-        let fresh = Bytes::Upper(Arc::new(self.open_upper(&file.node, OFlags::RDONLY)?));
+        let fresh = self.bytes_of(&file.node)?;
         *file.bytes.write().unwrap_or_else(PoisonError::into_inner) = fresh.clone();
         Ok((file, fresh))
     }
 
     /// An open file, for who serves it.
     pub fn open_file(&self, handle: u64) -> Answer<Arc<OpenFile>> {
-        Ok(self.opened(handle)?.0)
+        self.handles.file(handle)
     }
 
     /// Reads; fewer bytes than the buffer holds only at the end of the file. `handle` is 0 if it was never opened.
@@ -141,6 +150,7 @@ impl Fs {
             self.opened(handle)?.1
         };
         match bytes {
+            Bytes::Unopened => Err(Errno::IO),
             Bytes::Upper(file) | Bytes::Plain(file) => read_full(&file, buffer, offset),
             Bytes::Indexed(layer, extents, size) => {
                 let length = (buffer.len() as u64).min(size.saturating_sub(offset)) as usize;
@@ -161,6 +171,7 @@ impl Fs {
     pub fn seek(&self, handle: u64, offset: u64, what: Seek) -> Answer<u64> {
         let (_, bytes) = self.opened(handle)?;
         match bytes {
+            Bytes::Unopened => Err(Errno::IO),
             Bytes::Upper(file) | Bytes::Plain(file) => Ok(rustix::fs::seek(
                 &*file,
                 match what {

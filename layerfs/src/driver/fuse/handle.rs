@@ -21,6 +21,8 @@ pub(super) enum Bytes {
     Upper(Arc<File>),
     /// A file of a plain layer.
     Plain(Arc<File>),
+    /// A file of a plain layer that nobody has asked for a byte of: the kernel may have all of it.
+    Unopened,
     /// A file of an indexed layer.
     Indexed(Arc<Indexed>, Arc<[Extent]>, u64),
 }
@@ -44,7 +46,7 @@ impl OpenFile {
         match self.bytes() {
             Bytes::Upper(file) => Some((file, true)),
             Bytes::Plain(file) => Some((file, false)),
-            Bytes::Indexed(..) => None,
+            Bytes::Indexed(..) | Bytes::Unopened => None,
         }
     }
 

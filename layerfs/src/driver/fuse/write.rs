@@ -91,7 +91,7 @@ impl Fs {
                 rustix::fs::copy_file_range(&*file, Some(&mut start), &*target, Some(&mut end), length)
             }
             // The kernel then copies by reading and writing.
-            Bytes::Indexed(..) => Err(Errno::OPNOTSUPP),
+            Bytes::Indexed(..) | Bytes::Unopened => Err(Errno::OPNOTSUPP),
         }
     }
 
