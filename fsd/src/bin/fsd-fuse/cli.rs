@@ -79,7 +79,7 @@ Options after -o:
   allow_other           other users may use the mount (always so if root mounts)
   dev                   devices count (if root mounts)
   suid, nosuid          set-user-id bits count, or not (if root mounts; they do where something can be written)
-  max_threads=N         how many requests are worked on at once [default: one more than there are processors]
+  max_threads=N         how many requests are worked on at once [default: as many as there are processors, 2 to 8]
   fsname=TEXT           what the mount table says is mounted
   live                  lower directories may be changed by others meanwhile: nothing of them is remembered
 Taken and without effect, as they tune what needs no tuning here: threaded, writeback, clone_fd, max_write,

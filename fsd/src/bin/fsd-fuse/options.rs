@@ -149,7 +149,9 @@ impl Options {
 
     /// How many requests are worked on at once.
     pub fn threads(&self) -> usize {
-        let default = std::thread::available_parallelism().map_or(2, |n| n.get() + 1).min(MOST_THREADS);
+        // The kernel wakes them in turn. One more than can run costs a quarter more for each request, and fewer than two
+        // would let a request that waits for the disk hold up all others.
+        let default = std::thread::available_parallelism().map_or(2, std::num::NonZero::get).clamp(2, MOST_THREADS);
         self.threads.unwrap_or(default)
     }
 }
