@@ -69,10 +69,14 @@ pub fn ingest(input: &mut (dyn Read + Send), dir: &Path, options: &IngestOptions
     let read = stages::run(input, &data, &data_path, options)?;
     let id = LayerId(read.data);
     verify(options, id, read.blob, read.blob_size)?;
-    durable::start_writeback(&data);
     let index_path = dir.join("index");
     let index = File::options().write(true).create_new(true).open(&index_path).at("create", &index_path)?;
-    let written = write_index(&read.tree, id, &data, read.data_size, (&index, &index_path), options.limits)?;
+    let written = std::thread::scope(|scope| {
+        scope.spawn(|| durable::start_writeback(&data));
+        write_index(&read.tree, id, &data, read.data_size, (&index, &index_path), options.limits)
+    })?;
+    // So that the journal has both files in what the first of the two syncs waits for.
+    durable::start_writeback(&index);
     durable::sync_file(&data, &data_path)?;
     durable::sync_file(&index, &index_path)?;
     Ok(Built {

@@ -18,8 +18,8 @@ use crate::tar::{Limits, Reader};
 
 /// Bytes in one buffer: large enough that handing it on costs nothing, small enough to stay in a cache.
 pub(super) const CHUNK: usize = 256 << 10;
-/// Buffers between two stages.
-const QUEUE: usize = 8;
+/// Buffers between two stages: what a stage has ready while the next waits for the disk or for a processor.
+const QUEUE: usize = 16;
 /// Written bytes after which the kernel is asked to start putting them on the disk.
 const WRITEBACK: u64 = 16 << 20;
 
