@@ -27,6 +27,21 @@ fn a_runtime_is_chosen_by_name() {
     let run = |args: &[&str]| ok(&daemon.ctl(&[&["run", "--rm", "--network", "none", "--runtime", "runc"], args].concat()));
     assert_eq!(run(&["-v", "v1:/v", "busybox", "sh", "-c", "echo kept > /v/f; echo out"]), "out\n");
     assert_eq!(run(&["-v", "v1:/v:ro", "busybox", "cat", "/v/f"]), "kept\n");
+    ok(&daemon.docker(&["run", "-d", "--name", "on", "--network", "none", "--runtime", "runc", "busybox", "sleep", "10000"]));
+    std::thread::scope(|scope| {
+        for number in 0..6 {
+            let daemon = &daemon;
+            scope.spawn(move || {
+                let (text, terminal) = (number.to_string(), number % 2 == 0);
+                let flags: &[&str] = if terminal { &["exec", "-t", "on"] } else { &["exec", "on"] };
+                let said = ok(&daemon.docker(&[flags, &["echo", &text]].concat()));
+                assert_eq!(said.trim(), text, "several are made at the same moment");
+                assert_eq!(daemon.docker(&["exec", "on", "sh", "-c", "exit 7"]).status.code(), Some(7));
+                assert_eq!(daemon.docker(&["exec", "on", "no-such-program"]).status.code(), Some(127));
+            });
+        }
+    });
+    ok(&daemon.docker(&["rm", "-f", "on"]));
     ok(&daemon.docker(&["create", "--name", "c1", "--network", "none", "--runtime", "runc", "busybox", "true"]));
     assert_eq!(ok(&daemon.docker(&["inspect", "-f", "{{.HostConfig.Runtime}}", "c1"])), "runc\n");
     let info = ok(&daemon.docker(&["info", "-f", "{{range $name, $_ := .Runtimes}}{{$name}} {{end}}"]));

@@ -7,10 +7,10 @@
 //! Source: OCI runtime spec 1.2; the command line is runc's, which other runtimes take.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio as Standard};
+use std::process::{Child, Command, ExitStatus, Stdio as Standard};
 use std::time::{Duration, Instant};
 
 use fs_base::sys::mount::{Mount, open_dir, unshare_mount_namespace};
@@ -49,7 +49,9 @@ impl External {
         unshare_mount_namespace()?;
         root.attach(&self.dir.join("rootfs"))?;
         let terminal = spec.process().as_ref().and_then(ProcessSpec::terminal).unwrap_or(false);
-        let (process, console) = self.make("create", "init", terminal, stdio, &[])?;
+        let made = self.begin("create", "init", terminal, stdio, &[]).and_then(|mut making| making.finish());
+        no_subreaper()?;
+        let (process, console) = made?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let path = format!("/proc/{}/root", process.pid());
         let root = rustix::fs::open(&path, flags, Mode::empty()).at("open", &path)?;
@@ -58,25 +60,24 @@ impl External {
 
     /// Lets the container's program run.
     pub fn start(&self) -> Result<()> {
-        let mut command = self.command("start");
+        let mut command = self.command("start", LOG);
         self.run(command.arg(self.id()), "start")
     }
 
-    /// Runs a process in the container.
-    pub fn exec(&self, process: &ProcessSpec, stdio: Stdio) -> Result<(Process, Option<OwnedFd>)> {
-        let file = self.dir.join("exec.json");
+    /// Begins a process in the container, under a name that no other one under way has.
+    pub fn exec(&self, name: &str, process: &ProcessSpec, stdio: Stdio) -> Result<Making> {
+        let spec = format!("{name}.json");
+        let file = self.dir.join(&spec);
         let json = serde_json::to_vec(process).map_err(|error| Error::internal(format!("{}: {error}", file.display())))?;
         std::fs::write(&file, json).at("write", &file)?;
-        let made = self.make("exec", "exec", process.terminal().unwrap_or(false), stdio, &["--detach", "--process", "exec.json"]);
-        let _ = std::fs::remove_file(&file);
-        made
+        self.begin("exec", name, process.terminal().unwrap_or(false), stdio, &["--detach", "--process", &spec])
     }
 
     /// Has the runtime forget the container, which is ended if it runs. One that takes too long is ended itself: the
     /// container's processes are the cgroup's affair, and what the runtime keeps lies in the shim's folder.
     pub fn delete(&self) -> Result<()> {
         let _ = std::fs::remove_file(self.dir.join(LOG));
-        let mut command = self.command("delete");
+        let mut command = self.command("delete", LOG);
         let mut child = command.arg("--force").arg(self.id()).spawn().at("run", &self.program)?;
         let end = Instant::now() + DELETE;
         while child.try_wait().at("wait for", &self.program)?.is_none() {
@@ -88,32 +89,29 @@ impl External {
             std::thread::sleep(Duration::from_millis(5));
         }
         let status = child.wait().at("wait for", &self.program)?;
-        self.result(status, "delete")
+        self.result(status, "delete", LOG)
     }
 
     /// `create` and `exec` are alike: they hand their streams on, or send a terminal, and write a number.
-    fn make(&self, verb: &str, name: &str, terminal: bool, stdio: Stdio, more: &[&str]) -> Result<(Process, Option<OwnedFd>)> {
-        let (pid_file, socket) = (format!("{name}.pid"), format!("{name}.sock"));
-        let mut command = self.command(verb);
+    fn begin(&self, verb: &'static str, name: &str, terminal: bool, stdio: Stdio, more: &[&str]) -> Result<Making> {
+        let [pid_file, socket, log] = ["pid", "sock", "log"].map(|kind| format!("{name}.{kind}"));
+        let mut command = self.command(verb, &log);
         command.args(["--pid-file", &pid_file]).args(more);
-        let consoles = terminal.then(|| self.listen(&socket)).transpose()?;
-        if consoles.is_some() {
+        let console = terminal.then(|| self.listen(&socket)).transpose()?;
+        if console.is_some() {
             command.args(["--console-socket", &socket]);
         }
         if let Stdio::Streams { stdin, stdout, stderr } = stdio {
             command.stdin(Standard::from(stdin)).stdout(Standard::from(stdout)).stderr(Standard::from(stderr));
         }
         set_child_subreaper(Some(getpid())).at("become", "subreaper")?;
-        let done = self.run(command.arg(self.id()), verb);
-        let process = done.and_then(|()| self.read_pid(&pid_file)).and_then(Process::open);
-        set_child_subreaper(None).at("be no longer", "subreaper")?;
-        // The command still holds the process's ends of the streams.
-        drop(command);
-        let console = consoles.map(|listener| self.take_console(&listener, &socket)).transpose();
-        Ok((process?, console?.flatten()))
+        let child = command.arg(self.id()).spawn().at("run", &self.program)?;
+        let process = Process::open(child.id().cast_signed())?;
+        // The command itself holds the process's ends of the streams, and goes here.
+        Ok(Making { external: self.clone(), verb, name: name.to_owned(), child, process, console })
     }
 
-    fn command(&self, verb: &str) -> Command {
+    fn command(&self, verb: &str, log: &str) -> Command {
         let mut command = Command::new(&self.program);
         command
             .current_dir(&self.dir)
@@ -122,7 +120,7 @@ impl External {
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .arg("--root")
             .arg(self.dir.join(STATE))
-            .args(["--log", LOG, "--log-format", "json", verb])
+            .args(["--log", log, "--log-format", "json", verb])
             .stdin(Standard::null())
             .stdout(Standard::null())
             .stderr(Standard::null());
@@ -137,14 +135,14 @@ impl External {
         let log = self.dir.join(LOG);
         let _ = std::fs::remove_file(&log);
         let status = command.status().at("run", &self.program)?;
-        self.result(status, verb)
+        self.result(status, verb, LOG)
     }
 
-    fn result(&self, status: ExitStatus, verb: &str) -> Result<()> {
+    fn result(&self, status: ExitStatus, verb: &str, log: &str) -> Result<()> {
         if status.success() {
             return Ok(());
         }
-        let text = std::fs::read_to_string(self.dir.join(LOG)).unwrap_or_default();
+        let text = std::fs::read_to_string(self.dir.join(log)).unwrap_or_default();
         let why = last_error(&text).unwrap_or_else(|| format!("{}: {status}", self.program.display()));
         // Of exec the caller says so itself, as it does for the built-in runtime.
         Err(Error::internal(if verb == "exec" { why } else { format!("OCI runtime {verb} failed: {why}") }))
@@ -176,6 +174,51 @@ impl External {
             Err(error) => Err(error).at("accept on", "console socket"),
         }
     }
+}
+
+/// A process that the runtime is making. Its descriptor is readable when the runtime has ended.
+#[derive(Debug)]
+pub struct Making {
+    external: External,
+    verb: &'static str,
+    name: String,
+    child: Child,
+    process: Process,
+    console: Option<UnixListener>,
+}
+
+impl Making {
+    /// Waits for the runtime to end, and takes what it made: its process, and the terminal if it has one.
+    pub fn finish(&mut self) -> Result<(Process, Option<OwnedFd>)> {
+        let status = self.child.wait().at("wait for", &self.external.program)?;
+        let file = |kind: &str| format!("{}.{kind}", self.name);
+        let made = self.external.result(status, self.verb, &file("log"));
+        let process = made.and_then(|()| self.external.read_pid(&file("pid"))).and_then(Process::open);
+        let console = self.console.take().map(|listener| self.external.take_console(&listener, &file("sock"))).transpose();
+        Ok((process?, console?.flatten()))
+    }
+}
+
+impl AsFd for Making {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.process.as_fd()
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        // Nobody wants it any more, unless it has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        for kind in ["log", "pid", "sock", "json"] {
+            let _ = std::fs::remove_file(self.external.dir.join(format!("{}.{kind}", self.name)));
+        }
+    }
+}
+
+/// The runtime has ended: the children of others are none of the shim's again.
+pub fn no_subreaper() -> Result<()> {
+    set_child_subreaper(None).at("be no longer", "subreaper")
 }
 
 /// The last error in the runtime's log, which has an object on each line.

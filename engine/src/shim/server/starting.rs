@@ -10,42 +10,62 @@ use fs_base::{Error, IoContext, Result};
 use super::Shim;
 use super::session::{self, Ends, Kind, Rules, Session};
 use crate::failure::Failure;
-use crate::runtime::{self, Exec, Starting, Stdio, Step};
+use crate::runtime::{self, Exec, External, Making, Starting, Stdio, Step, no_subreaper};
 use crate::shim::proto::{self, Answer, ExecRequest, Reply, Status};
 
 /// One of them, and who asked for it.
 pub struct Beginning {
     request: ExecRequest,
-    starting: Starting,
+    way: Way,
     ends: Ends,
     socket: UnixStream,
 }
 
+/// Who makes it.
+enum Way {
+    Builtin(Starting),
+    /// Another runtime's program, which does all of it before it ends.
+    External(Making),
+}
+
 impl AsFd for Beginning {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.starting.as_fd()
+        match &self.way {
+            Way::Builtin(starting) => starting.as_fd(),
+            Way::External(making) => making.as_fd(),
+        }
     }
 }
 
 impl Shim {
     /// Begins one, or says why not.
     pub fn begin_exec(&mut self, request: ExecRequest, mut socket: UnixStream) -> Result<()> {
-        if self.external.is_some() {
-            return match self.run_by_external(&request) {
-                Ok((process, console, ends)) => self.runs(request, process, console, ends, socket),
-                Err(error) => refuse(&mut socket, &error),
-            };
-        }
-        match self.fork_exec(&request) {
-            Ok((starting, ends)) => {
-                self.beginning.push(Beginning { request, starting, ends, socket });
+        let begun = match &self.external {
+            Some(external) => self.ask_external(external, &request),
+            None => self.fork_exec(&request),
+        };
+        match begun {
+            Ok((way, ends)) => {
+                self.beginning.push(Beginning { request, way, ends, socket });
                 Ok(())
             }
-            Err(error) => refuse(&mut socket, &error),
+            Err(error) => {
+                if self.external.is_some() && self.beginning.is_empty() {
+                    no_subreaper()?;
+                }
+                refuse(&mut socket, &error)
+            }
         }
     }
 
-    fn fork_exec(&self, request: &ExecRequest) -> Result<(Starting, Ends)> {
+    fn ask_external(&self, external: &External, request: &ExecRequest) -> Result<(Way, Ends)> {
+        let (stdio, ends) = self.exec_streams(request)?;
+        // A whole id would make the name of a socket too long.
+        let name = format!("exec-{}", request.id.get(..16).unwrap_or(&request.id));
+        Ok((Way::External(external.exec(&name, &request.process, stdio)?), ends))
+    }
+
+    fn fork_exec(&self, request: &ExecRequest) -> Result<(Way, Ends)> {
         let (stdio, ends) = self.exec_streams(request)?;
         let filter = if request.unconfined { None } else { runtime::filter(&self.spec)? };
         let starting = runtime::exec(Exec {
@@ -57,7 +77,7 @@ impl Shim {
             cgroup: &self.cgroup,
             ids: self.ids.as_ref(),
         })?;
-        Ok((starting, ends))
+        Ok((Way::Builtin(starting), ends))
     }
 
     fn exec_streams(&self, request: &ExecRequest) -> Result<(Stdio, Ends)> {
@@ -72,20 +92,22 @@ impl Shim {
         session::streams(kind)
     }
 
-    /// Another runtime's program does all of it before it answers, and is waited for.
-    fn run_by_external(&self, request: &ExecRequest) -> Result<(Process, Option<OwnedFd>, Ends)> {
-        let external = self.external.as_ref().ok_or_else(|| Error::internal("there is no other runtime"))?;
-        let (stdio, ends) = self.exec_streams(request)?;
-        let (process, console) = external.exec(&request.process, stdio)?;
-        Ok((process, console, ends))
-    }
-
     /// Goes on with one that has said something.
     pub fn advance(&mut self, index: usize) -> Result<()> {
-        let Beginning { request, starting, ends, mut socket } = self.beginning.remove(index);
-        match starting.step() {
+        let Beginning { request, way, ends, mut socket } = self.beginning.remove(index);
+        let step = match way {
+            Way::Builtin(starting) => starting.step(),
+            Way::External(mut making) => {
+                let made = making.finish();
+                if self.beginning.is_empty() {
+                    no_subreaper()?;
+                }
+                made.map(|(process, console)| Step::Running(process, console))
+            }
+        };
+        match step {
             Ok(Step::Pending(starting)) => {
-                self.beginning.insert(index, Beginning { request, starting, ends, socket });
+                self.beginning.insert(index, Beginning { request, way: Way::Builtin(starting), ends, socket });
                 Ok(())
             }
             Ok(Step::Running(process, console)) => self.runs(request, process, console, ends, socket),
