@@ -57,6 +57,16 @@ fn owner(path: impl AsRef<Path>) -> (u32, u32) {
     (there.uid(), there.gid())
 }
 
+/// A second daemon, which ends with the test, however that ends.
+struct Other(std::process::Child);
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Who root inside is on the host.
 fn host_root(daemon: &Daemon, name: &str) -> u32 {
     std::fs::metadata(format!("/proc/{}", pid(daemon, name))).unwrap().uid()
@@ -154,7 +164,7 @@ fn a_volume_is_shared_by_containers_with_and_without_remapped_users() {
     daemon.stop();
     let dir = daemon.dir().to_owned();
     let plain = system_tests::program("fsd");
-    let mut other = std::process::Command::new(plain)
+    let other = std::process::Command::new(plain)
         .arg("--root")
         .arg(dir.join("root"))
         .arg("--run")
@@ -162,6 +172,7 @@ fn a_volume_is_shared_by_containers_with_and_without_remapped_users() {
         .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
+    let _other = Other(other);
     let end = std::time::Instant::now() + std::time::Duration::from_secs(120);
     while daemon.curl(&["http://d/_ping"]).stdout != b"OK" {
         assert!(std::time::Instant::now() < end, "the daemon does not answer");
@@ -175,8 +186,6 @@ fn a_volume_is_shared_by_containers_with_and_without_remapped_users() {
     assert_eq!(host_root(&daemon, "c1"), 0);
     assert_eq!(ok(&daemon.docker(&["exec", "c1", "stat", "-c", "%u", "/in", "/mine"])), "0\n0\n");
     ok(&daemon.docker(&["rm", "-f", "c1"]));
-    let _ = rustix::process::kill_process(rustix::process::Pid::from_child(&other), rustix::process::Signal::TERM);
-    assert!(other.wait().unwrap().success());
 }
 
 #[test]
