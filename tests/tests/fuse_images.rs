@@ -177,6 +177,10 @@ fn containers_run_on_trees_that_fuse_serves() {
     daemon.restart();
     assert_eq!(ctl(&daemon, &["exec", "stay", "cat", "/here"]), "here", "its tree is served without the daemon");
     assert_eq!(ctl(&daemon, &["diff", "stay"]), "A /here");
+    // Asked of who serves it, and not of the disk: while something is open to be written to, too.
+    ctl(&daemon, &["exec", "stay", "sh", "-c", "exec 7> /open; echo x >&7; mkdir /d; rm /bin/wget; touch /etc/passwd"]);
+    assert_eq!(ctl(&daemon, &["diff", "stay"]), "C /bin\nD /bin/wget\nA /d\nA /here\nA /open");
+    ctl(&daemon, &["exec", "stay", "sh", "-c", "rm -r /open /d"]);
     ctl(&daemon, &["commit", "stay", "two:1"]);
     ctl(&daemon, &["stop", "-t", "0", "stay"]);
     assert_eq!(ctl(&daemon, &["cp", "stay:/here", daemon.dir().join("copied").to_str().unwrap()]), "");

@@ -26,7 +26,10 @@ const OURS: &[&str] = &[
 pub fn changes(app: &App, row: &ContainerRow) -> Result<Vec<Change>> {
     let upper = app.container_dir(&row.id).join(files::UPPER);
     let (true, Some(image)) = (upper.exists(), app.db.image(&row.image)?) else { return Ok(Vec::new()) };
-    let mut changes = of_upper(&make::layers_of(app, &image)?, &upper)?;
+    let mut changes = match kept(app, row) {
+        Some(changes) => changes,
+        None => of_upper(&make::layers_of(app, &image)?, &upper)?,
+    };
     let mut bare = Vec::new();
     changes.retain(|change| {
         let ours = change.kind == ChangeKind::Added && change.size == 0 && is_ours(&change.path);
@@ -51,6 +54,19 @@ pub fn changes(app: &App, row: &ContainerRow) -> Result<Vec<Change>> {
         has_more || !only_for_us || !bare.contains(&change.path)
     });
     Ok(changes)
+}
+
+/// What the session that serves a running container's tree has kept of what was changed, if one does: then nothing has to
+/// be walked.
+fn kept(app: &App, row: &ContainerRow) -> Option<Vec<Change>> {
+    if !row.state.is_running() || app.mounter.capabilities().stacks {
+        return None;
+    }
+    let kept = app.shim(&row.id).root().and_then(layerfs::driver::fuse::changes_of);
+    kept.unwrap_or_else(|error| {
+        tracing::debug!(container = %row.id, %error, "what it changed is walked for");
+        None
+    })
 }
 
 fn is_ours(path: &[u8]) -> bool {

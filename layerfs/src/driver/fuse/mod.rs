@@ -48,7 +48,7 @@ pub use list::DirEntry;
 pub use lower::{Indexed, Lower, Plain};
 pub use node::{Place, ROOT};
 pub use rename::Over;
-pub use report::CHANGES_XATTR;
+pub use report::{CHANGES_XATTR, changes_of};
 pub use session::{Session, SessionOptions};
 pub use write::SetAttr;
 
