@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc)] // a failed step fails the test
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use fs_base::sys::mount::{mount_table, unmount};
@@ -34,6 +34,11 @@ impl Place {
         self.0.path()
     }
 
+    /// A path in it.
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.dir().join(name)
+    }
+
     /// bash in this folder; a mount that hangs ends it.
     pub fn bash(&self, script: &str) -> Output {
         let script = &format!("{TOOLS}\n{script}");
@@ -57,6 +62,41 @@ impl Drop for Place {
 /// Whether FUSE can be used here.
 pub fn has_fuse() -> bool {
     may_mount() && can("FUSE (no /dev/fuse)", Path::new("/dev/fuse").exists())
+}
+
+/// Whether something is mounted right there.
+pub fn is_mounted(path: &Path) -> bool {
+    mount_table().unwrap().iter().any(|mount| mount.target == path)
+}
+
+/// The processes of the session at `target`, guard and server, by their command lines.
+pub fn session(target: &Path) -> Vec<i32> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = line.split(|&b| b == 0).collect();
+        let last = words.iter().rev().find(|word| !word.is_empty());
+        // One that the daemon has started for a user is known by its flags: its program is a descriptor.
+        let is_session = words[0].ends_with(b"fsd-fuse") || words.contains(&&b"--lock"[..]);
+        if is_session && last == Some(&target.as_os_str().as_encoded_bytes()) {
+            found.push(pid);
+        }
+    }
+    // The server is the guard's child.
+    let all = found.clone();
+    found.sort_by_key(|pid| parent(*pid).is_some_and(|parent| all.contains(&parent)));
+    found
+}
+
+fn parent(pid: i32) -> Option<i32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok())
+}
+
+/// Kills a process, which may be gone: another that was killed may have taken it along.
+pub fn kill(pid: i32) {
+    let _ = rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL);
 }
 
 /// Mounts layers `l2` and `l1` by FUSE.

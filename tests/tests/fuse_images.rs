@@ -7,38 +7,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
-use fs_base::sys::mount::{mount_table, unmount};
 use serde_json::json;
-use system_tests::{Daemon, can, fails, images, may_mount, ok, program, sh};
-
-/// A folder whose mounts are gone when it is.
-struct Place(tempfile::TempDir);
-
-impl Place {
-    fn new() -> Place {
-        Place(tempfile::tempdir().unwrap())
-    }
-
-    fn join(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        for mount in mount_table().unwrap_or_default() {
-            if mount.target.starts_with(self.0.path()) {
-                let _ = unmount(&mount.target, true);
-            }
-        }
-    }
-}
-
-fn has_fuse() -> bool {
-    may_mount() && can("FUSE (no /dev/fuse)", Path::new("/dev/fuse").exists())
-}
+use system_tests::fuse::{Place, has_fuse, is_mounted, kill, session};
+use system_tests::{Daemon, fails, images, ok, program, sh, until};
 
 /// Two layers with all that a tree can have: made by GNU tar.
 fn layers(dir: &Path) -> [Vec<u8>; 2] {
@@ -69,45 +41,9 @@ fn shown(tree: &Path) -> String {
 }
 
 fn loaded(daemon: &Daemon, place: &Place) {
-    let [a, b] = layers(place.0.path());
+    let [a, b] = layers(place.dir());
     let (status, answer) = daemon.send("POST", "/images/load", &images::docker_archive("seen:1", &[&a, &b])).unwrap();
     assert_eq!(status, 200, "{answer}");
-}
-
-fn is_mounted(path: &Path) -> bool {
-    mount_table().unwrap().iter().any(|mount| mount.target == path)
-}
-
-fn wait_until(what: &str, done: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(120);
-    while !done() {
-        assert!(Instant::now() < end, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// The processes of the session at `target`, guard and server, by their command lines.
-fn session(target: &Path) -> Vec<i32> {
-    let mut found: Vec<i32> = Vec::new();
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let words: Vec<&[u8]> = line.split(|&b| b == 0).collect();
-        let last = words.iter().rev().find(|word| !word.is_empty());
-        if words[0].ends_with(b"fsd-fuse") && last == Some(&target.as_os_str().as_encoded_bytes()) {
-            found.push(pid);
-        }
-    }
-    // The server is the guard's child.
-    if found.len() == 2 && parent(found[0]) == Some(found[1]) {
-        found.reverse();
-    }
-    found
-}
-
-fn parent(pid: i32) -> Option<i32> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok())
 }
 
 /// The folder that a session writes to.
@@ -116,10 +52,6 @@ fn scratch(server: i32) -> PathBuf {
     let paths = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
     let upper = paths.into_iter().find(|path| path.ends_with("upper")).unwrap();
     upper.parent().unwrap().to_owned()
-}
-
-fn kill(pid: i32) {
-    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
 }
 
 #[test]
@@ -194,7 +126,7 @@ fn containers_run_on_trees_that_fuse_serves() {
     assert_eq!(ctl(&daemon, &["mount", "ls", "--format", "{{.Driver}} {{.State}}"]), "fuse mounted");
     ctl(&daemon, &["umount", &target]);
     daemon.stop();
-    wait_until("the sessions' end", || serving(&daemon.dir().join("root")) == 0);
+    until("the sessions' end", || serving(&daemon.dir().join("root")) == 0);
 }
 
 /// How many processes serve trees of a store.
@@ -214,12 +146,12 @@ fn a_damaged_layer_fails_for_its_files_alone() {
         return;
     }
     let place = Place::new();
-    let [a, b] = layers(place.0.path());
+    let [a, b] = layers(place.dir());
     std::fs::write(place.join("image.tar"), images::docker_archive("seen:1", &[&b, &a])).unwrap();
     let target = place.join("tree");
     std::fs::create_dir(&target).unwrap();
     let mut mount = Command::new("timeout");
-    mount.arg("300").arg(program("fsd-fuse")).args(["--image", "image.tar", "tree"]).current_dir(place.0.path());
+    mount.arg("300").arg(program("fsd-fuse")).args(["--image", "image.tar", "tree"]).current_dir(place.dir());
     ok(&mount.output().unwrap());
     // The lower layer lies first in the file; what is cut off belongs to the upper one.
     let file = std::fs::File::options().write(true).open(place.join("image.tar")).unwrap();
@@ -266,7 +198,7 @@ fn a_killed_session_leaves_no_dead_mount() {
     let pids = session(&target);
     assert_eq!(pids.len(), 2, "a guard and a server: {pids:?}");
     kill(pids[1]);
-    wait_until("the guard to clean up", || !is_mounted(&target));
+    until("the guard to clean up", || !is_mounted(&target));
     assert_eq!(ok(&daemon.ctl(&["mount", "ls", "-q"])).trim(), "", "the daemon has noticed");
     assert!(!target.exists(), "the folder was made for the mount");
 
@@ -274,8 +206,8 @@ fn a_killed_session_leaves_no_dead_mount() {
     let pids = session(&target);
     kill(pids[0]);
     kill(pids[1]);
-    wait_until("their end", || session(&target).is_empty());
-    wait_until("the daemon to notice", || ok(&daemon.ctl(&["mount", "ls", "-q"])).trim().is_empty());
+    until("their end", || session(&target).is_empty());
+    until("the daemon to notice", || ok(&daemon.ctl(&["mount", "ls", "-q"])).trim().is_empty());
     assert!(!is_mounted(&target) && !target.exists(), "with nobody left to clean up the daemon does it");
 }
 
@@ -285,7 +217,7 @@ fn an_image_file_is_mounted_without_a_daemon() {
         return;
     }
     let place = Place::new();
-    let [a, b] = layers(place.0.path());
+    let [a, b] = layers(place.dir());
     let gzipped = images::gzip(&b);
     let config = images::config(&[&a, &b]);
     let manifest = serde_json::to_vec(&json!([{"Config": "c.json", "RepoTags": ["mixed:1"], "Layers": ["0", "1"]}])).unwrap();
@@ -299,8 +231,8 @@ fn an_image_file_is_mounted_without_a_daemon() {
     let target = place.join("file");
     let ctl = |arguments: &[&str]| {
         let mut command = Command::new("timeout");
-        command.arg("300").arg(program("ctl")).args(["-H", "unix:///nowhere"]).args(arguments).current_dir(place.0.path());
-        command.env("TMPDIR", place.0.path()).output().unwrap()
+        command.arg("300").arg(program("ctl")).args(["-H", "unix:///nowhere"]).args(arguments).current_dir(place.dir());
+        command.env("TMPDIR", place.dir()).output().unwrap()
     };
     let mut trees = Vec::new();
     for (name, bytes) in &files {
@@ -320,7 +252,7 @@ fn an_image_file_is_mounted_without_a_daemon() {
     assert!(fails(&ctl(&["image", "mount", "--fuse", "--name", "other:1", "docker.tar", "file"])).contains("it has: seen:1"));
     std::fs::write(place.join("text"), "no image").unwrap();
     assert!(fails(&ctl(&["image", "mount", "--fuse", "./text", "file"])).contains("not an image"));
-    let left = sh(place.0.path(), "ls -A | grep fsd-fuse || true");
+    let left = sh(place.dir(), "ls -A | grep fsd-fuse || true");
     assert_eq!(left, "", "temporary folders are gone");
     assert_eq!(session(Path::new("file")), [0; 0], "who unmounts waits for the session's end");
 }
@@ -331,7 +263,7 @@ fn an_ordinary_user_mounts_an_image_file_by_the_helper() {
         return;
     }
     let place = Place::new();
-    let [a, b] = layers(place.0.path());
+    let [a, b] = layers(place.dir());
     let dir = place.join("of-user");
     std::fs::create_dir(&dir).unwrap();
     std::fs::write(dir.join("image.tar"), images::docker_archive("seen:1", &[&a, &b])).unwrap();
@@ -357,7 +289,7 @@ fn the_links_of_a_layout_lead_nowhere_else() {
         return;
     }
     let place = Place::new();
-    let [a, b] = layers(place.0.path());
+    let [a, b] = layers(place.dir());
     std::fs::write(place.join("oci.tar"), images::oci_archive("seen:1", &[&a, &b])).unwrap();
     // The same layout, each time with one part of it, or a folder on the way there, a link that leads out.
     let script = r"tar xf ../oci.tar; largest=$(ls -S blobs/sha256 | head -n 1); smallest=$(ls -S blobs/sha256 | tail -n 1)";
@@ -380,7 +312,7 @@ fn the_links_of_a_layout_lead_nowhere_else() {
             .arg(program("fsd-fuse"))
             .args(["--image", layout.to_str().unwrap()])
             .arg(place.join("tree"))
-            .current_dir(place.0.path());
+            .current_dir(place.dir());
         let refused = fails(&mount.output().unwrap());
         assert!(refused.contains("does not have it") || refused.contains("not an image"), "{name}: {refused}");
         assert!(!is_mounted(&place.join("tree")), "{name}");
@@ -398,7 +330,7 @@ fn the_links_of_a_layout_lead_nowhere_else() {
         .arg(program("fsd-fuse"))
         .args(["--image", layout.to_str().unwrap()])
         .arg(place.join("tree"))
-        .current_dir(place.0.path());
+        .current_dir(place.dir());
     ok(&mount.output().unwrap());
     assert_eq!(std::fs::read_to_string(place.join("tree/opaque/seen")).unwrap(), "seen\n");
 }

@@ -6,42 +6,27 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use fs_base::sys::mount::{mount_table, unmount};
-use system_tests::{can, has, may_mount, ok, program};
+use system_tests::fuse::{Place, has_fuse};
+use system_tests::{PATIENCE_SECONDS, can, has, ok, program};
 
-fn has_fuse() -> bool {
-    may_mount()
-        && can("FUSE (no /dev/fuse)", Path::new("/dev/fuse").exists())
-        && can("busybox-static (not installed)", Path::new("/bin/busybox").exists())
+/// What these tests need.
+fn able() -> bool {
+    has_fuse() && can("busybox-static (not installed)", Path::new("/bin/busybox").exists())
 }
 
-/// A folder whose mounts are gone when it is.
-struct Place(tempfile::TempDir);
-
-impl Place {
-    fn new() -> Place {
-        let place = Place(tempfile::tempdir().unwrap());
-        std::fs::set_permissions(place.0.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        std::fs::copy(program("fsd-fuse"), place.0.path().join("fsd-fuse")).unwrap();
-        place
-    }
-
-    /// A script in it, in a mount namespace of its own if `alone`.
-    fn run(&self, alone: bool, script: &str) -> Output {
-        let mut command = Command::new("timeout");
-        command.arg("300").args(alone.then_some(["unshare", "-m"]).into_iter().flatten());
-        command.args(["bash", "-euo", "pipefail", "-c", script]).current_dir(self.0.path()).output().unwrap()
-    }
+/// A folder that others may look into, with our program.
+fn open_place() -> Place {
+    let place = Place::new();
+    std::fs::set_permissions(place.dir(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::copy(program("fsd-fuse"), place.join("fsd-fuse")).unwrap();
+    place
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        for mount in mount_table().unwrap_or_default() {
-            if mount.target.starts_with(self.0.path()) {
-                let _ = unmount(&mount.target, true);
-            }
-        }
-    }
+/// A script in it, in a mount namespace of its own if `alone`.
+fn run(place: &Place, alone: bool, script: &str) -> Output {
+    let mut command = Command::new("timeout");
+    command.arg(PATIENCE_SECONDS).args(alone.then_some(["unshare", "-m"]).into_iter().flatten());
+    command.args(["bash", "-euo", "pipefail", "-c", script]).current_dir(place.dir()).output().unwrap()
 }
 
 /// A store in this folder, on our program; and the tree of an image.
@@ -54,10 +39,10 @@ echo low > image/etc/low; echo 1 > image/etc/d/1
 
 #[test]
 fn buildah_makes_images_on_it() {
-    if !has_fuse() || !has("buildah") {
+    if !able() || !has("buildah") {
         return;
     }
-    let place = Place::new();
+    let place = open_place();
     let script = format!(
         r#"export FUSE=$PWD/fsd-fuse; {STORE}
         c=$(buildah from scratch); buildah copy -q $c image / > /dev/null
@@ -71,7 +56,7 @@ fn buildah_makes_images_on_it() {
         ./fsd-fuse -u tree; buildah rmi -fa > /dev/null
         until ! grep -q " $PWD/root/overlay/" /proc/mounts; do sleep 0.1; done; umount root/overlay 2> /dev/null || true; ! grep $PWD/ /proc/mounts"#
     );
-    let output = place.run(false, &script);
+    let output = run(&place, false, &script);
     let said = ok(&output);
     assert_eq!(said, "low\nx\n2\ngone\nmore\nmore\nx\nmore\nmore\n", "{}", String::from_utf8_lossy(&output.stderr));
 }
@@ -106,16 +91,16 @@ p() { podman --log-level=error --cgroup-manager=cgroupfs --events-backend=file -
 #[test]
 fn podman_of_an_ordinary_user_runs_and_builds_on_it() {
     let tools = ["podman", "newuidmap", "setpriv", "fusermount3"];
-    if !has_fuse() || !tools.into_iter().all(has) || !can("runc (not installed)", Path::new("/usr/sbin/runc").exists()) {
+    if !able() || !tools.into_iter().all(has) || !can("runc (not installed)", Path::new("/usr/sbin/runc").exists()) {
         return;
     }
     // Not every kernel lets users have namespaces, and what makes them for users may be kept from it where we are.
-    let probe = Place::new().run(true, &format!("{AS_USER} user 'unshare -U true && podman unshare true'"));
+    let probe = run(&open_place(), true, &format!("{AS_USER} user 'unshare -U true && podman unshare true'"));
     if !probe.status.success() {
         println!("SKIPPED: rootless Podman: no user namespaces here: {}", String::from_utf8_lossy(&probe.stderr).trim());
         return;
     }
-    let place = Place::new();
+    let place = open_place();
     let inner = format!(
         r"{STORE} {PODMAN}
         tar -C image --owner 0 --group 0 -c . | p import -q - base:1 > /dev/null
@@ -125,8 +110,8 @@ fn podman_of_an_ordinary_user_runs_and_builds_on_it() {
         p run --rm --network none built:1 sh -c 'cat /built /file; stat -c %h:%u /linked; ls /etc/low' 2> /dev/null || echo gone
         p unshare rm -rf root run"
     );
-    std::fs::write(place.0.path().join("inner"), inner).unwrap();
-    let output = place.run(true, &format!("{AS_USER} user '. ../inner'"));
+    std::fs::write(place.dir().join("inner"), inner).unwrap();
+    let output = run(&place, true, &format!("{AS_USER} user '. ../inner'"));
     let said = ok(&output);
     let wanted = "low\nx\n0\n0\nfuse.fsd-fuse\nbuilt\ncopied\n2:0\ngone\n";
     assert_eq!(said, wanted, "{}", String::from_utf8_lossy(&output.stderr));

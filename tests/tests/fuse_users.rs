@@ -7,29 +7,12 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
 
-use fs_base::sys::mount::mount_table;
-use system_tests::{Daemon, can, fails, has, images, may_mount, ok, program};
+use system_tests::fuse::{has_fuse, is_mounted, kill, session};
+use system_tests::{Daemon, fails, has, images, ok, program, until};
 
 /// Debian's `nobody`.
 const USER: u32 = 65534;
-
-fn has_fuse() -> bool {
-    may_mount() && can("FUSE (no /dev/fuse)", Path::new("/dev/fuse").exists()) && has("setpriv")
-}
-
-fn until(what: &str, done: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(120);
-    while !done() {
-        assert!(Instant::now() < end, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn is_mounted(path: &Path) -> bool {
-    mount_table().unwrap().iter().any(|mount| mount.target == path)
-}
 
 /// A daemon whose socket a group may use, and a home for a member of that group.
 struct Host {
@@ -69,44 +52,15 @@ impl Host {
     }
 }
 
-/// The processes of the session at `target`: guard and server, by their command lines.
-fn session(target: &Path) -> Vec<i32> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let words: Vec<&[u8]> = line.split(|&b| b == 0).collect();
-        let last = words.iter().rev().find(|word| !word.is_empty());
-        let is_session = words.iter().any(|word| *word == b"--lock" || *word == b"--restart");
-        if is_session && last == Some(&target.as_os_str().as_encoded_bytes()) {
-            found.push(pid);
-        }
-    }
-    // The server is the guard's child.
-    let all = found.clone();
-    found.sort_by_key(|pid| parent(*pid).is_some_and(|parent| all.contains(&parent)));
-    found
-}
-
-fn parent(pid: i32) -> Option<i32> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok())
-}
-
 fn owner(pid: i32) -> u32 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap();
     line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
-fn kill(pid: i32) {
-    // It may be gone, where another that was killed took it along.
-    let _ = rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL);
-}
-
 #[test]
 fn a_member_of_the_group_mounts_and_owns_what_is_mounted() {
-    if !has_fuse() {
+    if !(has_fuse() && has("setpriv")) {
         return;
     }
     let host = Host::new();
@@ -137,7 +91,7 @@ fn a_member_of_the_group_mounts_and_owns_what_is_mounted() {
 
 #[test]
 fn nobody_mounts_over_what_is_not_theirs() {
-    if !has_fuse() {
+    if !(has_fuse() && has("setpriv")) {
         return;
     }
     let host = Host::new();
@@ -172,7 +126,7 @@ fn nobody_mounts_over_what_is_not_theirs() {
 
 #[test]
 fn a_user_looks_into_containers_and_volumes_with_a_right_of_its_own() {
-    if !has_fuse() {
+    if !(has_fuse() && has("setpriv")) {
         return;
     }
     let Some(busybox) = images::made("busybox.tar") else { return };
@@ -194,7 +148,7 @@ fn a_user_looks_into_containers_and_volumes_with_a_right_of_its_own() {
 
 #[test]
 fn a_session_of_a_user_that_is_killed_leaves_nothing() {
-    if !has_fuse() {
+    if !(has_fuse() && has("setpriv")) {
         return;
     }
     let host = Host::new();
@@ -217,7 +171,7 @@ fn a_session_of_a_user_that_is_killed_leaves_nothing() {
 
 #[test]
 fn a_session_that_is_killed_is_served_again_if_asked() {
-    if !has_fuse() {
+    if !(has_fuse() && has("setpriv")) {
         return;
     }
     let host = Host::new();
@@ -255,7 +209,7 @@ fn a_session_that_is_killed_is_served_again_if_asked() {
 
 #[test]
 fn a_writable_mount_says_what_was_changed_without_being_looked_through() {
-    if !has_fuse() {
+    if !(has_fuse() && has("setpriv")) {
         return;
     }
     let host = Host::new();
@@ -301,7 +255,7 @@ fn root(host: &Host, script: &str) -> Output {
 
 #[test]
 fn a_daemon_without_privilege_mounts_by_fuse() {
-    if !has_fuse() || !has("fusermount3") {
+    if !(has_fuse() && has("setpriv") && has("fusermount3")) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -3,43 +3,16 @@
 #![allow(clippy::unwrap_used)] // a failed step fails the test
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use fs_base::sys::mount::mount_table;
-use system_tests::{Daemon, can, fails, has, images, may_mount, ok, swept};
-
-/// A daemon that has busybox; `None` where containers can't be run.
-fn daemon() -> Option<Daemon> {
-    if !may_mount() || !has("docker") {
-        return None;
-    }
-    let archive = images::made("busybox.tar")?;
-    let daemon = Daemon::start();
-    ok(&daemon.ctl(&["load", "-q", "-i", archive.to_str().unwrap()]));
-    Some(daemon)
-}
-
-fn has_fuse() -> bool {
-    can("FUSE (no /dev/fuse)", Path::new("/dev/fuse").exists())
-}
+use system_tests::containers::with_busybox;
+use system_tests::fuse::{has_fuse, is_mounted};
+use system_tests::{Daemon, fails, ok, swept, until};
 
 /// A container `box` that has changed something, and goes on until it finds `/end`.
 fn run_box(daemon: &Daemon) {
     let script = "echo own >> /own; rm -f /etc/group; until [ -e /end ]; do sleep 0.05; done";
     ok(&daemon.ctl(&["run", "-d", "--network", "none", "--name", "box", "busybox", "sh", "-c", script]));
     until("the container's changes", || ok(&daemon.ctl(&["diff", "box"])).contains("D /etc/group"));
-}
-
-fn until(what: &str, done: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(120);
-    while !done() {
-        assert!(Instant::now() < end, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn is_mounted(path: &Path) -> bool {
-    mount_table().unwrap().iter().any(|mount| mount.target == path)
 }
 
 /// Mounts a container or volume and says where.
@@ -53,7 +26,7 @@ fn read(path: impl AsRef<Path>) -> String {
 
 #[test]
 fn a_container_is_seen_as_it_is_through_its_life() {
-    let Some(mut daemon) = daemon() else { return };
+    let Some(mut daemon) = with_busybox() else { return };
     run_box(&daemon);
     let target = mount(&daemon, "container", &["box"]);
     assert!(read(target.join("own")) == "own\n" && !target.join("etc/group").exists());
@@ -87,7 +60,7 @@ fn a_container_is_seen_as_it_is_through_its_life() {
 
 #[test]
 fn a_mounted_container_is_removed_by_force_alone() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     ok(&daemon.ctl(&["create", "--network", "none", "--name", "box", "busybox", "sh", "-c", "echo own > /own"]));
     let target = mount(&daemon, "container", &["box"]);
     assert!(target.join("bin/sh").exists() && !target.join("own").exists());
@@ -113,7 +86,7 @@ fn a_mounted_container_is_removed_by_force_alone() {
 
 #[test]
 fn what_is_written_to_a_mount_reaches_neither_container_nor_volume() {
-    let Some(mut daemon) = daemon() else { return };
+    let Some(mut daemon) = with_busybox() else { return };
     run_box(&daemon);
     ok(&daemon.ctl(&["volume", "create", "data"]));
     ok(&daemon.ctl(&["run", "--rm", "--network", "none", "-v", "data:/d", "busybox", "sh", "-c", "echo kept > /d/kept"]));
@@ -144,7 +117,7 @@ fn what_is_written_to_a_mount_reaches_neither_container_nor_volume() {
 
 #[test]
 fn a_container_by_fuse_is_not_remembered_but_looked_at() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     if !has_fuse() {
         return;
     }
@@ -173,7 +146,7 @@ fn a_container_by_fuse_is_not_remembered_but_looked_at() {
 
 #[test]
 fn a_mounted_volume_is_removed_by_force_alone() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = with_busybox() else { return };
     ok(&daemon.ctl(&["volume", "create", "data"]));
     let place = daemon.dir().join("here");
     let target = mount(&daemon, "volume", &["data", place.to_str().unwrap()]);
