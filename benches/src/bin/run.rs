@@ -149,7 +149,9 @@ fn remove(peer: &mut Peer<'_>, image: &str) -> Result<()> {
     for name in &names {
         (peer.cli)(&["run", "-d", "--name", name, "--network", "none", image, "sleep", "1000"])?;
     }
-    let took = names.iter().map(|name| (peer.cli)(&["rm", "-f", name])).sum::<Result<f64>>()?;
+    // podman's gives the container ten seconds to end by itself; docker's and ours end it.
+    let words: &[&str] = if peer.name == "podman" { &["rm", "-f", "-t", "0"] } else { &["rm", "-f"] };
+    let took = names.iter().map(|name| (peer.cli)(&[words, &[name.as_str()]].concat())).sum::<Result<f64>>()?;
     peer.removal = Some(took);
     Ok(())
 }
