@@ -22,10 +22,13 @@ fn open_place() -> Place {
     place
 }
 
-/// A script in it, in a mount namespace of its own if `alone`.
+/// A script in it; if `alone`, in namespaces of its own, with which everything ends that it started: Podman leaves a
+/// process of a user's behind.
 fn run(place: &Place, alone: bool, script: &str) -> Output {
     let mut command = Command::new("timeout");
-    command.arg(PATIENCE_SECONDS).args(alone.then_some(["unshare", "-m"]).into_iter().flatten());
+    command
+        .arg(PATIENCE_SECONDS)
+        .args(alone.then_some(["unshare", "-mpf", "--kill-child", "--mount-proc"]).into_iter().flatten());
     command.args(["bash", "-euo", "pipefail", "-c", script]).current_dir(place.dir()).output().unwrap()
 }
 
@@ -63,16 +66,15 @@ fn buildah_makes_images_on_it() {
 
 /// What a host gives an ordinary user, made in a mount namespace: a home, further ids, the device.
 const AS_USER: &str = r#"
-mkdir etc home; cp /etc/passwd etc/passwd; sed -i "s#^nobody:.*#nobody:x:65534:65534:nobody:$PWD/home:/bin/bash#" etc/passwd
-echo nobody:200000:65536 > etc/subuid; cp etc/subuid etc/subgid; chown 65534:65534 home
+mkdir etc home; mkdir -m 700 home/run; cp /etc/passwd etc/passwd; sed -i "s#^nobody:.*#nobody:x:65534:65534:nobody:$PWD/home:/bin/bash#" etc/passwd
+echo nobody:200000:65536 > etc/subuid; cp etc/subuid etc/subgid; chown 65534:65534 home home/run
 for name in passwd subuid subgid; do [ -e /etc/$name ] || { echo "there is no /etc/$name" >&2; exit 77; }; mount --bind etc/$name /etc/$name; done
 mknod fuse c 10 229; chmod 666 fuse; mount --bind fuse /dev/fuse
-user() { setpriv --reuid 65534 --regid 65534 --clear-groups env -i PATH=$PATH HOME=$PWD/home FUSE=$PWD/fsd-fuse bash -euo pipefail -c "cd; $1"; }
+user() { setpriv --reuid 65534 --regid 65534 --clear-groups env -i PATH=$PATH HOME=$PWD/home XDG_RUNTIME_DIR=$PWD/home/run FUSE=$PWD/fsd-fuse bash -euo pipefail -c "cd; $1"; }
 "#;
 
 /// Podman's, and a runtime that takes this host's cgroups, and sets no limits, which some hosts refuse.
 const PODMAN: &str = r#"
-mkdir -m 700 runtime; export XDG_RUNTIME_DIR=$PWD/runtime
 cat > runc <<'E'
 #!/bin/sh
 last=
