@@ -66,6 +66,8 @@ fn buildah_makes_images_on_it() {
 
 /// What a host gives an ordinary user, made in a mount namespace: a home, further ids, the device.
 const AS_USER: &str = r#"
+# Podman makes these whatever it is told.
+for dir in /tmp/podman-run-65534 /tmp/containers-user-65534; do [ -e $dir ] || new="${new-} $dir"; done; trap 'rm -rf ${new-}' EXIT
 mkdir etc home; mkdir -m 700 home/run; cp /etc/passwd etc/passwd; sed -i "s#^nobody:.*#nobody:x:65534:65534:nobody:$PWD/home:/bin/bash#" etc/passwd
 echo nobody:200000:65536 > etc/subuid; cp etc/subuid etc/subgid; chown 65534:65534 home home/run
 for name in passwd subuid subgid; do [ -e /etc/$name ] || { echo "there is no /etc/$name" >&2; exit 77; }; mount --bind etc/$name /etc/$name; done
