@@ -339,7 +339,8 @@ fn what_is_mounted_in_a_container_does_not_show_where_its_tree_came_from() {
         let below = table.lines().filter(|line| line.contains(tree.to_str().unwrap())).count();
         container.client().start().unwrap();
         container.ended();
-        below
+        // Its folder can be removed when the namespace is gone.
+        (below, container)
     };
-    assert_eq!(std::thread::spawn(in_own_namespace).join().unwrap(), 1);
+    assert_eq!(std::thread::spawn(in_own_namespace).join().unwrap().0, 1);
 }
