@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 use clap::Args;
+use futures_util::{StreamExt, stream};
 use serde_json::Value;
 
 use super::create::exit_code;
@@ -10,15 +11,29 @@ use crate::client::{Client, Query};
 use crate::failure::Several;
 use crate::out;
 
-/// Posts to each and prints the names of those that took it.
-async fn each(client: &Client, names: &[String], path: impl Fn(&str) -> String) -> Result<()> {
+/// Of how many containers something is asked at once, as the docker CLI does: a stop may wait for seconds.
+const AT_ONCE: usize = 50;
+
+/// Asks something of each, of several at once, and prints in their order the names of those that say that they took it.
+async fn each<'a, F: Future<Output = Result<bool>>>(names: &'a [String], ask: impl Fn(&'a str) -> F) -> Result<()> {
     let mut several = Several::default();
-    for name in names {
-        if several.note(client.post(&path(&escape(name)), None).await).is_some() {
+    let ask = &ask;
+    let mut answers = stream::iter(names).map(|name| async move { (name, ask(name).await) }).buffered(AT_ONCE);
+    while let Some((name, answer)) = answers.next().await {
+        if several.note(answer) == Some(true) {
             out::line(name);
         }
     }
     several.finish()
+}
+
+/// Posts to each.
+async fn post_each(client: &Client, names: &[String], path: impl Fn(&str) -> String) -> Result<()> {
+    let ask = |name: &str| {
+        let path = path(&escape(name));
+        async move { client.post(&path, None).await.map(|_| true) }
+    };
+    each(names, ask).await
 }
 
 /// Stop one or more running containers
@@ -48,7 +63,7 @@ impl Stop {
 
     async fn send(self, client: &Client, verb: &str) -> Result<()> {
         let timeout = self.timeout.map(|seconds| seconds.to_string());
-        each(client, &self.containers, |name| {
+        post_each(client, &self.containers, |name| {
             Query::new(format!("/containers/{name}/{verb}"))
                 .maybe("signal", self.signal.as_deref())
                 .maybe("t", timeout.as_deref())
@@ -72,7 +87,7 @@ pub struct Kill {
 impl Kill {
     /// Does it.
     pub async fn run(self, client: &Client) -> Result<()> {
-        each(client, &self.containers, |name| {
+        post_each(client, &self.containers, |name| {
             Query::new(format!("/containers/{name}/kill")).with("signal", self.signal.as_deref().unwrap_or("KILL")).build()
         })
         .await
@@ -90,7 +105,7 @@ pub struct Containers {
 impl Containers {
     /// `pause` or `unpause`.
     pub async fn post(self, client: &Client, verb: &str) -> Result<()> {
-        each(client, &self.containers, |name| format!("/containers/{name}/{verb}")).await
+        post_each(client, &self.containers, |name| format!("/containers/{name}/{verb}")).await
     }
 
     /// Blocks until each has stopped and prints its exit code.
@@ -148,32 +163,26 @@ pub struct Rm {
 impl Rm {
     /// Does it.
     pub async fn run(self, client: &Client) -> Result<()> {
-        let mut several = Several::default();
-        for name in &self.containers {
-            let bare = name.trim_matches('/');
-            if bare.is_empty() {
-                several.note::<()>(Err(anyhow::anyhow!("Container name cannot be empty")));
-                continue;
-            }
-            let path = Query::new(format!("/containers/{}", escape(bare)))
-                .flag("force", self.force)
-                .flag("link", self.link)
-                .flag("v", self.volumes)
-                .build();
-            let mut removed = client.delete(&path).await;
-            if self.force && removed.as_ref().is_err_and(|error| crate::failure::status_of(error) == Some(404)) {
-                if let Err(error) = &removed {
-                    out::error_line(error.to_string());
-                }
-                removed = Ok(Value::Null);
-                several.note(removed);
-                continue;
-            }
-            if several.note(removed).is_some() {
-                out::line(name);
-            }
+        each(&self.containers, |name| self.remove(client, name)).await
+    }
+
+    async fn remove(&self, client: &Client, name: &str) -> Result<bool> {
+        let bare = name.trim_matches('/');
+        if bare.is_empty() {
+            bail!("Container name cannot be empty");
         }
-        several.finish()
+        let path = Query::new(format!("/containers/{}", escape(bare)))
+            .flag("force", self.force)
+            .flag("link", self.link)
+            .flag("v", self.volumes)
+            .build();
+        match client.delete(&path).await {
+            Err(error) if self.force && crate::failure::status_of(&error) == Some(404) => {
+                out::error_line(error.to_string());
+                Ok(false)
+            }
+            other => other.map(|_| true),
+        }
     }
 }
 
