@@ -1,7 +1,6 @@
 //! What only this process knows of containers.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fs_base::ContainerId;
@@ -49,8 +48,6 @@ pub struct Live {
     restarts: Mutex<Restarts>,
     /// How many processes that the kernel ended for want of memory were told of in this run.
     oom_told: Mutex<u64>,
-    /// It is removed as soon as it has ended.
-    is_going: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -118,16 +115,6 @@ impl Live {
     /// Keeps the layers mounted, or lets them go.
     pub fn hold(&self, lease: Option<Lease>) {
         *lock(&self.lease) = lease;
-    }
-
-    /// Says that it is removed as soon as it has ended, or is not after all.
-    pub fn set_going(&self, is_going: bool) {
-        self.is_going.store(is_going, Ordering::Relaxed);
-    }
-
-    /// Whether it is removed as soon as it has ended.
-    pub fn is_going(&self) -> bool {
-        self.is_going.load(Ordering::Relaxed)
     }
 
     /// To hear of its end.

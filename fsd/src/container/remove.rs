@@ -21,11 +21,7 @@ pub struct Options {
 /// Removes a container: its row first, then its bytes.
 pub fn remove(app: &Arc<App>, row: &ContainerRow, options: Options) -> Result<()> {
     if options.force {
-        let live = app.containers.of(&row.id);
-        live.set_going(true);
-        let ended = stop::kill_and_wait(app, &row.id);
-        live.set_going(false);
-        ended?;
+        stop::kill_and_wait(app, &row.id)?;
     }
     let live = app.containers.of(&row.id);
     let alone = live.alone();

@@ -291,9 +291,8 @@ pub fn ended(app: &Arc<App>, id: &ContainerId, exit: Option<Exit>) -> Result<()>
 }
 
 fn record(app: &App, row: &ContainerRow, state: &State) -> Result<()> {
-    // One that goes when it ends goes at the next start after a power cut too, and one that is being removed is there
-    // until its removal is on the disk: its end waits for no disk.
-    if row.definition.auto_remove() || app.containers.of(&row.id).is_going() {
+    // One that goes when it ends goes at the next start after a power cut too, so it waits for no disk.
+    if row.definition.auto_remove() {
         app.db.set_passing_state(&row.id, state)
     } else {
         app.db.set_container_state(&row.id, state)
