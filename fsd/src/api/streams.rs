@@ -94,12 +94,7 @@ fn whole_log(app: &App, row: &ContainerRow, [_, stdout, stderr]: [bool; 3]) -> R
     tokio::spawn(async move {
         let mut more = true;
         while more {
-            let read = tokio::task::spawn_blocking(move || {
-                let mut piece = Vec::new();
-                let went = read_some(&mut reader, shown, &mut piece);
-                (reader, piece, went)
-            });
-            let Ok((same, piece, went)) = read.await else { return };
+            let Some((same, piece, went)) = read_aside(reader, shown).await else { return };
             reader = same;
             more = went.unwrap_or(false);
             if to.send(Bytes::from(piece)).await.is_err() {
@@ -182,12 +177,7 @@ async fn send_logs(
             let end = *ends.borrow();
             end.count == count && !end.removed
         };
-        let read = tokio::task::spawn_blocking(move || {
-            let mut piece = Vec::new();
-            let went = read_some(&mut reader, shown, &mut piece);
-            (reader, piece, went)
-        });
-        let Ok((same, piece, went)) = read.await else { return };
+        let Some((same, piece, went)) = read_aside(reader, shown).await else { return };
         reader = same;
         if !piece.is_empty() && to.send(Ok(Bytes::from(piece))).await.is_err() {
             return;
@@ -203,6 +193,16 @@ async fn send_logs(
             (Err(error), _) => return drop(to.send(Err(std::io::Error::other(error.to_string()))).await),
         }
     }
+}
+
+/// Reads some of a log where that may wait for the disk: the reader again, what it gave, and what [`read_some`] said.
+async fn read_aside(mut reader: Reader, shown: Shown) -> Option<(Reader, Vec<u8>, Result<bool>)> {
+    let read = tokio::task::spawn_blocking(move || {
+        let mut piece = Vec::new();
+        let went = read_some(&mut reader, shown, &mut piece);
+        (reader, piece, went)
+    });
+    read.await.ok()
 }
 
 /// Reads on until there is a piece to send; whether there may be more.
