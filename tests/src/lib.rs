@@ -161,7 +161,8 @@ impl Daemon {
     }
 }
 
-/// A command that is ended after [`PATIENCE`].
+/// A command that is ended after [`PATIENCE`]. Not for what has a terminal: `timeout` puts it into the background there,
+/// where the docker CLI spins for ever.
 pub fn patient(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new("timeout");
     command.arg(PATIENCE_SECONDS).arg(program);
@@ -240,7 +241,7 @@ fn shown(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
 /// A shell script in a folder; it must succeed.
 #[track_caller]
 pub fn sh(dir: &Path, script: &str) -> String {
-    ok(&Command::new("bash").args(["-euo", "pipefail", "-c", script]).current_dir(dir).output().unwrap())
+    ok(&patient("bash").args(["-euo", "pipefail", "-c", script]).current_dir(dir).output().unwrap())
 }
 
 /// Waits until `events` tells what is looked for; what it told. What happened in this second is told in the next one,

@@ -453,7 +453,7 @@ fn at_a_terminal_it_asks_before_it_removes() {
         let said = sh(
             daemon.dir(),
             &format!(
-                "(sleep 2; echo {answer}; sleep 1) | timeout 30 script -qec '{} -H unix://{} system check --data --repair' /dev/null || true",
+                "(sleep 2; echo {answer}; sleep 1) | script -qec '{} -H unix://{} system check --data --repair' /dev/null || true",
                 ctl.display(),
                 socket.display()
             ),
