@@ -3,28 +3,9 @@
 use anyhow::{Result, anyhow};
 use jiff::{Timestamp, Zoned, civil, tz::TimeZone};
 
-/// How long that is, roughly: `About an hour`, `3 days`.
-pub fn human(seconds: i64) -> String {
-    let minutes = seconds / 60;
-    let hours = (seconds as f64 / 3600.0).round() as i64;
-    match () {
-        () if seconds < 1 => "Less than a second".to_owned(),
-        () if seconds == 1 => "1 second".to_owned(),
-        () if seconds < 60 => format!("{seconds} seconds"),
-        () if minutes == 1 => "About a minute".to_owned(),
-        () if minutes < 60 => format!("{minutes} minutes"),
-        () if hours == 1 => "About an hour".to_owned(),
-        () if hours < 48 => format!("{hours} hours"),
-        () if hours < 24 * 7 * 2 => format!("{} days", hours / 24),
-        () if hours < 24 * 30 * 2 => format!("{} weeks", hours / 24 / 7),
-        () if hours < 24 * 365 * 2 => format!("{} months", hours / 24 / 30),
-        () => format!("{} years", seconds / 3600 / 24 / 365),
-    }
-}
-
 /// `2 minutes ago`, of a moment in Unix seconds.
 pub fn ago(unix: i64) -> String {
-    format!("{} ago", human(Timestamp::now().as_second() - unix))
+    format!("{} ago", fsd_api::human_duration(Timestamp::now().as_second() - unix))
 }
 
 /// As Go prints a moment: `2026-11-21 03:25:01 +0000 UTC`.
@@ -102,27 +83,6 @@ pub fn go_duration(text: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ages_read_as_dockers() {
-        for (seconds, text) in [
-            (0, "Less than a second"),
-            (1, "1 second"),
-            (59, "59 seconds"),
-            (61, "About a minute"),
-            (120, "2 minutes"),
-            (3599, "59 minutes"),
-            (3600, "About an hour"),
-            (5400, "2 hours"),
-            (86_400, "24 hours"),
-            (172_800, "2 days"),
-            (1_209_600, "2 weeks"),
-            (5_184_000, "2 months"),
-            (63_072_000, "2 years"),
-        ] {
-            assert_eq!(human(seconds), text, "{seconds}");
-        }
-    }
 
     #[test]
     fn moments_are_read_in_dockers_forms() {

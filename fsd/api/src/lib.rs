@@ -31,12 +31,14 @@
 
 pub mod check;
 pub mod duplicates;
+mod duration;
 pub mod info;
 pub mod mounts;
 pub mod trees;
 
 pub use check::{CheckEvent, CheckProgress, CheckQuery, CheckSummary, Finding};
 pub use duplicates::{ComparedLayer, DuplicateContent, DuplicateFile, DuplicateGroup, Duplicates, DuplicatesQuery, LayerPlace};
+pub use duration::human_duration;
 pub use info::{Info, ProbeAnswer, ProbeInfo};
 pub use mounts::{MountInfo, MountRequest, MountState, Mounted, ObjectKind, UnmountQuery};
 pub use trees::{ChangeKind, DiffEntry, DiffQuery, EntryKind, PATH_STAT_HEADER, PathQuery, TreeEntry, TreeQuery};
