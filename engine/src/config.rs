@@ -63,6 +63,8 @@ pub struct Container {
     pub no_new_privileges: bool,
     /// Which system calls it may make.
     pub seccomp: Seccomp,
+    /// The AppArmor profile that it is in; that of its maker if `None`. It has to be loaded.
+    pub apparmor: Option<String>,
     /// Paths that it sees empty; Docker's defaults if `None`.
     pub masked_paths: Option<Vec<String>>,
     /// Paths that it can't write; Docker's defaults if `None`.

@@ -6,6 +6,7 @@
 //!
 //! This crate knows no layers and no HTTP: a container's tree comes to it as a detached mount.
 
+pub mod apparmor;
 pub mod capability;
 pub mod cgroup;
 pub mod config;

@@ -14,6 +14,7 @@ use rustix::fs::{Gid, Mode, Uid};
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
+use super::apparmor::{self, When};
 use crate::capability;
 use crate::seccomp::Filter;
 
@@ -50,19 +51,23 @@ fn exec_error(name: &str, error: &std::io::Error) -> Error {
 
 /// Turns this process into what the spec's process says, and looks its program up.
 pub fn prepare(process: &Process, filter: Option<&Filter>, warnings: &mut Vec<String>) -> Result<Program> {
-    restrict(process, filter, warnings)?;
+    restrict(process, filter, When::Exec, warnings)?;
     find(process)
 }
 
-/// Gives this process the limits, the user and the place of the spec's process. With `no_new_privileges` the caller
-/// installs the filter last, see [`late_filter`].
-pub fn restrict(process: &Process, filter: Option<&Filter>, warnings: &mut Vec<String>) -> Result<()> {
+/// Gives this process the limits, the user and the place of the spec's process, and `when` it says its profile. With
+/// `no_new_privileges` the caller installs the filter last, see [`late_filter`].
+pub fn restrict(process: &Process, filter: Option<&Filter>, when: When, warnings: &mut Vec<String>) -> Result<()> {
     new_session_keyring()?;
     close_on_exec_from(3)?;
     for limit in process.rlimits().iter().flatten() {
         set_limit(limit, warnings)?;
     }
     rustix::process::umask(Mode::from(process.user().umask().unwrap_or(0o022)));
+    // Before the filter, which may forbid what this takes.
+    if let Some(profile) = process.apparmor_profile().as_deref().filter(|name| !name.is_empty()) {
+        apparmor::confine(profile, when)?;
+    }
     if let Some(filter) = filter.filter(|_| !is_late(process)) {
         filter.install()?;
     }

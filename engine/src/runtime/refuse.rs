@@ -3,6 +3,8 @@
 use fs_base::{Error, Result};
 use oci_spec::runtime::{Process, Spec};
 
+use crate::apparmor::AppArmor;
+
 /// Refuses what would else be ignored.
 pub fn check(spec: &Spec) -> Result<()> {
     // Semantic versions of one major number are compatible.
@@ -36,9 +38,11 @@ pub fn process(process: &Process) -> Result<()> {
         (process.scheduler().is_some(), "process.scheduler"),
         (process.io_priority().is_some(), "process.ioPriority"),
         (process.exec_cpu_affinity().is_some(), "process.execCPUAffinity"),
-        (says(process.apparmor_profile().as_ref()), "process.apparmorProfile"),
         (says(process.selinux_label().as_ref()), "process.selinuxLabel"),
     ])?;
+    if says(process.apparmor_profile().as_ref()) && !AppArmor::of_host().is_enabled() {
+        return Err(Error::unsupported("process.apparmorProfile is not supported: AppArmor is not enabled on this host"));
+    }
     let mut seen = Vec::new();
     for limit in process.rlimits().iter().flatten() {
         if seen.contains(&limit.typ()) {
@@ -75,7 +79,7 @@ mod tests {
             (r#""linux": {"personality": {"domain": "LINUX32"}}"#, "linux.personality"),
             (r#""linux": {"timeOffsets": {"boottime": {"secs": 1, "nanosecs": 0}}}"#, "linux.timeOffsets"),
             (r#""linux": {"mountLabel": "system_u"}"#, "linux.mountLabel"),
-            (r#""process": {"user": {"uid": 0, "gid": 0}, "cwd": "/", "apparmorProfile": "x"}"#, "process.apparmorProfile"),
+            (r#""process": {"user": {"uid": 0, "gid": 0}, "cwd": "/", "selinuxLabel": "x"}"#, "process.selinuxLabel"),
         ] {
             let said = check(&spec(json)).unwrap_err().to_string();
             assert_eq!(said, format!("{name} is not supported by the built-in runtime"), "{json}");

@@ -17,7 +17,7 @@ use super::options::Options;
 use crate::cgroup;
 
 /// Source: linux/magic.h.
-const PROC_SUPER_MAGIC: u64 = 0x9fa0;
+pub const PROC_SUPER_MAGIC: u64 = 0x9fa0;
 
 /// The source of a bind mount, cloned from the host's tree.
 #[derive(Debug)]

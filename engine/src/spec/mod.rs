@@ -109,6 +109,7 @@ fn process_of(container: &Container, root: &Root) -> Result<Process> {
         .set_cwd(cwd(&container.cwd)?)
         .set_capabilities(Some(capabilities(container, &user)?))
         .set_no_new_privileges(Some(container.no_new_privileges))
+        .set_apparmor_profile(container.apparmor.clone())
         .set_oom_score_adj(container.oom_score_adj)
         .set_rlimits(Some(container.ulimits.iter().map(rlimit).collect::<Result<_>>()?));
     let mut spec_user = SpecUser::default();

@@ -171,6 +171,7 @@ fn value(args: &[&str]) -> Container {
         privileged: false,
         no_new_privileges: false,
         seccomp: Seccomp::Default,
+        apparmor: None,
         masked_paths: None,
         readonly_paths: None,
         sysctls: std::collections::BTreeMap::new(),

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use engine::apparmor::AppArmor;
 use fs_base::{Probe, Result};
 use layerfs::driver::{Probed, Verdict};
 use serde_json::{Map, Value, json};
@@ -33,14 +34,20 @@ pub fn describe(app: &App) -> Result<Value> {
     });
     if let Value::Object(answer) = &mut answer {
         host(answer);
-        if app.config.userns_remap.is_some()
-            && let Some(Value::Array(options)) = answer.get_mut("SecurityOptions")
-        {
-            options.push(json!("name=userns"));
-        }
+        answer.insert("SecurityOptions".to_owned(), json!(security(app)));
         limits(answer)?;
     }
     Ok(answer)
+}
+
+/// What holds containers by default, in Docker's words.
+fn security(app: &App) -> Vec<&'static str> {
+    let all = [
+        (AppArmor::of_host().confines(), "name=apparmor"),
+        (true, "name=seccomp,profile=builtin"),
+        (app.config.userns_remap.is_some(), "name=userns"),
+    ];
+    all.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect()
 }
 
 /// The machine, and what of Docker's there is no more than one answer to.
@@ -51,7 +58,7 @@ fn host(answer: &mut Map<String, Value>) {
         "KernelVersion": super::system::kernel(), "OSType": "linux", "Architecture": std::env::consts::ARCH,
         "OperatingSystem": name, "OSVersion": version, "MemTotal": container::stats::host_memory().unwrap_or(0),
         "NCPU": std::thread::available_parallelism().map_or(1, usize::from), "Isolation": "", "ExperimentalBuild": false,
-        "GenericResources": null, "SecurityOptions": ["name=seccomp,profile=builtin"],
+        "GenericResources": null,
         "Swarm": {"LocalNodeState": "inactive"}, "HttpProxy": "", "HttpsProxy": "", "NoProxy": "",
         "IndexServerAddress": "https://index.docker.io/v1/", "IPv4Forwarding": is_on("ipv4/ip_forward"),
         "BridgeNfIptables": is_on("bridge/bridge-nf-call-iptables"),
@@ -81,6 +88,9 @@ fn limits(answer: &mut Map<String, Value>) -> Result<()> {
         if let (false, Some(what)) = (has, what) {
             warnings.push(format!("WARNING: No {what} support"));
         }
+    }
+    if let Some(why) = AppArmor::of_host().missing() {
+        warnings.push(format!("WARNING: AppArmor is enabled, but containers are not confined by it: {why}"));
     }
     if fs_base::durable::is_poisoned() {
         warnings.push("WARNING: the store refuses writes: a sync to disk failed. Check the disk, then restart the daemon".into());

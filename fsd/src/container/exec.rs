@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
 use super::to_engine::to_engine;
-use super::{ContainerRow, pause};
+use super::{ContainerRow, apparmor, pause};
 use crate::app::App;
 
 /// How long one that has ended can be asked about.
@@ -211,7 +211,9 @@ fn run(app: &Arc<App>, exec: &Arc<Exec>, detach: bool, size: Option<(u16, u16)>)
         tty: wanted.tty,
         privileged: wanted.privileged,
     };
-    let container = to_engine(&row, Vec::new(), Vec::new(), engine::config::Network::Own)?;
+    let mut container = to_engine(&row, Vec::new(), Vec::new(), engine::config::Network::Own)?;
+    // If somebody has taken away the profile that it joins, it is loaded again.
+    apparmor::settle(&mut container)?;
     let request = ExecRequest {
         id: exec.id.clone(),
         process: exec_process(&container, &process, &root)?,

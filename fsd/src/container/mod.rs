@@ -12,6 +12,7 @@
 //! Every change of that kind holds the container's own lock (`Live::alone`), so that two requests never act on one
 //! container at the same time; none holds it while it waits for the container to end.
 
+mod apparmor;
 pub mod attach;
 pub mod commit;
 pub mod copy;

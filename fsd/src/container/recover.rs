@@ -5,13 +5,14 @@ use std::sync::Arc;
 use engine::shim::{Client, Status as ShimStatus};
 use fs_base::{Class, ContainerId, IoContext, Result};
 
-use super::ContainerRow;
 use super::run::{discard_run_dir, ended, watch};
+use super::{ContainerRow, State, apparmor};
 use crate::app::App;
 
 /// Finds the containers that run on, ends those that were half made, and records the ends that nobody saw. Must be
 /// called on a thread of the runtime's, before requests are served.
 pub fn recover(app: &Arc<App>) -> Result<()> {
+    apparmor::warn_if_missing();
     for row in app.db.containers()? {
         // One container in disorder keeps no other from being found.
         if let Err(error) = recover_one(app, &row) {
@@ -37,7 +38,9 @@ fn recover_one(app: &Arc<App>, row: &ContainerRow) -> Result<()> {
         }
         Ok(state) => {
             if !row.state.is_running() {
-                app.db.set_container_state(&row.id, &row.state.running(state.pid, crate::db::now()))?;
+                let running = row.state.running(state.pid, crate::db::now());
+                let running = State { apparmor: apparmor::of_running(app, &row.id), ..running };
+                app.db.set_container_state(&row.id, &running)?;
             }
             adopt(app, row, &client)
         }

@@ -133,6 +133,9 @@ pub struct State {
     /// How its checks found it; `None` if it has none.
     #[serde(default)]
     pub health: Option<Health>,
+    /// The AppArmor profile of its last run; empty if it had none.
+    #[serde(default)]
+    pub apparmor: String,
 }
 
 impl State {
@@ -150,6 +153,7 @@ impl State {
             restart_count: 0,
             stopped_by_hand: false,
             health: None,
+            apparmor: String::new(),
         }
     }
 

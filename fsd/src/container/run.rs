@@ -10,7 +10,7 @@ use fs_base::{Class, ContainerId, Error, IoContext, Result};
 
 use super::live::Live;
 use super::to_engine::to_engine;
-use super::{ContainerRow, State, Status, files, health, ipc, join, oom, restart, users};
+use super::{ContainerRow, State, Status, apparmor, files, health, ipc, join, oom, restart, users};
 use crate::app::App;
 use crate::network;
 
@@ -65,7 +65,11 @@ fn go(app: &Arc<App>, row: &ContainerRow, live: &Live, alone: MutexGuard<'_, ()>
             return Err(error);
         }
     };
-    let running = State { health: health::at_start(row), ..row.state.running(pid, crate::db::now()) };
+    let running = State {
+        health: health::at_start(row),
+        apparmor: apparmor::of_running(app, id),
+        ..row.state.running(pid, crate::db::now())
+    };
     let recorded = record(app, row, &running);
     app.events.volumes("mount", row);
     app.events.container("start", row, &[]);
@@ -110,6 +114,7 @@ fn make(app: &App, row: &ContainerRow, live: &Live) -> Result<engine::shim::Laun
     }
     ipc::apply(app, row, &mut container)?;
     container.users = users::of(app, row)?;
+    apparmor::settle(&mut container)?;
     live.hold(Some(app.mounter.lease(&image.layers)?));
     let root = crate::mounts::container_tree(app, row, &image.layers, container.users.ids())?;
     let spec = engine::spec::build(&container, &Root::from_fd(root.try_clone()?.into_fd()))?;

@@ -40,7 +40,7 @@ pub fn inspect(app: &App, row: &ContainerRow, execs: &[String], size: Option<Siz
         "ResolvConfPath": path(files::RESOLV_CONF), "HostnamePath": path(files::HOSTNAME), "HostsPath": path(files::HOSTS),
         "LogPath": super::log_options(&definition.host_config)?.map(|_| path(files::LOG)),
         "Driver": app.mounter.driver_name().unwrap_or("none"), "Platform": "linux", "MountLabel": "", "ProcessLabel": "",
-        "AppArmorProfile": "", "ExecIDs": if execs.is_empty() { Value::Null } else { json!(execs) },
+        "AppArmorProfile": row.state.apparmor, "ExecIDs": if execs.is_empty() { Value::Null } else { json!(execs) },
         "HostConfig": definition.host_config,
         "GraphDriver": {"Name": app.mounter.driver_name().unwrap_or("none"), "Data": {"UpperDir": path(files::UPPER)}},
         "Mounts": mounts(row), "Config": definition.config, "NetworkSettings": Shown::one(app, row)?.settings(row),

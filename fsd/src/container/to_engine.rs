@@ -11,8 +11,6 @@ use super::create::read;
 use super::{ContainerRow, Definition};
 use crate::network::links;
 
-/// `Y` where the kernel has AppArmor and it is on.
-const APPARMOR: &str = "/sys/module/apparmor/parameters/enabled";
 /// There where SELinux is on.
 const SELINUX: &str = "/sys/fs/selinux/enforce";
 
@@ -56,7 +54,8 @@ pub fn check(config: &Value, host_config: &Value) -> Result<()> {
     if host.shm_size.is_some_and(|size| size < 0) {
         return Err(Error::invalid("SHM size can not be less than 0"));
     }
-    security(&host)?;
+    let Security { apparmor, .. } = security(&host)?;
+    apparmor.as_deref().map_or(Ok(()), super::apparmor::check)?;
     engine::capability::effective_set(
         host.cap_add.as_deref().unwrap_or_default(),
         host.cap_drop.as_deref().unwrap_or_default(),
@@ -80,7 +79,7 @@ pub fn to_engine(row: &ContainerRow, mounts: Vec<MountSpec>, files: Vec<ManagedF
     let Definition { host_config, .. } = &row.definition;
     let definition = &row.definition;
     let host: Host = read(host_config, "HostConfig")?;
-    let (seccomp, no_new_privileges, unmasked) = security(&host)?;
+    let Security { seccomp, no_new_privileges, unmasked, apparmor } = security(&host)?;
     let mode = |key: &str| if definition.host_text(key) == "host" { Namespace::Host } else { Namespace::Private };
     let resources = super::resources::of(host_config)?;
     let devices = super::devices::of(host_config)?;
@@ -112,6 +111,7 @@ pub fn to_engine(row: &ContainerRow, mounts: Vec<MountSpec>, files: Vec<ManagedF
         privileged: definition.host_flag("Privileged"),
         no_new_privileges,
         seccomp,
+        apparmor,
         masked_paths: cleared(host.masked_paths),
         readonly_paths: cleared(host.readonly_paths),
         // Those of links are set when there are links.
@@ -135,26 +135,32 @@ pub fn to_engine(row: &ContainerRow, mounts: Vec<MountSpec>, files: Vec<ManagedF
     })
 }
 
-/// `--security-opt`: the profile of system calls, whether privileges can be gained, and whether nothing is masked.
-fn security(host: &Host) -> Result<(Seccomp, bool, bool)> {
-    let (mut seccomp, mut no_new_privileges, mut unmasked) = (Seccomp::Default, false, false);
+/// What `--security-opt` says.
+struct Security {
+    /// Which system calls it may make.
+    seccomp: Seccomp,
+    /// Whether set-user-id programs gain nothing.
+    no_new_privileges: bool,
+    /// Whether nothing is masked.
+    unmasked: bool,
+    /// The AppArmor profile that was asked for.
+    apparmor: Option<String>,
+}
+
+fn security(host: &Host) -> Result<Security> {
+    let mut all = Security { seccomp: Seccomp::Default, no_new_privileges: false, unmasked: false, apparmor: None };
     for option in host.security_opt.iter().flatten() {
         let (key, value) = option.split_once('=').or_else(|| option.split_once(':')).unwrap_or((option, ""));
         match (key, value) {
-            ("no-new-privileges", "" | "true") => no_new_privileges = true,
-            ("no-new-privileges", "false") => no_new_privileges = false,
-            ("seccomp", "unconfined") => seccomp = Seccomp::Unconfined,
-            ("seccomp", "builtin" | "default") => seccomp = Seccomp::Default,
-            ("seccomp", profile) if profile.trim_start().starts_with('{') => seccomp = Seccomp::Profile(profile.to_owned()),
-            ("systempaths", "unconfined") => unmasked = true,
-            // There is no such module to confine by in what we run.
-            ("apparmor", "unconfined") | ("label", "disable") => {}
-            ("apparmor", _) => {
-                let enabled = std::fs::read(APPARMOR).is_ok_and(|text| text.starts_with(b"Y"));
-                let why =
-                    if enabled { "containers are not confined by AppArmor" } else { "AppArmor is not enabled on this host" };
-                return Err(refused(option, why));
-            }
+            ("no-new-privileges", "" | "true") => all.no_new_privileges = true,
+            ("no-new-privileges", "false") => all.no_new_privileges = false,
+            ("seccomp", "unconfined") => all.seccomp = Seccomp::Unconfined,
+            ("seccomp", "builtin" | "default") => all.seccomp = Seccomp::Default,
+            ("seccomp", profile) if profile.trim_start().starts_with('{') => all.seccomp = Seccomp::Profile(profile.to_owned()),
+            ("systempaths", "unconfined") => all.unmasked = true,
+            ("apparmor", profile) if !profile.is_empty() => all.apparmor = Some(profile.to_owned()),
+            // There are no labels in what we run.
+            ("label", "disable") => {}
             ("label", _) => {
                 let enabled = std::path::Path::new(SELINUX).exists();
                 let why = if enabled { "containers have no SELinux labels" } else { "SELinux is not enabled on this host" };
@@ -163,7 +169,7 @@ fn security(host: &Host) -> Result<(Seccomp, bool, bool)> {
             _ => return Err(Error::unsupported(format!("--security-opt {option} is not supported"))),
         }
     }
-    Ok((seccomp, no_new_privileges, unmasked))
+    Ok(all)
 }
 
 fn refused(option: &str, why: &str) -> Error {

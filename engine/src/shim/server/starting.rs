@@ -39,7 +39,10 @@ impl AsFd for Beginning {
 
 impl Shim {
     /// Begins one, or says why not.
-    pub fn begin_exec(&mut self, request: ExecRequest, mut socket: UnixStream) -> Result<()> {
+    pub fn begin_exec(&mut self, mut request: ExecRequest, mut socket: UnixStream) -> Result<()> {
+        // The container's own, whatever its maker would choose today; with all rights too, as Docker has it.
+        let profile = self.spec.process().as_ref().and_then(|process| process.apparmor_profile().clone());
+        request.process.set_apparmor_profile(profile);
         let begun = match &self.external {
             Some(external) => self.ask_external(external, &request),
             None => self.fork_exec(&request),
