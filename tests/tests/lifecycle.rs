@@ -102,12 +102,11 @@ fn restart_and_rename() {
 fn top_shows_a_containers_processes() {
     let Some(daemon) = with_busybox() else { return };
     detached(&daemon, "c1", &[], "sleep 10000 & sleep 10001");
+    let both = |text: &str| ["sleep 10000", "sleep 10001"].into_iter().all(|process| text.contains(process));
+    until("both run", || both(&ok(&daemon.docker(&["top", "c1"]))));
     for (name, cli) in CLIS {
         let text = ok(&cli(&daemon, &["top", "c1"]));
-        assert!(text.starts_with("UID"), "{name}: {text}");
-        for process in ["sleep 10000", "sleep 10001"] {
-            assert!(text.contains(process), "{name}: {text}");
-        }
+        assert!(text.starts_with("UID") && both(&text), "{name}: {text}");
         assert_eq!(text.lines().count(), 3, "{name}: no others: {text}");
         let text = ok(&cli(&daemon, &["top", "c1", "-o", "pid,comm"]));
         let titles: Vec<&str> = text.lines().next().unwrap().split_whitespace().collect();
