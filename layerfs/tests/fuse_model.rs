@@ -632,6 +632,46 @@ fn a_file_that_lost_its_name_is_there_for_who_has_it_open() {
 }
 
 #[test]
+fn a_directory_whose_files_were_read_is_worth_listing_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let names: Vec<String> = (0..20).map(|number| format!("f{number}")).collect();
+    for name in ["l1/d", "l2"] {
+        std::fs::create_dir_all(dir.path().join(name)).unwrap();
+    }
+    for name in &names {
+        std::fs::write(dir.path().join("l1/d").join(name), "low").unwrap();
+    }
+    let tree = library(dir.path(), "u", "w");
+    let fs = &tree.0;
+    let folder = fs.lookup(ROOT, b"d").unwrap().unwrap().number;
+    let list = || {
+        let handle = fs.opendir(folder).unwrap();
+        let mut seen = 0;
+        fs.readdir(folder, handle, 0, true, &mut |_| {
+            seen += 1;
+            true
+        })
+        .unwrap();
+        fs.releasedir(handle);
+        assert_eq!(seen, names.len() + 2);
+    };
+    let read = |name: &str| {
+        let file = fs.lookup(folder, name.as_bytes()).unwrap().unwrap().number;
+        let handle = fs.open(file).unwrap();
+        assert_eq!(fs.read(file, handle, &mut [0; 8], 0).unwrap(), 3);
+        fs.release(handle);
+    };
+    list();
+    assert!(!fs.is_worth_listing(folder), "nothing was read");
+    read("f0");
+    assert!(!fs.is_worth_listing(folder), "one question costs less than twenty names");
+    names.iter().for_each(|name| read(name));
+    assert!(fs.is_worth_listing(folder) && !fs.is_worth_listing(ROOT));
+    list();
+    assert!(!fs.is_worth_listing(folder), "the kernel knows all of them again");
+}
+
+#[test]
 fn copy_up_keeps_holes_hard_links_attributes_and_the_number() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);

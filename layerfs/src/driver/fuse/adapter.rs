@@ -353,7 +353,8 @@ impl Filesystem for Adapter {
         if self.unasked {
             return reply.error(fuser::Errno::ENOSYS);
         }
-        let cached = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR;
+        let keep = if self.fs.is_worth_listing(ino.0) { FopenFlags::empty() } else { FopenFlags::FOPEN_KEEP_CACHE };
+        let cached = keep | FopenFlags::FOPEN_CACHE_DIR;
         match self.fs.opendir(ino.0) {
             Ok(handle) if self.fs.holds().is_zero() => reply.opened(FileHandle(handle), FopenFlags::empty()),
             Ok(handle) => reply.opened(FileHandle(handle), cached),

@@ -147,7 +147,11 @@ impl Fs {
             let node = self.nodes.get(node)?;
             self.bytes_of(&node)?
         } else {
-            self.opened(handle)?.1
+            let (file, bytes) = self.opened(handle)?;
+            if offset == 0 {
+                file.node.note_read();
+            }
+            bytes
         };
         match bytes {
             Bytes::Unopened => Err(Errno::IO),

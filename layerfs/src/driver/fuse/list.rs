@@ -46,6 +46,12 @@ impl Fs {
         Ok(self.handles.add_dir(node))
     }
 
+    /// Whether the kernel had better list a directory anew, though no name in it has changed: it asks for the attributes
+    /// of every file that was read since they were listed, because the time of the last access may be another one.
+    pub fn is_worth_listing(&self, node: u64) -> bool {
+        self.nodes.get(node).is_ok_and(|node| node.is_worth_listing())
+    }
+
     /// Closes a directory.
     pub fn releasedir(&self, handle: u64) {
         self.handles.close_dir(handle);
@@ -106,6 +112,7 @@ impl Fs {
             Some(items) => Arc::clone(items),
             None => Arc::clone(items.insert(Arc::new(self.list(&open.node)?))),
         };
+        open.node.note_listed(items.len());
         Ok((Arc::clone(&open.node), items))
     }
 

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
@@ -57,8 +57,16 @@ pub struct Node {
     /// What it is.
     pub kind: FileKind,
     lookups: AtomicU64,
+    /// A directory: how many names it had when it was listed last.
+    listed: AtomicU32,
+    /// A directory: how many reads of its files began since.
+    reads: AtomicU32,
     spot: Mutex<Spot>,
 }
+
+/// As many requests for one file's attributes cost as much as listing a directory of this many times more names anew.
+/// Measured: 2 to 3 microseconds a name against 20 a request.
+const NAMES_PER_READ: u32 = 8;
 
 /// Where a node lies now.
 #[derive(Debug, Default)]
@@ -78,6 +86,11 @@ pub struct Spot {
 }
 
 impl Node {
+    fn new(id: u64, serial: u64, kind: FileKind, lookups: u64, spot: Spot) -> Node {
+        let (lookups, spot) = (AtomicU64::new(lookups), Mutex::new(spot));
+        Node { id, serial, kind, lookups, listed: AtomicU32::new(0), reads: AtomicU32::new(0), spot }
+    }
+
     /// Where it lies.
     pub fn spot(&self) -> MutexGuard<'_, Spot> {
         self.spot.lock().unwrap_or_else(PoisonError::into_inner)
@@ -95,6 +108,26 @@ impl Node {
 
     pub fn is_dir(&self) -> bool {
         self.kind == FileKind::Dir
+    }
+
+    /// Reading of it begins: the kernel no longer knows when it was accessed last.
+    pub fn note_read(&self) {
+        if let Some(name) = self.spot().names.first() {
+            name.parent.reads.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A directory was listed, with the attributes of so many files.
+    pub fn note_listed(&self, names: usize) {
+        self.listed.store(u32::try_from(names).unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.reads.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether the kernel has forgotten so much of the files in this directory that listing it again costs less than its
+    /// questions would.
+    pub fn is_worth_listing(&self) -> bool {
+        let reads = self.reads.load(Ordering::Relaxed);
+        reads > 0 && reads.saturating_mul(NAMES_PER_READ) >= self.listed.load(Ordering::Relaxed)
     }
 }
 
@@ -137,8 +170,7 @@ impl Nodes {
     /// A table with the root directory.
     pub fn new(upper: bool, lowers: Box<[Place]>) -> Nodes {
         let spot = Spot { upper, lowers, ..Spot::default() };
-        let root =
-            Node { id: ROOT, serial: 0, kind: FileKind::Dir, lookups: AtomicU64::new(u64::MAX / 2), spot: Mutex::new(spot) };
+        let root = Node::new(ROOT, 0, FileKind::Dir, u64::MAX / 2, spot);
         let mut tables = Tables::default();
         tables.by_id.insert(ROOT, Arc::new(root));
         Nodes { tables: Mutex::new(tables) }
@@ -173,8 +205,7 @@ impl Nodes {
         }
         tables.serial += 1;
         let spot = Spot { key: Some(key), names: vec![Name { parent: Arc::clone(parent), name: name.into() }], ..spot() };
-        let node = Node { id, serial: tables.serial, kind, lookups: AtomicU64::new(1), spot: Mutex::new(spot) };
-        let node = Arc::new(node);
+        let node = Arc::new(Node::new(id, tables.serial, kind, 1, spot));
         tables.by_id.insert(id, Arc::clone(&node));
         tables.by_key.insert(key, id);
         node

@@ -77,6 +77,10 @@ impl Passthrough {
             _ => Way::Cached,
         };
         let passed = matches!(way, Way::Passed(_));
+        if passed {
+            // Nobody will tell us when it is read.
+            file.node.note_read();
+        }
         *(if passed { &mut users.passed } else { &mut users.cached }) += 1;
         open.handles.insert(handle, (file.number(), passed));
         way
