@@ -222,7 +222,7 @@ impl Verb {
             Verb::Kill(args) => args.run(client).await,
             Verb::Load(args) => args.run(client).await,
             Verb::Logs(args) => args.run(client).await,
-            Verb::Mount(MountVerb::Diff(args)) => args.run(),
+            Verb::Mount(MountVerb::Diff(args)) => args.run(client).await,
             Verb::Mount(MountVerb::Ls(args)) => args.run(client).await,
             Verb::Mount(MountVerb::Rm(args)) | Verb::Umount(args) => args.run(client, None).await,
             Verb::Network(verb) => verb.run(client).await,

@@ -204,7 +204,7 @@ impl App {
 
     /// What is written to mounts, by their ids.
     pub fn scratch_dir(&self) -> PathBuf {
-        self.config.root.join("scratch")
+        crate::mounts::scratch::all(&self.config.root)
     }
 
     /// Where mounts get their place by default.

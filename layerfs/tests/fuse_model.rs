@@ -665,7 +665,9 @@ fn a_directory_whose_files_were_read_is_worth_listing_once() {
     assert!(!fs.is_worth_listing(folder), "nothing was read");
     read("f0");
     assert!(!fs.is_worth_listing(folder), "one question costs less than twenty names");
-    names.iter().for_each(|name| read(name));
+    for name in &names {
+        read(name);
+    }
     assert!(fs.is_worth_listing(folder) && !fs.is_worth_listing(ROOT));
     list();
     assert!(!fs.is_worth_listing(folder), "the kernel knows all of them again");

@@ -190,13 +190,13 @@ fn a_session_that_is_killed_is_served_again_if_asked() {
             assert_eq!(ok(&as_user(&read)), "kept\ntwo\nnew\ntwo\n", "{who}, round {round}: what was synced is there");
         }
         until("the daemon's word", || ok(&host.daemon.ctl(&["mount", "ls", "--format", "{{.State}}"])) == "mounted\n");
-        // With nobody left the daemon does it, on a new scratch directory.
+        // With nobody left the daemon does it.
         for pid in session(&dir) {
             kill(pid);
         }
         until("their end", || session(&dir).is_empty());
         until("the daemon to mount it again", || ok(&host.daemon.ctl(&["mount", "ls", "--format", "{{.State}}"])) == "mounted\n");
-        assert_eq!(ok(&as_user(&format!("cat {}/etc/one", dir.display()))), "one\n");
+        assert_eq!(ok(&as_user(&format!("cat {0}/etc/new; ls {0}/etc", dir.display()))), "kept\nnew\ntwo\n");
         ok(&as_user(&format!("$ctl umount {}", dir.display())));
         until("the session's end", || session(&dir).is_empty());
         assert!(!is_mounted(&dir) && !dir.exists());

@@ -91,6 +91,7 @@ fn what_is_written_to_a_mount_reaches_neither_container_nor_volume() {
     ok(&daemon.ctl(&["volume", "create", "data"]));
     ok(&daemon.ctl(&["run", "--rm", "--network", "none", "-v", "data:/d", "busybox", "sh", "-c", "echo kept > /d/kept"]));
     let ways: &[&[&str]] = if has_fuse() { &[&["--rw"], &["--rw", "--fuse"]] } else { &[&["--rw"]] };
+    let mut changed = Vec::new();
     for way in ways {
         let tree = mount(&daemon, "container", &[way, &["box"][..]].concat());
         let data = mount(&daemon, "volume", &[way, &["data"][..]].concat());
@@ -102,6 +103,8 @@ fn what_is_written_to_a_mount_reaches_neither_container_nor_volume() {
         daemon.kill();
         daemon.restart();
         assert_eq!((read(tree.join("own")), read(data.join("kept"))), ("changed".to_owned(), "changed".to_owned()));
+        let difference = |target: &Path| ok(&daemon.ctl(&["mount", "diff", "-s", target.to_str().unwrap()]));
+        changed.push((difference(&tree), difference(&data)));
         assert_eq!(ok(&daemon.ctl(&["exec", "box", "cat", "/own"])), "own\n");
         let seen = ok(&daemon.ctl(&["run", "--rm", "--network", "none", "-v", "data:/d", "busybox", "sh", "-c", "cat /d/*"]));
         assert_eq!(seen, "kept\n");
@@ -111,6 +114,9 @@ fn what_is_written_to_a_mount_reaches_neither_container_nor_volume() {
         assert!(read(again.join("kept")) == "kept\n" && !again.join("new").exists(), "{way:?}: it was thrown away");
         ok(&daemon.ctl(&["volume", "umount", "data"]));
     }
+    let (tree, data) = &changed[0];
+    assert!(tree.contains(" /own\n") && tree.contains(" /bin/sh\n") && data.contains(" /kept\n"), "{tree}{data}");
+    assert!(changed.iter().all(|other| *other == changed[0]), "the kernel's and FUSE's: {changed:?}");
     swept(&daemon);
     assert_eq!(std::fs::read_dir(daemon.dir().join("root/scratch")).map_or(0, Iterator::count), 0);
 }

@@ -1,4 +1,5 @@
-//! What was written to a tree that is mounted by FUSE: asked of the tree itself, without the daemon.
+//! What was written to a mount. A tree that is served by FUSE is asked itself, without the daemon; of one that the kernel
+//! serves the daemon knows.
 
 use std::path::Path;
 
@@ -7,7 +8,10 @@ use clap::Args;
 use fsd_api::{ChangeKind, DiffEntry};
 use rustix::io::Errno;
 
+use super::mounts::{find, mounts};
 use super::streams::show_difference;
+use crate::client::Client;
+use crate::client::query::escape;
 use crate::out;
 
 /// The attribute of a tree's root that has the list. Source: layerfs, `driver/fuse/report.rs`.
@@ -17,9 +21,10 @@ const LONGEST: usize = 64 << 10;
 /// How often a list is begun again that somebody else has asked for meanwhile.
 const ATTEMPTS: u32 = 100;
 
-/// List what was changed in a mount that can be written to, without looking through it
+/// List what was changed in a mount that can be written to
 ///
-/// The session that serves the tree has kept it. Only for trees that FUSE serves.
+/// The session that serves a tree by FUSE has kept it, so nothing is looked through, and no daemon is needed. What was
+/// written to a mount by the kernel is compared with what lies below.
 #[derive(Debug, Args)]
 pub struct MountDiff {
     /// Show sizes, and whether content or only metadata differs
@@ -31,15 +36,15 @@ pub struct MountDiff {
     /// 'json' for one object a line
     #[arg(long, value_name = "string")]
     format: Option<String>,
-    /// Where it is mounted
-    #[arg(value_name = "TARGET")]
+    /// Where it is mounted; one that the daemon has made also by its id
+    #[arg(value_name = "TARGET|ID")]
     target: String,
 }
 
 impl MountDiff {
     /// Does it.
-    pub fn run(&self) -> Result<()> {
-        let entries = changes(&self.target)?;
+    pub async fn run(&self, client: &Client) -> Result<()> {
+        let entries = self.entries(client).await?;
         if self.total {
             let total: i64 = entries.iter().map(|entry| entry.size).sum();
             out::line(total.to_string());
@@ -50,24 +55,60 @@ impl MountDiff {
         }
         Ok(())
     }
+
+    async fn entries(&self, client: &Client) -> Result<Vec<DiffEntry>> {
+        let target = &self.target;
+        if Path::new(target).exists()
+            && let Some(changes) = changes(target)?
+        {
+            return Ok(changes);
+        }
+        // Without a daemon there is only the tree to ask.
+        let known = mounts(client).await.unwrap_or_default();
+        match find(&known, target) {
+            Ok(id) => {
+                let target = known.iter().find(|mount| mount.id == id).map(|mount| mount.target.clone()).unwrap_or_default();
+                if let Some(changes) = changes(&target).ok().flatten() {
+                    return Ok(changes);
+                }
+                let bytes = client.get_bytes(&format!("/fsd/v1/mounts/{}/changes", escape(&id))).await?;
+                Ok(serde_json::from_slice(&bytes)?)
+            }
+            Err(_) => bail!(
+                "{target} is not the top of a tree that FUSE serves, nor a mount of the daemon: nobody knows what was changed in it"
+            ),
+        }
+    }
 }
 
-/// What a mount has changed.
-fn changes(target: &str) -> Result<Vec<DiffEntry>> {
+/// What a tree that FUSE serves has changed; `None` if it is none.
+fn changes(target: &str) -> Result<Option<Vec<DiffEntry>>> {
     for _ in 0..ATTEMPTS {
-        if let Some(bytes) = report(target)? {
-            return bytes.split(|byte| *byte == 0).filter(|record| !record.is_empty()).map(entry).collect();
+        match report(target)? {
+            Report::Whole(bytes) => {
+                let records = bytes.split(|byte| *byte == 0).filter(|record| !record.is_empty());
+                return records.map(entry).collect::<Result<_>>().map(Some);
+            }
+            Report::Broken => {}
+            Report::None => return Ok(None),
         }
     }
     bail!("{target}: others ask for what was changed all the time; try again")
 }
 
-/// A whole report; `None` if another was made before all of it was read.
-fn report(target: &str) -> Result<Option<Vec<u8>>> {
+/// What a tree answers.
+enum Report {
+    /// All of it.
+    Whole(Vec<u8>),
+    /// Another report was made before all of it was read.
+    Broken,
+    /// It is not the top of a tree that FUSE serves.
+    None,
+}
+
+fn report(target: &str) -> Result<Report> {
     let first = match value(target, ATTRIBUTE) {
-        Err(Errno::NODATA | Errno::OPNOTSUPP) => {
-            bail!("{target} is not the top of a tree that FUSE serves: only such a mount knows what was changed in it")
-        }
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => return Ok(Report::None),
         Err(error) => bail!("{target}: {}", std::io::Error::from(error)),
         Ok(first) => first,
     };
@@ -80,11 +121,11 @@ fn report(target: &str) -> Result<Option<Vec<u8>>> {
     while bytes.len() < length {
         match value(target, &format!("{ATTRIBUTE}.{number}.{}", bytes.len())) {
             Ok(more) if !more.is_empty() => bytes.extend(more),
-            Ok(_) | Err(Errno::NODATA) => return Ok(None),
+            Ok(_) | Err(Errno::NODATA) => return Ok(Report::Broken),
             Err(error) => bail!("{target}: {}", std::io::Error::from(error)),
         }
     }
-    Ok(Some(bytes))
+    Ok(Report::Whole(bytes))
 }
 
 fn value(target: &str, name: &str) -> rustix::io::Result<Vec<u8>> {

@@ -43,6 +43,19 @@ const CACHE: Columns = Columns {
     quiet: "ID",
 };
 
+const WRITTEN: Columns = Columns {
+    titles: &[
+        ("ID", "MOUNT ID"),
+        ("Kind", "KIND"),
+        ("Object", "NAME"),
+        ("Target", "TARGET"),
+        ("Size", "SIZE"),
+        ("State", "STATE"),
+    ],
+    table: "{{.ID}}\t{{.Object}}\t{{.Target}}\t{{.Size}}\t{{.State}}",
+    quiet: "ID",
+};
+
 impl Df {
     /// Does it.
     pub async fn run(self, client: &Client) -> Result<()> {
@@ -83,7 +96,7 @@ fn runs(container: &Value) -> bool {
     matches!(text(container, "State"), "running" | "paused" | "restarting")
 }
 
-/// The four rows.
+/// Docker's four rows, and one for what is written to mounts on the host, if there is any that can be written to.
 fn summary(usage: &Value) -> Vec<Value> {
     let (images, containers, volumes) = (list(usage, "Images"), list(usage, "Containers"), list(usage, "Volumes"));
     let layers = number(usage, "LayersSize");
@@ -108,7 +121,7 @@ fn summary(usage: &Value) -> Vec<Value> {
         .map(|record| number(record, "Size"))
         .sum();
     let cache_active = cache.iter().filter(|record| record["InUse"] == true).count();
-    vec![
+    let mut rows = vec![
         line("Images", images.len(), in_use, layers, share(layers - used, layers)),
         line(
             "Containers",
@@ -119,7 +132,16 @@ fn summary(usage: &Value) -> Vec<Value> {
         ),
         line("Local Volumes", volumes.len(), linked, held, share(unused, held)),
         line("Build Cache", cache.len(), cache_active, builder, size((builder - busy) as f64)),
-    ]
+    ];
+    let mounts = list(usage, "Mounts");
+    if !mounts.is_empty() {
+        let taken = |mounts: &mut dyn Iterator<Item = &Value>| mounts.map(|mount| number(mount, "size")).sum::<i64>();
+        let written = taken(&mut mounts.iter());
+        let idle = taken(&mut mounts.iter().filter(|mount| mount["in_use"] != true));
+        let active = mounts.iter().filter(|mount| mount["in_use"] == true).count();
+        rows.push(line("Mounts", mounts.len(), active, written, share(idle, written)));
+    }
+    rows
 }
 
 /// `-v`: each thing.
@@ -127,6 +149,7 @@ struct Sections {
     images: Vec<Value>,
     containers: Vec<Value>,
     volumes: Vec<Value>,
+    mounts: Vec<Value>,
 }
 
 impl Sections {
@@ -141,11 +164,16 @@ impl Sections {
             images: list(usage, "Images").iter().filter_map(image).collect(),
             containers: list(usage, "Containers").iter().map(container).collect(),
             volumes: list(usage, "Volumes").iter().map(volume::volume_row).collect(),
+            mounts: list(usage, "Mounts").iter().map(written_row).collect(),
         }
     }
 
     fn json(&self) -> Value {
-        json!({"Images": self.images, "Containers": self.containers, "Volumes": self.volumes, "BuildCache": []})
+        let mut all = json!({"Images": self.images, "Containers": self.containers, "Volumes": self.volumes, "BuildCache": []});
+        if !self.mounts.is_empty() {
+            all["Mounts"] = json!(self.mounts);
+        }
+        all
     }
 
     fn print(&self, builder: i64) -> Result<()> {
@@ -162,9 +190,28 @@ impl Sections {
         let _ = write!(text, "\nContainers space usage:\n\n{}", render(&containers, &self.containers, style)?);
         let _ = write!(text, "\nLocal Volumes space usage:\n\n{}", render(&volumes, &self.volumes, style)?);
         let _ = write!(text, "\nBuild cache usage: {}\n\n{}", size(builder as f64), render(&CACHE, &[], style)?);
+        if !self.mounts.is_empty() {
+            let _ = write!(text, "\nMounts space usage:\n\n{}", render(&WRITTEN, &self.mounts, style)?);
+        }
         out::bytes(text.as_bytes());
         Ok(())
     }
+}
+
+/// What is written to one mount.
+fn written_row(mount: &Value) -> Value {
+    let shown = |key| match text(mount, key) {
+        "" => "<unknown>".to_owned(),
+        known => known.to_owned(),
+    };
+    row([
+        ("ID", text(mount, "id").into()),
+        ("Kind", text(mount, "kind").into()),
+        ("Object", shown("object").into()),
+        ("Target", shown("target").into()),
+        ("Size", size(number(mount, "size") as f64).into()),
+        ("State", text(mount, "state").into()),
+    ])
 }
 
 #[cfg(test)]

@@ -155,7 +155,7 @@ impl Umount {
 }
 
 /// What a person names, as an id: an id or its beginning, a target, or an object that is mounted once.
-fn find(mounts: &[MountInfo], name: &str) -> Result<String> {
+pub fn find(mounts: &[MountInfo], name: &str) -> Result<String> {
     let target = std::path::absolute(name).ok().and_then(|path| path.to_str().map(str::to_owned));
     let target = target.map(|target| target.trim_end_matches('/').to_owned());
     let exact = mounts.iter().find(|mount| mount.id == name || Some(&mount.target) == target.as_ref());
@@ -173,7 +173,8 @@ fn find(mounts: &[MountInfo], name: &str) -> Result<String> {
     }
 }
 
-async fn mounts(client: &Client) -> Result<Vec<MountInfo>> {
+/// All that the daemon knows of.
+pub async fn mounts(client: &Client) -> Result<Vec<MountInfo>> {
     Ok(serde_json::from_slice(&client.get_bytes("/fsd/v1/mounts").await?)?)
 }
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use clap::Args;
-use fsd_api::CheckEvent;
+use fsd_api::{CheckEvent, PrunedMounts};
 use hyper::Method;
 use jiff::Zoned;
 use serde_json::Value;
@@ -100,6 +100,18 @@ impl Prune {
         let (report, bytes) = prune_images(client, self.all, filters).await?;
         out::bytes(report.as_bytes());
         total += bytes;
+        if filters.is_empty() {
+            match client.post("/fsd/v1/mounts/prune", None).await {
+                Ok(answer) => {
+                    let gone: PrunedMounts = serde_json::from_value(answer)?;
+                    let ids: Vec<Value> = gone.mounts_deleted.into_iter().map(Value::from).collect();
+                    out::bytes(deleted("Deleted Mounts", &ids).as_bytes());
+                    total += i64::try_from(gone.space_reclaimed).unwrap_or(i64::MAX);
+                }
+                Err(error) if lacks(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
         let path = Query::new("/build/prune").flag("all", self.all).filters(&Filters::parse(filters)?).build();
         match client.post(&path, None).await {
             Ok(answer) => {

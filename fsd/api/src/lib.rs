@@ -40,7 +40,7 @@ pub use check::{CheckEvent, CheckProgress, CheckQuery, CheckSummary, Finding};
 pub use duplicates::{ComparedLayer, DuplicateContent, DuplicateFile, DuplicateGroup, Duplicates, DuplicatesQuery, LayerPlace};
 pub use duration::human_duration;
 pub use info::{Info, ProbeAnswer, ProbeInfo};
-pub use mounts::{MountInfo, MountRequest, MountState, Mounted, ObjectKind, UnmountQuery};
+pub use mounts::{MountInfo, MountRequest, MountState, Mounted, ObjectKind, PrunedMounts, UnmountQuery, UsedMount};
 pub use trees::{ChangeKind, DiffEntry, DiffQuery, EntryKind, PATH_STAT_HEADER, PathQuery, TreeEntry, TreeQuery};
 
 use serde::{Deserialize, Serialize};

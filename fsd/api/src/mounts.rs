@@ -92,3 +92,42 @@ pub struct UnmountQuery {
     #[serde(default)]
     pub lazy: bool,
 }
+
+/// What `GET /system/df` says, among `Mounts`, of a mount that can be written to: the bytes that were written so far.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsedMount {
+    /// The mount. One that was forgotten has only its id.
+    #[serde(flatten)]
+    pub mount: MountInfo,
+    /// Bytes on the disk.
+    pub size: u64,
+    /// Whether somebody can still see what was written; else a prune takes it.
+    pub in_use: bool,
+}
+
+impl UsedMount {
+    /// What was written to a mount of which nothing else is known any more.
+    pub fn orphan(id: &str, size: u64) -> UsedMount {
+        let mount = MountInfo {
+            id: id.to_owned(),
+            kind: ObjectKind::Image,
+            object: String::new(),
+            target: String::new(),
+            driver: String::new(),
+            rw: true,
+            uid: 0,
+            created: String::new(),
+            state: MountState::Gone,
+        };
+        UsedMount { mount, size, in_use: false }
+    }
+}
+
+/// The answer to `POST /fsd/v1/mounts/prune`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrunedMounts {
+    /// Mounts that were not there any more, and are forgotten now.
+    pub mounts_deleted: Vec<String>,
+    /// Bytes that had been written to them.
+    pub space_reclaimed: u64,
+}

@@ -12,8 +12,8 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use fs_base::{Error, Probe};
 use fsd_api::{
-    CheckQuery, DiffQuery, DuplicatesQuery, Info, MountInfo, MountRequest, MountState, Mounted, ObjectKind, PathQuery,
-    ProbeAnswer, ProbeInfo, TreeQuery, UnmountQuery,
+    CheckQuery, DiffQuery, DuplicatesQuery, Info, MountRequest, Mounted, ObjectKind, PathQuery, ProbeAnswer, ProbeInfo,
+    PrunedMounts, TreeQuery, UnmountQuery,
 };
 use http::{HeaderMap, StatusCode, header};
 use tokio::sync::mpsc;
@@ -24,7 +24,6 @@ use super::{archive, blocking};
 use layerfs::driver::Verdict;
 
 use crate::app::App;
-use crate::db::mounts::MountRow;
 use crate::image::{duplicates, tree};
 use crate::registry::Logins;
 use crate::{check, mounts};
@@ -43,7 +42,9 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/containers/{name}/mount", post(mount_container))
         .route("/volumes/{name}/mount", post(mount_volume))
         .route("/mounts", get(list_mounts))
+        .route("/mounts/prune", post(prune_mounts))
         .route("/mounts/{which}", delete(unmount))
+        .route("/mounts/{which}/changes", get(mount_changes))
         .route("/diff", get(diff))
         .route("/duplicates", get(find_duplicates))
         .route("/check", post(run_check))
@@ -108,23 +109,21 @@ async fn mount(app: Arc<App>, kind: ObjectKind, name: String, peer: Peer, body: 
 }
 
 async fn list_mounts(State(app): State<Arc<App>>) -> Answer {
-    let list = blocking(move || Ok(mounts::list(&app)?.into_iter().map(mount_info).collect::<Vec<_>>())).await?;
+    let list = blocking(move || Ok(mounts::list(&app)?.into_iter().map(mounts::mount_info).collect::<Vec<_>>())).await?;
     Ok(Json(list).into_response())
 }
 
-fn mount_info((row, state): (MountRow, MountState)) -> MountInfo {
-    let created = jiff::Timestamp::from_nanosecond(i128::from(row.created)).map_or_else(|_| String::new(), |t| t.to_string());
-    MountInfo {
-        id: row.id,
-        kind: row.kind,
-        object: row.name,
-        target: row.target,
-        driver: row.driver,
-        rw: row.writable,
-        uid: row.uid,
-        created,
-        state,
-    }
+async fn prune_mounts(State(app): State<Arc<App>>) -> Answer {
+    let (gone, bytes) = blocking(move || mounts::scratch::prune(&app)).await?;
+    Ok(Json(PrunedMounts { mounts_deleted: gone, space_reclaimed: bytes }).into_response())
+}
+
+async fn mount_changes(State(app): State<Arc<App>>, peer: Peer, Path(which): Path<String>) -> Answer {
+    let list = blocking(move || {
+        let changes = mounts::changes(&app, &which, &peer.user)?;
+        Ok(changes.iter().map(tree::difference).collect::<Vec<_>>())
+    });
+    Ok(Json(list.await?).into_response())
 }
 
 async fn unmount(

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{RawQuery, State};
+use axum::extract::{Query, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -14,6 +14,7 @@ use super::error::Failure;
 use super::{API_OLDEST, API_VERSION, blocking, images, info};
 use crate::app::App;
 use crate::image::{Config, load::architecture};
+use crate::mounts;
 use crate::system::df::{self, Wanted};
 
 pub fn routes() -> Router<Arc<App>> {
@@ -32,9 +33,18 @@ async fn build() -> Failure {
     )
 }
 
-/// `docker system prune` asks for it: there is no builder here, so its cache is empty.
-async fn prune_builds() -> Json<Value> {
-    Json(json!({"CachesDeleted": null, "SpaceReclaimed": 0}))
+/// `docker system prune` asks for it: there is no builder here, so its cache is empty. Docker knows no mounts on the host,
+/// so what was written to those that are gone goes with it, unless only some things are meant.
+async fn prune_builds(State(app): State<Arc<App>>, Query(query): Query<PruneQuery>) -> Result<Response, Failure> {
+    let only_some = query.filters.is_some_and(|filters| !matches!(filters.as_str(), "" | "{}"));
+    let bytes = if only_some { 0 } else { blocking(move || Ok(mounts::scratch::prune(&app)?.1)).await? };
+    Ok(Json(json!({"CachesDeleted": null, "SpaceReclaimed": bytes})).into_response())
+}
+
+/// The query of a prune.
+#[derive(serde::Deserialize)]
+struct PruneQuery {
+    filters: Option<String>,
 }
 
 async fn ping() -> Response {
@@ -86,6 +96,9 @@ async fn df(State(app): State<Arc<App>>, RawQuery(query): RawQuery) -> Result<Re
         if let Some(list) = list {
             answer.insert(key.to_owned(), json!(list));
         }
+    }
+    if let Some(mounts) = used.mounts {
+        answer.insert("Mounts".to_owned(), json!(mounts));
     }
     answer.insert("BuilderSize".to_owned(), json!(0));
     Ok(Json(answer).into_response())

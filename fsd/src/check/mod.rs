@@ -17,6 +17,7 @@ use volumes::Volumes;
 use crate::app::App;
 use crate::config::Config;
 use crate::db::Db;
+use crate::mounts::scratch;
 use crate::registry::Logins;
 use crate::volume;
 pub use offline::run as run_offline;
@@ -87,6 +88,7 @@ impl Run<'_> {
         self.leftovers()?;
         self.images()?;
         self.containers()?;
+        self.scratch()?;
         let (volumes, findings) = volume::check(self.scope.db, self.scope.volumes)?;
         self.summary.volumes = volumes;
         for finding in findings {
@@ -146,6 +148,20 @@ impl Run<'_> {
         for line in self.scope.db.damage()? {
             let remedy = "stop the daemon, keep a copy of the store, and bring meta.db back from a backup".to_owned();
             self.find(("database", "corrupt"), line, remedy, |_| Ok(Outcome::Left))?;
+        }
+        Ok(())
+    }
+
+    /// What was written to mounts that are forgotten.
+    fn scratch(&mut self) -> Result<()> {
+        let root = &self.scope.config.root;
+        for path in scratch::orphans(root, self.scope.db)? {
+            let id = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let message = format!("{} has {} bytes and belongs to no mount", path.display(), scratch::bytes(&path));
+            self.find((&format!("mount {id}"), "orphan"), message, REPAIR.to_owned(), |_| {
+                scratch::remove_orphan(root, &path)?;
+                Ok(Outcome::Repaired("what was written to it was removed".to_owned()))
+            })?;
         }
         Ok(())
     }

@@ -92,19 +92,20 @@ pub fn compare(app: &App, from: &str, to: &str) -> Result<Vec<DiffEntry>> {
         Some(("image", name)) => of(app, name),
         _ => Err(Error::unsupported(format!("can't compare {text:?}: this version compares images, named image:NAME"))),
     };
-    let changes = diff::of_trees(&side(from)?, &side(to)?)?;
-    Ok(changes
-        .into_iter()
-        .map(|change| DiffEntry {
-            path: String::from_utf8_lossy(&change.path).into_owned(),
-            path_base64: exact(&change.path),
-            kind: match change.kind {
-                diff::ChangeKind::Modified => ChangeKind::Modified,
-                diff::ChangeKind::Added => ChangeKind::Added,
-                diff::ChangeKind::Deleted => ChangeKind::Deleted,
-            },
-            size: change.size,
-            content: change.content,
-        })
-        .collect())
+    Ok(diff::of_trees(&side(from)?, &side(to)?)?.iter().map(difference).collect())
+}
+
+/// A change as our own API shows it.
+pub fn difference(change: &diff::Change) -> DiffEntry {
+    DiffEntry {
+        path: String::from_utf8_lossy(&change.path).into_owned(),
+        path_base64: exact(&change.path),
+        kind: match change.kind {
+            diff::ChangeKind::Modified => ChangeKind::Modified,
+            diff::ChangeKind::Added => ChangeKind::Added,
+            diff::ChangeKind::Deleted => ChangeKind::Deleted,
+        },
+        size: change.size,
+        content: change.content,
+    }
 }

@@ -8,6 +8,7 @@
 //! that user: the tree is theirs, and nobody else's.
 
 mod maker;
+pub mod scratch;
 mod session;
 mod subject;
 mod target;
@@ -20,7 +21,8 @@ use fs_base::sys::fuse::unmount;
 use fs_base::sys::mount::{MountInfo, mount_table};
 use fs_base::sys::user::User;
 use fs_base::{Class, Error, Result, id};
-use fsd_api::{MountRequest, MountState, ObjectKind};
+use fsd_api::{MountInfo as MountShown, MountRequest, MountState, ObjectKind};
+use layerfs::diff::Change;
 use layerfs::driver::Lease;
 
 pub use maker::container as container_tree;
@@ -47,8 +49,9 @@ pub fn mount(app: &App, kind: ObjectKind, name: &str, request: &MountRequest, us
         subject = Subject::find(app, kind, name)?;
     }
     let id = id::random_hex::<6>()?;
-    let maker = Maker::of(app, &subject, request, &id).inspect_err(|_| discard_scratch(app, &id))?;
-    let place = target::find(app, &id, request.target.as_deref(), user).inspect_err(|_| discard_scratch(app, &id))?;
+    let _making = scratch::Making::of(&id);
+    let maker = Maker::of(app, &subject, request, &id).inspect_err(|_| _ = scratch::discard(app, &id))?;
+    let place = target::find(app, &id, request.target.as_deref(), user).inspect_err(|_| _ = scratch::discard(app, &id))?;
     let row = MountRow {
         id,
         kind,
@@ -87,22 +90,15 @@ fn leases(app: &App) -> MutexGuard<'_, HashMap<String, Lease>> {
     app.image_leases.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn discard_scratch(app: &App, id: &str) {
-    let scratch = app.scratch_dir().join(id);
-    if scratch.exists() {
-        if let Err(error) = app.trash.discard(&scratch) {
-            tracing::warn!(path = %scratch.display(), %error, "what was written to a mount can't be removed");
-        }
-        app.trash.sweep_soon(|error| tracing::warn!(%error, "the trash could not be emptied"));
-    }
-}
-
 fn clean_up(app: &App, row: &MountRow) {
     leases(app).remove(&row.id);
     if row.driver == FUSE {
         session::end(app, &row.id);
     }
-    discard_scratch(app, &row.id);
+    let written = scratch::discard(app, &row.id);
+    if written > 0 {
+        tracing::info!(mount = row.id, target = row.target, bytes = written, "what was written to a mount is removed with it");
+    }
     if row.made_target
         && let Err(error) = remove_target(row)
         && error.class() != Class::NotFound
@@ -176,6 +172,22 @@ fn again(app: &App, row: &MountRow) -> bool {
     }
 }
 
+/// A row as the API shows it.
+pub fn mount_info((row, state): (MountRow, MountState)) -> MountShown {
+    let created = jiff::Timestamp::from_nanosecond(i128::from(row.created)).map_or_else(|_| String::new(), |t| t.to_string());
+    MountShown {
+        id: row.id,
+        kind: row.kind,
+        object: row.name,
+        target: row.target,
+        driver: row.driver,
+        rw: row.writable,
+        uid: row.uid,
+        created,
+        state,
+    }
+}
+
 /// All mounts, and what they are now. One whose FUSE session ended is forgotten, and the folder that was made for it
 /// removed.
 pub fn list(app: &App) -> Result<Vec<(MountRow, MountState)>> {
@@ -199,19 +211,30 @@ pub fn list(app: &App) -> Result<Vec<(MountRow, MountState)>> {
 
 /// Takes a mount away by its id, the start of its id, or its target, for a user, who must have asked for it or be root.
 pub fn unmount_one(app: &App, which: &str, lazy: bool, user: &User) -> Result<()> {
+    take_away(app, &of_user(app, which, user)?, lazy)
+}
+
+/// What was changed in a mount that can be written to, of the user who asked for it or for root.
+pub fn changes(app: &App, which: &str, user: &User) -> Result<Vec<Change>> {
+    scratch::changes(app, &of_user(app, which, user)?)
+}
+
+/// The mount of an id, the start of one, or a target, if this user may say what becomes of it.
+fn of_user(app: &App, which: &str, user: &User) -> Result<MountRow> {
     let by_path = Path::new(which).canonicalize().ok();
-    let rows = app.db.mounts()?;
-    let row = rows
+    let mut rows = app.db.mounts()?;
+    let at = rows
         .iter()
-        .find(|row| row.id == which || by_path.as_deref() == Some(Path::new(&row.target)) || row.target == which)
-        .or_else(|| rows.iter().find(|row| which.len() >= 4 && row.id.starts_with(which)))
+        .position(|row| row.id == which || by_path.as_deref() == Some(Path::new(&row.target)) || row.target == which)
+        .or_else(|| rows.iter().position(|row| which.len() >= 4 && row.id.starts_with(which)))
         .ok_or_else(|| {
             Error::not_found(format!("No such mount: {which}")).with_hint("`ctl mount ls` shows the mounts that the daemon made")
         })?;
+    let row = rows.swap_remove(at);
     if !user.is_root() && user.uid != User::own().uid && user.uid != row.uid {
         return Err(Error::denied(format!("mount {} belongs to another user", row.target)));
     }
-    take_away(app, row, lazy)
+    Ok(row)
 }
 
 fn take_away(app: &App, row: &MountRow, lazy: bool) -> Result<()> {
@@ -275,10 +298,9 @@ fn remove_strays(app: &App) -> Result<()> {
             let _ = std::fs::remove_dir(entry.path());
         }
     }
-    for entry in std::fs::read_dir(app.scratch_dir()).into_iter().flatten().flatten() {
-        if !known(&entry.file_name()) {
-            app.trash.discard(&entry.path())?;
-        }
+    for path in scratch::orphans(&app.config.root, &app.db)? {
+        tracing::warn!(path = %path.display(), bytes = scratch::bytes(&path), "this was written to a mount that is gone; removing it");
+        app.trash.discard(&path)?;
     }
     app.trash.sweep()
 }

@@ -49,6 +49,10 @@ pub fn start(app: &App, subject: &Subject, row: &MountRow, user: &User) -> Resul
         // With the row goes what was written, whoever may have been killed.
         let scratch = app.scratch_dir().join(&row.id);
         std::fs::create_dir_all(&scratch).at("make directory", &scratch)?;
+        // All processes of a session may have been killed at once: what was written is there.
+        if let Some(before) = written_before(&scratch) {
+            command.arg("--scratch").arg(before);
+        }
         command.env("TMPDIR", scratch);
     }
     let command = command.arg("-o").arg(options).arg("--").arg(&row.target).stdin(Stdio::null());
@@ -60,6 +64,12 @@ pub fn start(app: &App, subject: &Subject, row: &MountRow, user: &User) -> Resul
     end(app, &row.id);
     let said = String::from_utf8_lossy(&output.stderr);
     Err(Error::unavailable(format!("mount {} by FUSE: {}", subject.shown(), said.trim().trim_start_matches("fsd-fuse: "))))
+}
+
+/// The writable directory of the session before.
+fn written_before(scratch: &Path) -> Option<PathBuf> {
+    let mut dirs = std::fs::read_dir(scratch).ok()?.flatten().map(|entry| entry.path());
+    dirs.find(|dir| dir.join("upper").is_dir() && dir.join("work").is_dir())
 }
 
 fn lock_file(app: &App, id: &str) -> PathBuf {

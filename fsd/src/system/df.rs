@@ -3,11 +3,13 @@
 use std::collections::{HashMap, HashSet};
 
 use fs_base::{Error, Result};
+use fsd_api::UsedMount;
 use serde_json::Value;
 
 use crate::app::App;
 use crate::container::{show, size};
 use crate::db::images::ImageRow;
+use crate::mounts;
 use crate::network::show::Shown;
 use crate::volume;
 
@@ -18,23 +20,25 @@ pub struct Wanted {
     containers: bool,
     volumes: bool,
     build_cache: bool,
+    mounts: bool,
 }
 
 impl Wanted {
     /// From the API's names for the kinds.
     pub fn parse<'a>(types: impl IntoIterator<Item = &'a str>) -> Result<Wanted> {
-        let all = Wanted { images: true, containers: true, volumes: true, build_cache: true };
-        let mut named = Wanted { images: false, containers: false, volumes: false, build_cache: false };
+        let all = Wanted { images: true, containers: true, volumes: true, build_cache: true, mounts: true };
+        let mut named = Wanted { images: false, containers: false, volumes: false, build_cache: false, mounts: false };
         for name in types {
             match name {
                 "image" => named.images = true,
                 "container" => named.containers = true,
                 "volume" => named.volumes = true,
                 "build-cache" => named.build_cache = true,
+                "mount" => named.mounts = true,
                 other => return Err(Error::invalid(format!("unknown object type: {other}"))),
             }
         }
-        let none = !(named.images || named.containers || named.volumes || named.build_cache);
+        let none = !(named.images || named.containers || named.volumes || named.build_cache || named.mounts);
         Ok(if none { all } else { named })
     }
 }
@@ -52,6 +56,8 @@ pub struct Used {
     pub volumes: Option<Vec<Value>>,
     /// There is no builder yet, so nothing is cached.
     pub build_cache: Option<Vec<Value>>,
+    /// What is written to mounts on the host; Docker has no such thing.
+    pub mounts: Option<Vec<UsedMount>>,
 }
 
 /// An image and what removing it would not give back.
@@ -76,6 +82,7 @@ pub fn usage(app: &App, wanted: Wanted) -> Result<Used> {
         containers: if wanted.containers { Some(containers(app)?) } else { None },
         volumes: if wanted.volumes { Some(volume::usage(app)?) } else { None },
         build_cache: wanted.build_cache.then(Vec::new),
+        mounts: if wanted.mounts { Some(mounts::scratch::usage(app)?) } else { None },
     })
 }
 
@@ -107,7 +114,7 @@ mod tests {
 
     #[test]
     fn no_type_is_every_type_and_an_unknown_one_is_refused() {
-        let all = Wanted { images: true, containers: true, volumes: true, build_cache: true };
+        let all = Wanted { images: true, containers: true, volumes: true, build_cache: true, mounts: true };
         assert_eq!(Wanted::parse([]).unwrap(), all);
         assert_eq!(Wanted::parse(["image", "container", "volume", "build-cache"]).unwrap(), all);
         assert!(!Wanted::parse(["volume"]).unwrap().images);

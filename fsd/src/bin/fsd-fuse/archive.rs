@@ -64,7 +64,7 @@ pub fn layers(path: &Path, name: Option<&str>) -> Result<Vec<Lower>> {
     let mut lowers = Vec::new();
     for (name, id) in members.iter().zip(ids).rev() {
         let member = layout.member(name)?.ok_or_else(|| missing("layer", name))?;
-        let layer = open_layer(&member, id, &scratch.0).map_err(|error| error.context(format!("layer {id}")))?;
+        let layer = open_layer(&member, id, &scratch.path).map_err(|error| error.context(format!("layer {id}")))?;
         lowers.push(Lower::Indexed(Arc::new(layer)));
     }
     Ok(lowers)
@@ -192,9 +192,12 @@ pub fn scratch_dir() -> PathBuf {
     std::path::absolute(&dir).unwrap_or(dir)
 }
 
-/// A folder that goes away with all that is in it.
+/// A folder that goes away with all that is in it, if it is ours.
 #[derive(Debug)]
-pub struct Scratch(PathBuf);
+pub struct Scratch {
+    path: PathBuf,
+    is_ours: bool,
+}
 
 impl Scratch {
     /// A new one, for nobody else to look into.
@@ -202,23 +205,30 @@ impl Scratch {
         use std::os::unix::fs::DirBuilderExt;
         let dir = scratch_dir().join(format!("fsd-fuse-{}", id::random_hex::<8>()?));
         std::fs::DirBuilder::new().mode(0o700).create(&dir).at("make directory", &dir)?;
-        Ok(Scratch(dir))
+        Ok(Scratch { path: dir, is_ours: true })
     }
 
-    /// One that is there already.
+    /// One that is there already, with what was written to it: it stays unless it is served.
     pub fn of(path: &Path) -> Scratch {
-        Scratch(path.to_owned())
+        Scratch { path: path.to_owned(), is_ours: false }
+    }
+
+    /// It is served: from now on it goes away.
+    pub fn take_over(&mut self) {
+        self.is_ours = true;
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        if self.is_ours {
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
     }
 }
 

@@ -42,8 +42,8 @@ pub struct Cli {
     /// Started by a guard, in place of a session that was killed
     #[arg(long, hide = true)]
     pub again: bool,
-    /// The writable directory of the session that was killed
-    #[arg(long, hide = true, requires = "again", value_name = "DIR")]
+    /// The writable directory of a session that was killed
+    #[arg(long, hide = true, overrides_with = "scratch", value_name = "DIR")]
     pub scratch: Option<PathBuf>,
     /// Take the mount away instead
     #[arg(short = 'u', long)]

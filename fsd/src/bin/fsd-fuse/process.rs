@@ -94,7 +94,7 @@ impl Serving {
         }
     }
 
-    fn background(self, session: Session, fs: Arc<Fs>) -> Result<()> {
+    fn background(mut self, session: Session, fs: Arc<Fs>) -> Result<()> {
         let (from, to) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at("make", "pipe")?;
         if let Forked::Parent(_) = fork(&ForkOptions::default())? {
             drop((to, session));
@@ -119,6 +119,9 @@ impl Serving {
             Forked::Parent(server) => {
                 drop((session, fs, to, signals));
                 let _ = quiet();
+                if let Some(scratch) = &mut self.scratch {
+                    scratch.take_over();
+                }
                 guard(&server, &place, self.again.as_ref());
                 drop(self);
                 exit_now(0)

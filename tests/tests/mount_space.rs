@@ -1,0 +1,129 @@
+//! What is written to mounts on the host is accounted for, found when its mount is gone, and given back.
+
+#![allow(clippy::unwrap_used)] // a failed step fails the test
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use system_tests::containers::with_busybox;
+use system_tests::fuse::{has_fuse, is_mounted, kill, session};
+use system_tests::{Daemon, ok, program, sh, swept, until};
+
+const MEGABYTE: usize = 1 << 20;
+
+/// What `system df` says of mounts: how many are in use, their bytes, and the bytes of the others.
+fn mounts(daemon: &Daemon) -> (usize, u64, u64) {
+    let (_, usage) = daemon.ask("GET", "/system/df", None);
+    let list = usage["Mounts"].as_array().unwrap();
+    let bytes = |used: bool| {
+        let wanted = |mount: &&Value| mount["in_use"] == used;
+        list.iter().filter(wanted).map(|mount| mount["size"].as_u64().unwrap()).sum()
+    };
+    (list.iter().filter(|mount| mount["in_use"] == true).count(), bytes(true), bytes(false))
+}
+
+fn on_disk(daemon: &Daemon) -> u64 {
+    let script = "(du -c -s -B1 scratch/* 2> /dev/null || true) | tail -n 1 | cut -f1";
+    sh(&daemon.dir().join("root"), script).trim().parse().unwrap_or(0)
+}
+
+/// What a check printed that found something.
+fn findings(output: &Output) -> String {
+    assert!(!output.status.success());
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn write(dir: &Path) {
+    std::fs::write(dir.join("written"), vec![1; MEGABYTE]).unwrap();
+    sh(dir, "sync -f written");
+}
+
+#[test]
+fn what_is_written_to_mounts_is_in_a_row_until_it_goes() {
+    let Some(daemon) = with_busybox() else { return };
+    assert_eq!(mounts(&daemon), (0, 0, 0));
+    let lines = || ok(&daemon.ctl(&["system", "df", "--format", "{{.Type}} {{.TotalCount}} {{.Active}}"]));
+    assert!(!lines().contains("Mounts"), "Docker's rows alone, as long as there is nothing else");
+    let at = |name: &str| daemon.dir().join(name);
+    let mount = |way: &[&str], name: &str| {
+        ok(&daemon.ctl(&[&["image", "mount", "--rw"], way, &["busybox", at(name).to_str().unwrap()]].concat()));
+        write(&at(name));
+    };
+    mount(&[], "kernel");
+    let mut used = 1;
+    if has_fuse() {
+        mount(&["--fuse"], "fuse");
+        used = 2;
+    }
+    let (number, bytes, idle) = mounts(&daemon);
+    assert_eq!((number, bytes, idle), (used, on_disk(&daemon), 0));
+    assert!(bytes >= (used * MEGABYTE) as u64);
+    assert!(lines().ends_with(&format!("Mounts {used} {used}\n")), "{}", lines());
+    let verbose = ok(&daemon.ctl(&["system", "df", "-v"]));
+    assert!(verbose.contains("Mounts space usage:") && verbose.contains(at("kernel").to_str().unwrap()), "{verbose}");
+    ok(&daemon.ctl(&["system", "prune", "-f"]));
+    assert_eq!(mounts(&daemon).0, used, "a prune spares what is mounted");
+
+    if has_fuse() {
+        // With both processes killed at once nobody is left to clean up but the daemon.
+        for pid in session(&at("fuse")) {
+            kill(pid);
+        }
+        until("their end", || session(&at("fuse")).is_empty());
+        until("the daemon to notice", || mounts(&daemon).0 == 1);
+        assert!(!is_mounted(&at("fuse")));
+        swept(&daemon);
+    }
+    // One that somebody else has unmounted is kept until it is pruned.
+    sh(daemon.dir(), "umount kernel");
+    let (number, bytes, idle) = mounts(&daemon);
+    assert_eq!((number, bytes, idle), (0, 0, on_disk(&daemon)));
+    assert!(lines().ends_with("Mounts 1 0\n"), "{}", lines());
+    let id = ok(&daemon.ctl(&["mount", "ls", "--format", "{{.ID}} {{.State}}"]));
+    let id = id.trim().strip_suffix(" gone").unwrap();
+    let said = ok(&daemon.ctl(&["system", "prune", "-f"]));
+    assert!(said.contains(&format!("Deleted Mounts:\n{id}\n")) && said.contains("Total reclaimed space: 1.0"), "{said}");
+    assert_eq!(mounts(&daemon), (0, 0, 0));
+    swept(&daemon);
+    assert_eq!(on_disk(&daemon), 0);
+    // Docker's own prune takes them too.
+    mount(&[], "kernel");
+    sh(daemon.dir(), "umount kernel");
+    let said = ok(&daemon.docker(&["system", "prune", "-f"]));
+    assert!(said.contains("Total reclaimed space: 1.0"), "{said}");
+    assert_eq!(ok(&daemon.ctl(&["mount", "ls", "-q"])), "");
+}
+
+#[test]
+fn what_was_written_to_a_forgotten_mount_is_found_and_named() {
+    let mut daemon = Daemon::start();
+    let scratch = daemon.dir().join("root/scratch");
+    let lose = |id: &str| {
+        std::fs::create_dir_all(scratch.join(id).join("upper")).unwrap();
+        write(&scratch.join(id).join("upper"));
+    };
+    lose("0123456789ab");
+    assert_eq!(mounts(&daemon), (0, 0, on_disk(&daemon)));
+    let path = scratch.join("0123456789ab").display().to_string();
+    let found = findings(&daemon.ctl(&["system", "check"]));
+    assert!(found.contains(&format!("{path} has")) && found.contains("belongs to no mount"), "{found}");
+    daemon.stop();
+    let offline = |flags: &[&str]| {
+        Command::new(program("fsd")).arg("check").args(flags).arg("--root").arg(daemon.dir().join("root")).output().unwrap()
+    };
+    let found = findings(&offline(&[]));
+    assert!(found.contains("belongs to no mount"), "{found}");
+    let said = ok(&offline(&["--repair"]));
+    assert!(said.contains("what was written to it was removed"), "{said}");
+    assert_eq!(on_disk(&daemon), 0);
+    lose("ba9876543210");
+    daemon.restart();
+    assert_eq!(on_disk(&daemon), 0);
+    assert!(daemon.log().contains("scratch/ba9876543210"), "{}", daemon.log());
+    lose("111111111111");
+    let said = ok(&daemon.ctl(&["system", "prune", "-f"]));
+    assert!(said.contains("Deleted Mounts:\n111111111111\n"), "{said}");
+    assert_eq!(mounts(&daemon), (0, 0, 0));
+    swept(&daemon);
+}
