@@ -116,7 +116,7 @@ mod tests {
     fn no_type_is_every_type_and_an_unknown_one_is_refused() {
         let all = Wanted { images: true, containers: true, volumes: true, build_cache: true, mounts: true };
         assert_eq!(Wanted::parse([]).unwrap(), all);
-        assert_eq!(Wanted::parse(["image", "container", "volume", "build-cache"]).unwrap(), all);
+        assert_eq!(Wanted::parse(["image", "container", "volume", "build-cache", "mount"]).unwrap(), all);
         assert!(!Wanted::parse(["volume"]).unwrap().images);
         assert_eq!(Wanted::parse(["x"]).unwrap_err().to_string(), "unknown object type: x");
     }
