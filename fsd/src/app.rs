@@ -93,7 +93,7 @@ impl App {
         let volumes = Volumes::open(&config.root, Arc::new(db.clone()))?;
         let trash = Trash::open(config.root.join("trash"))?;
         let (containers, events) = (Containers::default(), Events::default());
-        let networks = Networks::new(&config.root);
+        let networks = Networks::new(&config.root, &config.run, db.clone());
         let app = App {
             config,
             db,

@@ -33,6 +33,9 @@ use app::App;
 use config::{Cli, Command, Config, ConfigCommand};
 
 fn main() -> ExitCode {
+    if let Some(dir) = network::helper::asked_for() {
+        return told(network::helper::run(&dir));
+    }
     let cli = Cli::parse();
     let result = match &cli.command {
         Some(Command::Config { what: ConfigCommand::Check }) => Config::load(&cli.options).map(|config| println!("{config:#?}")),
@@ -44,6 +47,10 @@ fn main() -> ExitCode {
         Some(Command::Man { dir }) => manual::write(dir),
         None => Config::load(&cli.options).and_then(run),
     };
+    told(result)
+}
+
+fn told(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -99,6 +99,9 @@ pub fn rename(app: &App, name: &str, new: &str) -> Result<()> {
         return Err(Error::invalid("Renaming a container with the same name as its current name"));
     }
     app.db.rename_container(&row.id, &new)?;
+    if let Err(error) = crate::network::renamed(app, &row.id) {
+        tracing::warn!(container = %row.id, %error, "the new name is not answered yet");
+    }
     let old = row.name.clone();
     app.events.container("rename", &ContainerRow { name: new, ..row }, &[("oldName", format!("/{old}"))]);
     Ok(())

@@ -6,6 +6,7 @@ use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::volumes::{json, to_json};
 use super::{Db, parsed};
+use crate::network::helper::names::Member;
 use crate::network::{Endpoint, Lease, Network, Published, Settings};
 
 const NETWORK: &str = "id, name, created, spec";
@@ -93,7 +94,7 @@ impl Db {
     }
 
     /// Who is in a network now, by name.
-    pub fn named_in(&self, network: &str) -> Result<Vec<Named>> {
+    pub fn named_in(&self, network: &str) -> Result<Vec<Member>> {
         self.read(|c| {
             c.prepare_cached(
                 "SELECT c.id, c.name, json_extract(c.spec, '$.config.Hostname'), e.settings, e.lease
@@ -242,27 +243,7 @@ fn endpoint_row(row: &Row<'_>) -> rusqlite::Result<Endpoint> {
     })
 }
 
-/// A container in a network, and what it is called there.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Named {
-    /// Its name first.
-    pub names: Vec<String>,
-    /// What it has there.
-    pub lease: Lease,
-}
-
-impl Named {
-    /// Whether it is called so, in small letters, alone or with the network's name behind.
-    pub fn is_called(&self, name: &str, network: &str) -> bool {
-        let bare = name.len().checked_sub(network.len() + 1).filter(|end| {
-            name.is_char_boundary(*end) && name[*end..].starts_with('.') && name[end + 1..].eq_ignore_ascii_case(network)
-        });
-        let bare = bare.map(|end| &name[..end]);
-        self.names.iter().any(|own| own.eq_ignore_ascii_case(name) || bare.is_some_and(|bare| own.eq_ignore_ascii_case(bare)))
-    }
-}
-
-fn named_row(row: &Row<'_>) -> rusqlite::Result<Named> {
+fn named_row(row: &Row<'_>) -> rusqlite::Result<Member> {
     let id: ContainerId = parsed(row, 0)?;
     let settings: Settings = json(row, 3)?;
     let hostname: Option<String> = row.get(2)?;
@@ -270,7 +251,9 @@ fn named_row(row: &Row<'_>) -> rusqlite::Result<Named> {
     names.extend(settings.aliases);
     names.push(id.short().to_owned());
     names.extend(hostname.filter(|name| !name.is_empty()));
-    Ok(Named { names, lease: json(row, 4)? })
+    let lease: Lease = json(row, 4)?;
+    let addresses = [true, false].into_iter().filter_map(|is_v4| lease.address(is_v4)).collect();
+    Ok(Member { container: id, names, addresses })
 }
 
 fn published_row(row: &Row<'_>) -> rusqlite::Result<Published> {

@@ -12,9 +12,10 @@ use engine::network::{End, Mac, namespace};
 use fs_base::{ContainerId, Error, Result};
 use ipnet::IpNet;
 
+use super::helper::wire::Passage;
 use super::model::{BRIDGE, Settings};
 use super::ports::{self, Bound};
-use super::{Endpoint, Lease, Mode, Network, Published, create, files, ipam, links, proxy, request, resolver, tell};
+use super::{Endpoint, Lease, Mode, Network, Published, create, files, ipam, links, request, resolver, tell};
 use crate::app::App;
 use crate::container::ContainerRow;
 
@@ -192,11 +193,19 @@ pub fn attach(app: &App, row: &ContainerRow, prepared: Prepared, pid: i32) -> Re
     }
     links::set(row, namespace.as_fd()).map_err(set_up)?;
     let way = way_out(&prepared.places);
-    open_ports(app, &row.id, way, prepared.bound).map_err(set_up)?;
-    if prepared.places.iter().any(|place| place.network.is_user_defined()) {
-        resolver::start(app, row, namespace.as_fd())?;
+    open_ports(app, (&row.id, pid), way, prepared.bound).map_err(set_up)?;
+    answer(app, row, pid, &prepared.places).map_err(set_up)
+}
+
+/// Answers a container that is in these places, if it is in a network of users, and has others know its names.
+pub fn answer(app: &App, row: &ContainerRow, pid: i32, places: &[Place]) -> Result<()> {
+    let asker = resolver::asker(row, places);
+    let serving = &app.networks.serving;
+    if !serving.set_asker(&row.id, asker.clone())? && resolver::is_answered(places) {
+        let sockets = resolver::sockets(&row.id, namespace::of_process(pid)?.as_fd())?;
+        serving.answer(&row.id, pid, asker.clone(), &sockets)?;
     }
-    Ok(())
+    serving.tell_names(&asker.networks.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 /// Puts the wire into a container.
@@ -216,26 +225,26 @@ pub fn connect(app: &App, place: &Place, namespace: std::os::fd::BorrowedFd<'_>,
     app.networks.host.connect(&end)
 }
 
-/// Rules and tasks for published ports.
-pub fn open_ports(app: &App, container: &ContainerId, way: Option<&Place>, bound: Vec<Bound>) -> Result<()> {
+/// Where what comes to a port's socket goes.
+pub fn passage(port: &Published, way: &Place) -> Option<Passage> {
+    let address = way.lease.address(port.host.is_ipv4()).or_else(|| way.lease.address(true))?;
+    (port.protocol != Protocol::Sctp).then_some(Passage { port: *port, to: SocketAddr::new(address, port.container_port) })
+}
+
+/// Rules for published ports of a container, whose first process is given, and somebody who serves their sockets.
+pub fn open_ports(app: &App, (container, pid): (&ContainerId, i32), way: Option<&Place>, bound: Vec<Bound>) -> Result<()> {
     let Some(way) = way else { return Ok(()) };
     let rules: Vec<Port> =
         bound.iter().filter_map(|one| ports::rule(&one.port, way.lease.address(one.port.host.is_ipv4()))).collect();
     app.networks.host.publish(&rules)?;
-    let mut tasks = Vec::new();
-    for one in bound {
-        let Some(address) = way.lease.address(one.port.host.is_ipv4()).or_else(|| way.lease.address(true)) else { continue };
-        let to = SocketAddr::new(address, one.port.container_port);
-        tasks.extend(proxy::serve(one, to)?);
-    }
-    app.networks.keep(container, tasks);
-    Ok(())
+    let sockets = bound.into_iter().filter_map(|one| Some((passage(&one.port, way)?, one.socket?)));
+    app.networks.serving.pass(container, pid, &sockets.collect::<Vec<_>>())
 }
 
 /// Takes back what a container had of networks, when it has ended or could not start. What can't be taken back now is
 /// taken back at the next start of the daemon.
 pub fn release(app: &App, row: &ContainerRow) {
-    app.networks.end_tasks(&row.id);
+    app.networks.serving.forget(&row.id);
     let (had, ports) = match app.db.release(&row.id) {
         Ok(had) => had,
         Err(error) => {
@@ -247,6 +256,10 @@ pub fn release(app: &App, row: &ContainerRow) {
         return;
     }
     close_ports(app, &had, &ports);
+    let networks = had.iter().map(|endpoint| endpoint.network.as_str()).collect::<Vec<_>>();
+    if let Err(error) = app.networks.serving.tell_names(&networks) {
+        tracing::warn!(container = %row.id, %error, "the names of a container that has ended are still answered");
+    }
     if ports.iter().any(|port| port.protocol == Protocol::Udp) {
         let addresses = had.iter().filter_map(|endpoint| endpoint.lease.as_ref());
         for address in addresses.flat_map(|lease| [lease.address(true), lease.address(false)]).flatten() {

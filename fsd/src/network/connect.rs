@@ -8,7 +8,7 @@ use fs_base::{Error, Result};
 use super::attach::{self, Place};
 use super::model::BRIDGE;
 use super::request::{self, Asked};
-use super::{Endpoint, Mode, Network, files, ports, resolver, tell};
+use super::{Endpoint, Mode, Network, files, ports, tell};
 use crate::app::App;
 use crate::container::ContainerRow;
 
@@ -75,10 +75,7 @@ fn plug_in(app: &App, row: &ContainerRow, endpoint: &Endpoint) -> Result<()> {
     if let Err(error) = files::update(app, row, &place, true, &after) {
         tracing::warn!(container = %row.id, %error, "a container's files could not be brought up to date");
     }
-    let answered = |places: &[Place]| places.iter().any(|place| place.network.is_user_defined());
-    if answered(&after) && !answered(&before) {
-        resolver::start(app, row, namespace.as_fd())?;
-    }
+    attach::answer(app, row, row.state.pid, &after)?;
     let network = &place.network;
     tell(app, "connect", &network.id, &network.name, &network.spec.driver, &row.id);
     Ok(())
@@ -96,7 +93,7 @@ fn move_way(app: &App, row: &ContainerRow, before: &[Place], after: &[Place], na
     }
     let published: Vec<_> = app.db.published(Some(&row.id))?.into_iter().map(|(_, port)| port).collect();
     if !published.is_empty() {
-        app.networks.end_tasks(&row.id);
+        app.networks.serving.close_ports(&row.id);
         let gone: Vec<_> =
             published.iter().filter_map(|port| ports::rule(port, old?.lease.address(port.host.is_ipv4()))).collect();
         app.networks.host.unpublish(&gone)?;
@@ -107,15 +104,10 @@ fn move_way(app: &App, row: &ContainerRow, before: &[Place], after: &[Place], na
     } else {
         published
             .into_iter()
-            .map(|port| Ok(ports::Bound { held: ports::hold_again(&port)?, port }))
+            .map(|port| Ok(ports::Bound { socket: ports::hold_again(&port)?, port }))
             .collect::<Result<Vec<_>>>()?
     };
-    attach::open_ports(app, &row.id, Some(new), bound)?;
-    if after.iter().any(|place| place.network.is_user_defined()) {
-        // It ended with the ports.
-        resolver::start(app, row, namespace.as_fd())?;
-    }
-    Ok(())
+    attach::open_ports(app, (&row.id, row.state.pid), Some(new), bound)
 }
 
 /// Disconnects a container from a network.
@@ -140,6 +132,8 @@ pub fn disconnect(app: &App, network: &Network, container: &str) -> Result<()> {
     {
         let after = places_of(app, &row)?;
         move_way(app, &row, &before, &after, &namespace::of_process(row.state.pid)?)?;
+        attach::answer(app, &row, row.state.pid, &after)?;
+        app.networks.serving.tell_names(&[&network.id])?;
         if let Err(error) = files::update(app, &row, gone, false, &after) {
             tracing::warn!(container = %row.id, %error, "a container's files could not be brought up to date");
         }

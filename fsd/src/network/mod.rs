@@ -2,8 +2,8 @@
 //!
 //! The database says which networks there are, which a container is to be in ([`Endpoint`]), and, while it runs, what it
 //! has there ([`Lease`]) and which ports lead to it ([`Published`]). The kernel holds bridges, wires and rules
-//! ([`engine::network`]), and goes on without us. This process only answers names ([`resolver`]) and passes on what the
-//! kernel can't translate ([`proxy`]); both are begun again by [`recover()`].
+//! ([`engine::network`]), and goes on without us. Names are answered, and what the kernel can't translate is passed on, by a
+//! process beside this one ([`helper`]), which goes on too.
 //!
 //! ```text
 //! create: request ──► endpoints in the database
@@ -14,32 +14,37 @@
 mod attach;
 pub mod connect;
 pub mod create;
+mod end;
 pub mod files;
+pub mod helper;
 mod ipam;
+mod link;
 pub mod links;
 mod model;
 mod ports;
-mod proxy;
 mod recover;
 pub mod remove;
 pub mod request;
 mod resolver;
+mod serving;
 pub mod show;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use engine::network::{Host, Scope};
 use fs_base::{Class, ContainerId, Error, Result};
-use tokio::task::JoinHandle;
 
 use crate::app::App;
 use crate::container::ContainerRow;
+use crate::db::Db;
 pub use attach::{attach, prepare, release};
 pub use create::NewNetwork;
 pub use model::{Endpoint, Lease, Network, Published, Settings};
 pub use recover::{recover, stop};
 pub use request::Asked;
+use serving::Serving;
 
 /// What of networks only this process knows.
 #[derive(Debug)]
@@ -47,8 +52,8 @@ pub struct Networks {
     host: Arc<Host>,
     /// The networks whose bridges are known to be there; held while one comes or goes.
     up: Mutex<HashSet<String>>,
-    /// What this process does for a container's network.
-    tasks: Mutex<HashMap<ContainerId, Vec<JoinHandle<()>>>>,
+    /// Who is answered names, and whose ports are passed on.
+    serving: Arc<Serving>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -56,31 +61,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Networks {
-    /// Of the daemon whose store is there.
-    pub fn new(root: &std::path::Path) -> Networks {
-        Networks { host: Arc::new(Host::new(Scope::of_root(root))), up: Mutex::default(), tasks: Mutex::default() }
-    }
-
-    /// Keeps tasks until the container ends.
-    fn keep(&self, container: &ContainerId, tasks: Vec<JoinHandle<()>>) {
-        if !tasks.is_empty() {
-            lock(&self.tasks).entry(container.clone()).or_default().extend(tasks);
-        }
-    }
-
-    /// Ends them. When this returns, the ports that they held are free. Must be called on a thread of the runtime's that
-    /// may block.
-    fn end_tasks(&self, container: &ContainerId) {
-        let tasks = lock(&self.tasks).remove(container).unwrap_or_default();
-        tasks.iter().for_each(JoinHandle::abort);
-        if !tasks.is_empty() {
-            tokio::runtime::Handle::current().block_on(async {
-                for task in tasks {
-                    // That it was ended is what is wanted.
-                    let _ = task.await;
-                }
-            });
-        }
+    /// Of the daemon whose store and run folder are there.
+    pub fn new(root: &Path, run: &Path, db: Db) -> Networks {
+        let host = Arc::new(Host::new(Scope::of_root(root)));
+        Networks { host, up: Mutex::default(), serving: Serving::new(run, db) }
     }
 }
 
@@ -169,6 +153,13 @@ pub fn forget(app: &App, container: &ContainerId) {
     if let Err(error) = app.db.remove_endpoints(container) {
         tracing::warn!(%container, %error, "the networks of a removed container are still noted");
     }
+}
+
+/// A container has another name.
+pub fn renamed(app: &App, container: &ContainerId) -> Result<()> {
+    let endpoints = app.db.endpoints_of(container)?;
+    let networks = endpoints.iter().filter(|endpoint| endpoint.lease.is_some()).map(|endpoint| endpoint.network.as_str());
+    app.networks.serving.tell_names(&networks.collect::<Vec<_>>())
 }
 
 /// Tells of a container that came into a network or left it.

@@ -203,7 +203,7 @@ pub struct Endpoint {
 }
 
 /// A port of the host that leads to a container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Published {
     /// The container's port.
     pub container_port: u16,

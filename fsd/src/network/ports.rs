@@ -1,11 +1,11 @@
 //! Published ports: what was asked for, and the sockets that hold them.
 //!
-//! A published port is bound by this process, so that nobody else on the host takes it and everybody is told whose it
-//! is; the kernel's rules carry the packets past that socket. What they can't carry comes to it: see
-//! [`super::proxy`].
+//! A published port is bound, so that nobody else on the host takes it and everybody is told whose it is; the kernel's
+//! rules carry the packets past that socket. What they can't carry comes to it: the [`super::helper`] passes it on.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
 
 use engine::network::nft::{Port, Protocol};
 use fs_base::{Error, IoContext, Result};
@@ -34,24 +34,13 @@ pub struct Wanted {
     pub host_ports: Option<RangeInclusive<u16>>,
 }
 
-/// A socket that holds a published port.
-#[derive(Debug)]
-pub enum Held {
-    /// TCP.
-    Tcp(TcpListener),
-    /// UDP.
-    Udp(UdpSocket),
-    /// SCTP has the rules only.
-    Nothing,
-}
-
 /// A port that is held.
 #[derive(Debug)]
 pub struct Bound {
     /// Which.
     pub port: Published,
-    /// By what.
-    pub held: Held,
+    /// By this socket; SCTP has the rules only.
+    pub socket: Option<OwnedFd>,
 }
 
 fn port_and_protocol(text: &str) -> Result<(u16, Protocol)> {
@@ -146,9 +135,9 @@ fn bind_all(port: &Wanted, hosts: &[IpAddr], choice: u16) -> Result<Vec<Bound>, 
     for host in hosts {
         let host_port = all.first().map_or(choice, |first| first.port.host_port);
         match hold(port.protocol, SocketAddr::new(*host, host_port)) {
-            Ok((held, host_port)) => {
+            Ok((socket, host_port)) => {
                 let port = Published { container_port: port.container_port, protocol: port.protocol, host: *host, host_port };
-                all.push(Bound { port, held });
+                all.push(Bound { port, socket });
             }
             // A host without IPv6 publishes on what it has.
             Err(error) if !all.is_empty() && !error.to_string().contains("in use") => {}
@@ -159,11 +148,11 @@ fn bind_all(port: &Wanted, hosts: &[IpAddr], choice: u16) -> Result<Vec<Bound>, 
 }
 
 /// Binds the port of a container that runs on.
-pub fn hold_again(port: &Published) -> Result<Held> {
-    hold(port.protocol, SocketAddr::new(port.host, port.host_port)).map(|(held, _)| held)
+pub fn hold_again(port: &Published) -> Result<Option<OwnedFd>> {
+    hold(port.protocol, SocketAddr::new(port.host, port.host_port)).map(|(socket, _)| socket)
 }
 
-fn hold(protocol: Protocol, address: SocketAddr) -> Result<(Held, u16)> {
+fn hold(protocol: Protocol, address: SocketAddr) -> Result<(Option<OwnedFd>, u16)> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let kind = match protocol {
         Protocol::Tcp => SocketType::STREAM,
@@ -171,7 +160,7 @@ fn hold(protocol: Protocol, address: SocketAddr) -> Result<(Held, u16)> {
         Protocol::Sctp if address.port() == 0 => {
             return Err(Error::invalid("a port of SCTP is not chosen for you: name the host's port"));
         }
-        Protocol::Sctp => return Ok((Held::Nothing, address.port())),
+        Protocol::Sctp => return Ok((None, address.port())),
     };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(family, kind, flags, None).at("open", "socket")?;
@@ -186,13 +175,9 @@ fn hold(protocol: Protocol, address: SocketAddr) -> Result<(Held, u16)> {
     rustix::net::bind(&socket, &address).at("bind", address.to_string())?;
     if protocol == Protocol::Tcp {
         rustix::net::listen(&socket, BACKLOG).at("listen on", address.to_string())?;
-        let listener = TcpListener::from(socket);
-        let port = listener.local_addr().at("look at", "socket")?.port();
-        return Ok((Held::Tcp(listener), port));
     }
-    let socket = UdpSocket::from(socket);
-    let port = socket.local_addr().at("look at", "socket")?.port();
-    Ok((Held::Udp(socket), port))
+    let own: SocketAddr = rustix::net::getsockname(&socket).at("look at", "socket")?.try_into().at("look at", "socket")?;
+    Ok((Some(socket), own.port()))
 }
 
 /// Docker's words for a port that can't be had.
@@ -233,6 +218,8 @@ pub fn rule(port: &Published, container: Option<IpAddr>) -> Option<Port> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
     use serde_json::json;
 

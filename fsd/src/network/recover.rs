@@ -1,14 +1,16 @@
 //! At the start of the daemon: what the database says of networks, and what the kernel has, are put together again; at
 //! its end: what nobody needs is taken away.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use engine::network::namespace;
+use fs_base::sys::pid::Process;
 use fs_base::{ContainerId, Result};
 
 use super::attach::{self, Place};
 use super::connect::places_of;
+use super::helper::wire::Served;
+use super::link::Kept;
+use super::serving::Wanted;
 use super::{Network, create, lock, ports, resolver};
 use crate::app::App;
 use crate::container::ContainerRow;
@@ -32,6 +34,7 @@ pub fn recover(app: &Arc<App>) -> Result<()> {
         }
     }
     clear(app, &places)?;
+    let (served, mut kept) = app.networks.serving.adopt(!places.is_empty());
     if places.is_empty() {
         // A kernel without a firewall, and who may not look at it, has no rules of ours; a daemon starts there too.
         if let Err(error) = app.networks.host.remove_all() {
@@ -39,7 +42,7 @@ pub fn recover(app: &Arc<App>) -> Result<()> {
         }
         return Ok(());
     }
-    restore(app, &places)
+    restore(app, &places, &served, &mut kept)
 }
 
 /// Links of ours that no container needs.
@@ -82,7 +85,7 @@ pub fn keep_rules(app: &App) -> Result<()> {
     reset_rules(app).map(drop)
 }
 
-fn restore(app: &Arc<App>, places: &[(&ContainerRow, Vec<Place>)]) -> Result<()> {
+fn restore(app: &App, places: &[(&ContainerRow, Vec<Place>)], served: &[Served], kept: &mut Kept) -> Result<()> {
     // Whoever changed the rules meanwhile, afterwards they are right.
     let bridges = reset_rules(app)?;
     for network in &bridges {
@@ -90,35 +93,31 @@ fn restore(app: &Arc<App>, places: &[(&ContainerRow, Vec<Place>)]) -> Result<()>
     }
     for (row, own) in places {
         // One container in disorder keeps no other from its network.
-        if let Err(error) = serve_again(app, row, own) {
+        if let Err(error) = wanted(app, row, own).and_then(|wanted| app.networks.serving.resume(&row.id, wanted, served, kept)) {
             tracing::error!(container = %row.id, %error, "a container's names or ports are not served");
         }
     }
-    Ok(())
+    app.networks.serving.settle(served)
 }
 
-fn serve_again(app: &Arc<App>, row: &ContainerRow, own: &[Place]) -> Result<()> {
-    let mut bound = Vec::new();
-    for (_, port) in app.db.published(Some(&row.id))? {
-        match ports::hold_again(&port) {
-            Ok(held) => bound.push(ports::Bound { port, held }),
-            // The rules lead to the container all the same.
-            Err(error) => tracing::warn!(container = %row.id, %error, "a published port was taken meanwhile"),
-        }
-    }
-    attach::open_ports(app, &row.id, attach::way_out(own), bound)?;
-    if own.iter().any(|place| place.network.is_user_defined()) {
-        resolver::start(app, row, namespace::of_process(row.state.pid)?.as_fd())?;
-    }
-    Ok(())
+fn wanted(app: &App, row: &ContainerRow, own: &[Place]) -> Result<Wanted> {
+    let way = attach::way_out(own);
+    let published = app.db.published(Some(&row.id))?;
+    let ports = published.iter().filter_map(|(_, port)| attach::passage(port, way?)).collect();
+    let asker = resolver::is_answered(own).then(|| resolver::asker(row, own));
+    Ok(Wanted { process: Process::open(row.state.pid)?, ports, asker })
 }
 
 /// At a clean end: with no container in any network, nothing of them stays on the host.
 pub fn stop(app: &App) {
     let _alone = lock(&app.networks.up);
-    let result =
-        app.db.leased_endpoints().and_then(|leased| if leased.is_empty() { app.networks.host.remove_all() } else { Ok(()) });
+    let result = app.db.leased_endpoints().and_then(|leased| if leased.is_empty() { remove_all(app) } else { Ok(()) });
     if let Err(error) = result {
         tracing::warn!(%error, "what is left of networks could not be taken away");
     }
+}
+
+fn remove_all(app: &App) -> Result<()> {
+    app.networks.serving.end();
+    app.networks.host.remove_all()
 }

@@ -29,7 +29,7 @@ const USUAL_TABLE: &str = "fsd";
 const OTHER_TABLE: &str = "fsd-other";
 
 /// What a port is of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Protocol {
     /// TCP.
     Tcp,

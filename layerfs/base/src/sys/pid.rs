@@ -29,6 +29,11 @@ impl Process {
         Process { pid: child.pid, fd: child.pidfd }
     }
 
+    /// A process that was handed over by descriptor, and its number as whoever did so said it.
+    pub fn handed_over(pid: i32, fd: OwnedFd) -> Process {
+        Process { pid, fd }
+    }
+
     /// Its number.
     pub fn pid(&self) -> i32 {
         self.pid
