@@ -19,6 +19,7 @@ pub mod cut;
 pub mod fuse;
 pub mod http;
 pub mod images;
+pub mod networks;
 pub mod registry;
 
 /// The folder that holds the built programs: cargo puts test programs into `deps/` below it.
@@ -68,7 +69,7 @@ impl Daemon {
     /// A daemon in this folder with further flags.
     pub fn start_in(dir: tempfile::TempDir, flags: &[&str]) -> Daemon {
         let arguments: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
-        let child = spawn(dir.path(), &arguments);
+        let child = spawn(&program("fsd"), dir.path(), &arguments);
         let daemon = Daemon { dir, child, arguments };
         daemon.wait_until_ready();
         daemon
@@ -114,7 +115,14 @@ impl Daemon {
 
     /// Starts it again on what it left.
     pub fn restart(&mut self) {
-        self.child = spawn(self.dir(), &self.arguments);
+        self.child = spawn(&program("fsd"), self.dir(), &self.arguments);
+        self.wait_until_ready();
+    }
+
+    /// Starts another program on what it left, with further flags.
+    pub fn restart_as(&mut self, program: &Path, flags: &[&str]) {
+        self.arguments.extend(flags.iter().map(|&flag| flag.to_owned()));
+        self.child = spawn(program, self.dir(), &self.arguments);
         self.wait_until_ready();
     }
 
@@ -179,9 +187,9 @@ pub fn until(what: &str, done: impl Fn() -> bool) {
     }
 }
 
-fn spawn(dir: &Path, flags: &[String]) -> Child {
+fn spawn(program: &Path, dir: &Path, flags: &[String]) -> Child {
     let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
-    Command::new(program("fsd"))
+    Command::new(program)
         .arg("--root")
         .arg(dir.join("root"))
         .arg("--run")

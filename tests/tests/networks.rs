@@ -10,48 +10,11 @@ use std::time::Duration;
 use engine::network::{Host, Scope};
 use serde_json::Value;
 use system_tests::containers::{daemon_with, err, inspect, with_busybox};
+use system_tests::networks::{NO_ANSWER, address, curl, curl_within, free_port, idle, is_silent, server};
 use system_tests::{Daemon, PATIENCE_SECONDS, fails, ok, sh, told, until};
 
 fn debian() -> Option<Daemon> {
     daemon_with(&["busybox.tar", "debian.tar"])
-}
-
-/// A container that serves its name by HTTP on port 80.
-fn server(daemon: &Daemon, name: &str, flags: &[&str]) {
-    let script = format!("echo I am {name} > /tmp/index.html; exec httpd -f -p 80 -h /tmp");
-    let mut words = vec!["run", "-d", "--name", name];
-    words.extend(flags);
-    words.extend(["busybox", "sh", "-c", &script]);
-    ok(&daemon.docker(&words));
-    let address = address(daemon, name);
-    until("it serves", || !is_silent(&address));
-}
-
-fn idle(daemon: &Daemon, name: &str, flags: &[&str]) {
-    ok(&daemon.docker(&[&["run", "-d", "--name", name], flags, &["busybox", "sleep", "10000"]].concat()));
-}
-
-fn address(daemon: &Daemon, name: &str) -> String {
-    inspect(daemon, name, "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}").split(' ').next().unwrap().to_owned()
-}
-
-/// Seconds after which no answer is taken for none; what must answer may take as long as it wants.
-const NO_ANSWER: &str = "2";
-
-fn curl_within(place: &str, seconds: &str) -> Option<String> {
-    let url = format!("http://{place}/");
-    let output = Command::new("curl").args(["-sg", "--noproxy", "*", "-m", seconds, &url]).output().unwrap();
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
-
-/// What a place answers that should.
-fn curl(place: &str) -> Option<String> {
-    curl_within(place, PATIENCE_SECONDS)
-}
-
-/// Whether nothing answers there.
-fn is_silent(place: &str) -> bool {
-    curl_within(place, NO_ANSWER).is_none()
 }
 
 fn reaches_within(daemon: &Daemon, container: &str, (host, port): (&str, &str), seconds: &str) -> bool {
@@ -67,11 +30,6 @@ fn curl_from(daemon: &Daemon, container: &str, host: &str, port: &str) -> bool {
 /// Whether nothing answers a container there.
 fn is_silent_to(daemon: &Daemon, container: &str, host: &str, port: &str) -> bool {
     !reaches_within(daemon, container, (host, port), NO_ANSWER)
-}
-
-/// A port that is free a moment before it is used.
-fn free_port() -> u16 {
-    TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port()
 }
 
 /// An address of this host that is not on loopback.
@@ -644,8 +602,9 @@ fn networks_go_on_without_the_daemon() {
     };
     daemon.kill();
     sweep();
-    assert!(is_silent(&format!("127.0.0.1:{port}")));
+    assert_eq!(curl(&format!("127.0.0.1:{port}")).as_deref(), Some("I am web"), "the helper passes on what no rule does");
     daemon.restart();
+    assert!(host(&daemon).has_rules().unwrap());
     assert_eq!(curl(&format!("127.0.0.1:{port}")).as_deref(), Some("I am web"));
     sweep();
     idle(&daemon, "another", &["--network", "net"]);
