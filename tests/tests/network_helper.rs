@@ -63,7 +63,7 @@ impl Inside {
         socket.send_to(&question(name), RESOLVER).ok()?;
         let mut answer = [0; 600];
         let length = socket.recv(&mut answer).ok()?;
-        let is_address = answer[3] & 0xf == 0 && answer[7] > 0;
+        let is_address = answer[3] % 16 == 0 && answer[7] > 0;
         let last = <[u8; 4]>::try_from(&answer[length - 4..length]).unwrap();
         Some(if is_address { Said::Address(last.into()) } else { Said::No })
     }

@@ -16,7 +16,7 @@ impl<T: AsFd> AsRawFd for Held<T> {
 
 /// What is done when the process has ended, whose pidfd this is. Must be called in the runtime.
 pub fn of_process<T: AsFd>(process: T) -> Result<impl Future<Output = ()>> {
-    #[expect(deprecated, reason = "its successor is unsafe, for descriptors that can change; this one is held till the end")]
+    #[expect(deprecated, reason = "its successor is for descriptors that can change; this one is held to the end")]
     let held = AsyncFd::with_interest(Held(process), Interest::READABLE).at("watch", "a process")?;
     Ok(async move {
         let _ = held.readable().await;

@@ -74,8 +74,7 @@ fn messages_arrive_whole_with_their_descriptors() {
         let port = Published { container_port: 1, protocol: Protocol::Udp, host, host_port };
         Passage { port, to: (Ipv4Addr::LOCALHOST, 1).into() }
     };
-    let served =
-        Served { container: ContainerId::random().unwrap(), ports: sockets.iter().map(passage).collect(), names: false };
+    let served = Served { container: ContainerId::random().unwrap(), ports: sockets.iter().map(passage).collect(), names: false };
     let sender = std::thread::spawn({
         let served = served.clone();
         move || {

@@ -115,7 +115,8 @@ pub fn send(to: &UnixStream, message: &impl Serialize, descriptors: &[BorrowedFd
     head[4..].copy_from_slice(&(descriptors.len() as u32).to_be_bytes());
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+    let fits = descriptors.len() <= DESCRIPTORS;
+    if !fits || !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(Error::internal(format!("{} descriptors beside one message", descriptors.len())));
     }
     let bytes = [IoSlice::new(&head)];
