@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use fsd_api::words::of_system;
+
 /// An answer of the daemon that says no.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
@@ -78,29 +80,15 @@ impl Several {
     }
 }
 
-/// The operating system's texts as Go writes them: without the number, in lower case.
-fn in_docker_words(text: &str) -> String {
-    let mut words = text.to_owned();
-    while let Some(start) = words.find(" (os error ") {
-        let Some(length) = words[start..].find(')') else { break };
-        words.replace_range(start..=start + length, "");
-        let begin = words[..start].rfind(": ").map_or(0, |at| at + 2);
-        if let Some(first) = words[begin..].chars().next() {
-            words.replace_range(begin..begin + first.len_utf8(), &first.to_lowercase().to_string());
-        }
-    }
-    words
-}
-
 /// Says an error on standard error and gives the exit code for it.
 pub fn report(error: &anyhow::Error) -> i32 {
     if let Some(exit) = error.downcast_ref::<Exit>() {
         if let Some(message) = &exit.message {
-            crate::out::error_line(in_docker_words(message));
+            crate::out::error_line(of_system(message));
         }
         return exit.code;
     }
-    crate::out::error_line(in_docker_words(&format!("{error:#}")));
+    crate::out::error_line(of_system(&format!("{error:#}")));
     if let Some(hint) = error.downcast_ref::<Refused>().and_then(|refused| refused.hint.as_deref()) {
         crate::out::error_line(format!("hint: {hint}"));
     }
@@ -110,12 +98,6 @@ pub fn report(error: &anyhow::Error) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn system_errors_read_as_dockers() {
-        assert_eq!(in_docker_words("open /x: No such file or directory (os error 2)"), "open /x: no such file or directory");
-        assert_eq!(in_docker_words("a: Permission denied (os error 13)\nhint: b"), "a: permission denied\nhint: b");
-    }
 
     #[test]
     fn of_several_all_errors_are_said() {

@@ -25,6 +25,9 @@ const MAX_ID: i64 = i32::MAX as i64;
 const RANGE: &str = "uids and gids must be in range 0-2147483647";
 const NO_USER: &str = "no matching entries in passwd file";
 const NO_GROUP: &str = "no matching entries in group file";
+/// Docker tells the group of `--user` and those of `--group-add` apart by this letter.
+const OWN: &str = "unable to find group";
+const FURTHER: &str = "Unable to find group";
 
 /// A file of accounts, and the longest line of it (bytes) that is looked at, which is what Docker holds in memory.
 struct Table {
@@ -58,19 +61,19 @@ pub fn resolve(root: &Root, user: &str, extra_groups: &[String]) -> Result<User>
     let (wanted_user, wanted_group) = (Wanted::parse(name)?, Wanted::parse(group)?);
     let extra = extra_groups
         .iter()
-        .map(|group| Wanted::parse(group)?.ok_or_else(|| not_found(Wanted::Name(group), Error::invalid(NO_GROUP))));
+        .map(|group| Wanted::parse(group)?.ok_or_else(|| not_found(FURTHER, Wanted::Name(group), Error::invalid(NO_GROUP))));
     let extra = extra.collect::<Result<Vec<_>>>()?;
 
     let account = find_account(root, wanted_user.unwrap_or(Wanted::Id(0)))?;
     let mut found = User { uid: account.uid, gid: account.gid, groups: Vec::new(), home: account.home };
     let mut groups = Vec::new();
     match wanted_group {
-        Some(group) => found.gid = find_groups(root, &[group])?[0],
+        Some(group) => found.gid = find_groups(root, &[group], OWN)?[0],
         None if !account.name.is_empty() => groups = groups_of(root, &account.name)?,
         None => {}
     }
     if !extra.is_empty() {
-        groups.append(&mut find_groups(root, &extra)?);
+        groups.append(&mut find_groups(root, &extra, FURTHER)?);
     }
     groups.insert(0, found.gid);
     let mut seen = HashSet::new();
@@ -201,13 +204,13 @@ fn home_of(field: Option<&[u8]>) -> String {
 }
 
 /// The ids of the groups that are wanted, in that order, in one pass.
-fn find_groups(root: &Root, wanted: &[Wanted<'_>]) -> Result<Vec<u32>> {
+fn find_groups(root: &Root, wanted: &[Wanted<'_>], unable: &str) -> Result<Vec<u32>> {
     let mut found: Vec<Option<u32>> = vec![None; wanted.len()];
     let scanned = scan(root, &GROUP, |line| {
         let (name, gid, _) = group_line(line);
         for (wanted, found) in wanted.iter().zip(&mut found) {
             if found.is_none() && wanted.matches(name, gid) {
-                *found = Some(gid.of_account().map_err(|error| not_found(*wanted, error))?);
+                *found = Some(gid.of_account().map_err(|error| not_found(unable, *wanted, error))?);
             }
         }
         Ok(if found.iter().all(Option::is_some) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
@@ -215,13 +218,13 @@ fn find_groups(root: &Root, wanted: &[Wanted<'_>]) -> Result<Vec<u32>> {
     scanned?;
     let ids = wanted.iter().zip(found).map(|(wanted, found)| match (found, *wanted) {
         (Some(gid), _) | (None, Wanted::Id(gid)) => Ok(gid),
-        (None, Wanted::Name(_)) => Err(not_found(*wanted, Error::invalid(NO_GROUP))),
+        (None, Wanted::Name(_)) => Err(not_found(unable, *wanted, Error::invalid(NO_GROUP))),
     });
     ids.collect()
 }
 
-fn not_found(wanted: Wanted<'_>, error: Error) -> Error {
-    error.context(format!("unable to find group {wanted}"))
+fn not_found(unable: &str, wanted: Wanted<'_>, error: Error) -> Error {
+    error.context(format!("{unable} {wanted}"))
 }
 
 /// The groups that list `user` as a member. A line without a proper id grants nothing.

@@ -94,7 +94,7 @@ pub fn start_code(message: &str) -> i32 {
     let has = |texts: &[&str]| texts.iter().any(|text| lower.contains(text));
     if has(&["executable file not found", "no such file or directory", "system cannot find the file"]) {
         127
-    } else if has(&["permission denied", "is a directory", "not a directory"]) {
+    } else if has(&["permission denied", "is a directory"]) {
         126
     } else {
         125

@@ -243,6 +243,11 @@ impl Joiner {
     }
 }
 
+/// Whether containers' cgroups can be made in this one; `""` is the default.
+pub fn check_parent(parent: &str) -> Result<()> {
+    place(Some(parent).filter(|parent| !parent.is_empty()), "container").map(drop)
+}
+
 /// The cgroup's path below the root of a hierarchy.
 fn place(parent: Option<&str>, name: &str) -> Result<PathBuf> {
     let parent = parent.unwrap_or(DEFAULT_PARENT);

@@ -147,7 +147,7 @@ pub fn set_streams(stdio: Stdio, slave: Option<OwnedFd>) -> Result<()> {
 
 fn set_names(spec: &oci_spec::runtime::Spec) -> Result<()> {
     if let Some(name) = spec.hostname() {
-        rustix::system::sethostname(name.as_bytes()).at("set host name", name)?;
+        rustix::system::sethostname(name.as_bytes()).at("sethostname:", name)?;
     }
     if let Some(name) = spec.domainname() {
         rustix::system::setdomainname(name.as_bytes()).at("set domain name", name)?;

@@ -43,6 +43,7 @@ fn exec_error(name: &str, error: &std::io::Error) -> Error {
             ErrorKind::NotFound => "no such file or directory".to_owned(),
             ErrorKind::PermissionDenied => "permission denied".to_owned(),
             ErrorKind::IsADirectory => "is a directory".to_owned(),
+            ErrorKind::NotADirectory => "not a directory".to_owned(),
             _ => error.to_string(),
         },
     };
@@ -220,6 +221,9 @@ fn bits(set: Option<&Capabilities>) -> CapabilitySet {
 }
 
 fn cwd_error(cwd: &Path, error: std::io::Error) -> Error {
+    if error.kind() == ErrorKind::NotADirectory {
+        return Error::invalid(format!("Cannot mkdir: {} is not a directory", cwd.display()));
+    }
     Error::io("chdir to cwd set in config.json:", cwd, error).with_class(Class::Invalid)
 }
 
@@ -251,6 +255,7 @@ fn by_path(name: &str) -> Result<PathBuf> {
         Ok(()) => Ok(name.into()),
         Err(error) => Err(match error.kind() {
             ErrorKind::NotFound => Error::invalid(format!("exec: {name:?}: stat {name}: no such file or directory")),
+            ErrorKind::NotADirectory => Error::invalid(format!("exec: {name:?}: stat {name}: not a directory")),
             _ => exec_error(name, &error),
         }),
     }

@@ -140,7 +140,7 @@ impl<'a> Rootfs<'a> {
                 (None, Some(typ)) => self.new_fs(typ, target, mount.source().as_deref(), &options),
                 (None, None) => Err(Error::invalid("it has no type")),
             };
-            made.map_err(|error| error.context(format!("error mounting {} to rootfs", target.display())))?;
+            made.map_err(|error| mounting_error(error, target))?;
         }
         Ok(())
     }
@@ -342,11 +342,7 @@ impl<'a> Rootfs<'a> {
         if let Some(there) = self.existing(path)? {
             let stat = rustix::fs::fstat(&there).at("stat", path)?;
             if FileType::from_raw_mode(stat.st_mode).is_dir() {
-                return Err(Error::invalid(format!(
-                    "{} is a directory, and what is to be mounted there is a file: not a directory",
-                    path.display()
-                ))
-                .with_hint("check if the specified host path exists and is the expected type"));
+                return Err(Error::io("mount a file onto", path, rustix::io::Errno::NOTDIR));
             }
             return Ok(there);
         }
@@ -356,6 +352,20 @@ impl<'a> Rootfs<'a> {
         drop(self.root.open_at(path, OFlags::CREATE | OFlags::WRONLY | OFlags::NOCTTY | OFlags::NONBLOCK, Mode::from(0o644))?);
         self.root.resolve(path)
     }
+}
+
+/// A file where a directory is to be mounted, or the other way round, is told in the words of Docker's daemon.
+fn mounting_error(error: Error, target: &Path) -> Error {
+    let is_mismatch = error.to_string().contains("Not a directory");
+    let error = error.context(format!("error mounting {} to rootfs", target.display()));
+    if !is_mismatch {
+        return error;
+    }
+    Error::invalid(format!(
+        "error mounting {} to rootfs: not a directory: Are you trying to mount a directory onto a file (or \
+         vice-versa)? Check if the specified host path exists and is the expected type",
+        target.display()
+    ))
 }
 
 /// Whatever is mounted over a part of procfs could fool those who trust it.

@@ -35,6 +35,7 @@ mod duration;
 pub mod info;
 pub mod mounts;
 pub mod trees;
+pub mod words;
 
 pub use check::{CheckEvent, CheckProgress, CheckQuery, CheckSummary, Finding};
 pub use duplicates::{ComparedLayer, DuplicateContent, DuplicateFile, DuplicateGroup, Duplicates, DuplicatesQuery, LayerPlace};

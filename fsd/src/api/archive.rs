@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use super::blocking;
 use super::error::Failure;
 use super::own::body_of;
+use super::query::Query;
 use crate::app::App;
 use crate::image::tree;
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::error::Failure;
 use super::images::{any_filters, filters};
+use super::query::Query;
 use super::{blocking, copy, events, flag, lifecycle, resources, streams};
 use crate::app::App;
 use crate::container::filter::ListQuery;

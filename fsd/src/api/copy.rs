@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use fs_base::{Class, Error, Result};
 use http::{HeaderName, StatusCode, header};
@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::archive::{packer, stat_header};
 use super::error::Failure;
 use super::own::body_of;
+use super::query::Query;
 use super::{blocking, flag, reader_of};
 use crate::app::App;
 use crate::container::{copy, diff};

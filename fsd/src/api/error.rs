@@ -26,6 +26,6 @@ impl IntoResponse for Failure {
         }
         let status = StatusCode::from_u16(error.class().http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let hint = error.hint().filter(|hint| !hint.is_empty()).map(str::to_owned);
-        (status, Json(ErrorBody { message: error.to_string(), hint })).into_response()
+        (status, Json(ErrorBody { message: fsd_api::words::of_system(&error.to_string()), hint })).into_response()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use fs_base::{Error, Result};
@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use super::error::Failure;
 use super::images::any_filters;
 use super::own::body_of;
+use super::query::Query;
 use crate::app::App;
 use crate::events::{Event, EventFilter};
 

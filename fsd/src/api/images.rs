@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::archive::packer;
 use super::error::Failure;
 use super::own::body_of;
+use super::query::Query;
 use super::{blocking, flag, reader_of};
 use crate::app::App;
 use crate::db::images::ImageRow;

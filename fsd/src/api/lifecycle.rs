@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use fs_base::Error;
@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::blocking;
 use super::error::Failure;
+use super::query::Query;
 use crate::app::App;
 use crate::container::{self, End, exec, stop};
 

@@ -15,6 +15,7 @@ mod lifecycle;
 mod networks;
 mod own;
 pub mod peer;
+mod query;
 mod resources;
 mod streams;
 mod system;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -17,6 +17,7 @@ use serde_json::json;
 use super::containers::until;
 use super::error::Failure;
 use super::images::filters;
+use super::query::Query;
 use super::{blocking, flag};
 use crate::app::App;
 use crate::network::{self, Asked, Network, NewNetwork, connect, remove, show};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 
 use super::error::Failure;
 use super::peer::Peer;
+use super::query::Query;
 use super::{archive, blocking};
 use layerfs::driver::Verdict;
 

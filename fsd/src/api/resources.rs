@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use fs_base::Result;
@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use super::error::Failure;
 use super::own::body_of;
+use super::query::Query;
 use super::{blocking, flag};
 use crate::app::App;
 use crate::container::stats::{Sample, sample, to_json};

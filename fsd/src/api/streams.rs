@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use engine::log::{Query as LogQuery, Reader, Record, Stream};
@@ -18,6 +18,7 @@ use super::error::Failure;
 use super::escape::Escape;
 use super::hijack::Hijack;
 use super::own::body_of;
+use super::query::Query;
 use super::{blocking, events, flag};
 use crate::app::App;
 use crate::container::attach::{Attached, attach as attach_to};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
@@ -16,6 +16,7 @@ use serde_json::json;
 use volumes::{Filters, ListFilter, NewVolume, PruneFilter};
 
 use super::error::Failure;
+use super::query::Query;
 use super::{Version, blocking, flag, images};
 use crate::app::App;
 use crate::volume;

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use volumes::parse::HostMounts;
 
-use super::{refuse, runtimes, users};
+use super::{refuse, runtimes, types, users};
 use crate::config::Config;
 use crate::image::Config as ImageConfig;
 use crate::network::{Mode, request};
@@ -45,7 +45,7 @@ pub struct Settled {
 pub fn decode(body: &[u8]) -> Result<New> {
     let bad = |error: serde_json::Error| Error::invalid(format!("invalid JSON: {error}"));
     let mut config: Map<String, Value> = serde_json::from_slice(body).map_err(bad)?;
-    let host_config = match config.remove("HostConfig") {
+    let mut host_config = match config.remove("HostConfig") {
         Some(Value::Object(host)) => host,
         _ => Map::new(),
     };
@@ -54,8 +54,11 @@ pub fn decode(body: &[u8]) -> Result<New> {
     if image.is_empty() {
         return Err(Error::invalid("no image specified"));
     }
+    types::config(&mut config)?;
+    types::host_config(&mut host_config)?;
     refuse::config(&config)?;
     refuse::host_config(&host_config)?;
+    refuse::together(&config, &host_config)?;
     let mode = Mode::parse(host_config.get("NetworkMode").and_then(Value::as_str).unwrap_or_default());
     request::check_config(&mode, &config, &host_config)?;
     Ok(New { image, config, host_config, networking })

@@ -7,15 +7,18 @@ use serde_json::Value;
 use super::ContainerRow;
 use crate::app::App;
 
-/// Names of other containers become their ids, so that they are found under another name too. One that is not there is
-/// told of at the start. Source: moby, `adaptSharedNamespaceContainer`.
-pub fn by_id(app: &App, host_config: &mut Value) {
+/// Names of other containers become their ids, so that they are found under another name too. One whose network is to be
+/// had may not be there yet: that is told of at the start. Source: moby, `adaptSharedNamespaceContainer`.
+pub fn by_id(app: &App, host_config: &mut Value) -> Result<()> {
     for key in ["PidMode", "IpcMode", "NetworkMode"] {
-        let found = host_config[key].as_str().and_then(|mode| app.db.find_container(mode.strip_prefix("container:")?).ok());
-        if let Some(other) = found {
-            host_config[key] = format!("container:{}", other.id).into();
+        let Some(name) = host_config[key].as_str().and_then(|mode| mode.strip_prefix("container:")) else { continue };
+        match app.db.find_container(name) {
+            Ok(other) => host_config[key] = format!("container:{}", other.id).into(),
+            Err(_) if key == "NetworkMode" => {}
+            Err(error) => return Err(error),
         }
     }
+    Ok(())
 }
 
 /// Whose processes it is among: `None` if it does not say another container's.

@@ -9,7 +9,7 @@ use layerfs::tree::Tree;
 use volumes::MountPoint;
 use volumes::parse::Request as VolumeRequest;
 
-use super::create::{Settled, decode};
+use super::create::{New, Settled, decode};
 use super::{ContainerRow, Definition, State, names};
 use crate::app::App;
 use crate::db::images::ImageRow;
@@ -29,16 +29,25 @@ pub struct Made {
     pub warnings: Vec<String>,
 }
 
-/// Makes a container from the API's body. If it fails, nothing of it is left.
+/// Makes a container from the API's body. If it fails, nothing of it is left. Only an image that is not there is not found:
+/// clients would pull it for the lack of anything else.
 pub fn create(app: &App, name: Option<&str>, body: &[u8]) -> Result<Made> {
     let name = name.filter(|name| !name.is_empty()).map(names::checked).transpose()?;
     let mut new = decode(body)?;
     new.choose_runtime(&app.config)?;
     let image_name = new.image.clone();
     let image = image::find(app, &image_name)?;
+    make(app, name, new, &image).map_err(|error| match error.class() {
+        Class::NotFound => error.with_class(Class::Invalid),
+        _ => error,
+    })
+}
+
+fn make(app: &App, name: Option<String>, new: New, image: &ImageRow) -> Result<Made> {
+    let image_name = new.image.clone();
     let id = ContainerId::random()?;
     let mut settled = new.settle(&image::Config::parse(&image.config)?, &id)?;
-    super::join::by_id(app, &mut settled.host_config);
+    super::join::by_id(app, &mut settled.host_config)?;
     let endpoints = networks(app, &id, &mut settled)?;
     let requests = settled.mounts.requests(inherited(app, &settled)?, settled.volumes.clone())?;
     let attached = app.volumes.attach(&id, &requests)?;
@@ -46,7 +55,7 @@ pub fn create(app: &App, name: Option<&str>, body: &[u8]) -> Result<Made> {
     let mut row = ContainerRow {
         id: id.clone(),
         name: String::new(),
-        image: image.id,
+        image: image.id.clone(),
         image_name,
         created: crate::db::now(),
         definition: Definition { config: settled.config, host_config: settled.host_config, mounts: attached.points },
@@ -55,7 +64,7 @@ pub fn create(app: &App, name: Option<&str>, body: &[u8]) -> Result<Made> {
     for volume in &attached.created {
         app.events.object("volume", "create", volume.name.as_str(), &[("driver", &volume.driver)]);
     }
-    let finished = app.db.add_endpoints(&endpoints).and_then(|()| finish(app, &mut row, name, &image));
+    let finished = app.db.add_endpoints(&endpoints).and_then(|()| finish(app, &mut row, name, image));
     if let Err(error) = finished {
         undo(app, &row);
         return Err(error);

@@ -50,6 +50,7 @@ pub mod stats;
 pub mod stop;
 mod to_engine;
 pub mod top;
+mod types;
 pub mod update;
 pub mod users;
 

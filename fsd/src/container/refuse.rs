@@ -105,7 +105,10 @@ pub fn host_config(host: &Map<String, Value>) -> Result<()> {
         return Err(unsupported(&format!("HostConfig.{key}"), "this version does not know it"));
     }
     let text = |key: &str| host.get(key).and_then(Value::as_str).unwrap_or_default();
-    one_of("--isolation", text("Isolation"), &["", "default"])?;
+    if !matches!(text("Isolation").to_ascii_lowercase().as_str(), "" | "default") {
+        let isolation = text("Isolation");
+        return Err(Error::invalid(format!("Invalid isolation: \"{isolation}\" - linux only supports 'default'")));
+    }
     one_of("--userns", text("UsernsMode"), &["", "host", "private"])?;
     if !text("PidMode").starts_with("container:") {
         one_of("--pid", text("PidMode"), &["", "host", "container:NAME"])?;
@@ -114,6 +117,24 @@ pub fn host_config(host: &Map<String, Value>) -> Result<()> {
     one_of("--uts", text("UTSMode"), &["", "host"])?;
     one_of("--cgroupns", text("CgroupnsMode"), &["", "private", "host"])?;
     sysctls(host)?;
+    Ok(())
+}
+
+/// Longest host name. Source: gethostname(2), `HOST_NAME_MAX`.
+const HOST_NAME_MAX: usize = 64;
+
+/// Refuses what can't go together, and names that the kernel would refuse at the start.
+pub fn together(config: &Map<String, Value>, host: &Map<String, Value>) -> Result<()> {
+    let name = config.get("Hostname").and_then(Value::as_str).unwrap_or_default();
+    if !name.is_empty() && host.get("UTSMode").and_then(Value::as_str) == Some("host") {
+        return Err(Error::invalid("conflicting options: hostname and the UTS mode"));
+    }
+    for (key, flag) in [("Hostname", "--hostname"), ("Domainname", "--domainname")] {
+        let text = config.get(key).and_then(Value::as_str).unwrap_or_default();
+        if text.len() > HOST_NAME_MAX {
+            return Err(Error::invalid(format!("{flag} {text}: invalid argument: it has more than {HOST_NAME_MAX} bytes")));
+        }
+    }
     Ok(())
 }
 
@@ -131,7 +152,10 @@ fn sysctls(host: &Map<String, Value>) -> Result<()> {
         let shared =
             kinds.iter().find(|(key, _, prefixes)| of_host(key) && prefixes.iter().any(|prefix| path.starts_with(prefix)));
         if let Some((_, namespace, _)) = shared {
-            return Err(Error::invalid(format!("sysctl \"{name}\" not allowed in host {namespace} namespace")));
+            return Err(Error::invalid(match *namespace {
+                "ipc" => format!("sysctl \"{name}\" is not allowed in the hosts ipc namespace"),
+                _ => format!("sysctl \"{name}\" not allowed in host {namespace} namespace"),
+            }));
         }
     }
     Ok(())

@@ -14,6 +14,8 @@ use super::create::read;
 
 /// Docker's least memory limit.
 const MEMORY_LEAST: i64 = 6 << 20;
+/// The least of `--cpus`: a hundredth of one.
+const NANOS_LEAST: i64 = 10_000_000;
 /// Docker's period for `--cpus`, in microseconds.
 const PERIOD: i64 = 100_000;
 
@@ -21,7 +23,7 @@ const PERIOD: i64 = 100_000;
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Limits {
-    cpu_shares: Option<u64>,
+    cpu_shares: Option<i64>,
     cpu_period: Option<i64>,
     cpu_quota: Option<i64>,
     nano_cpus: Option<i64>,
@@ -143,13 +145,13 @@ fn cpu(limits: &Limits) -> Result<Option<LinuxCpu>> {
     let (mut quota, mut period) = (set(limits.cpu_quota), set(limits.cpu_period));
     if let Some(nanos) = set(limits.nano_cpus) {
         if period.is_some() {
-            return Err(Error::invalid("Conflicting options: Nano CPUs and CPU Period cannot both be set."));
+            return Err(Error::invalid("Conflicting options: Nano CPUs and CPU Period cannot both be set"));
         }
         if quota.is_some() {
-            return Err(Error::invalid("Conflicting options: Nano CPUs and CPU Quota cannot both be set."));
+            return Err(Error::invalid("Conflicting options: Nano CPUs and CPU Quota cannot both be set"));
         }
         let most = std::thread::available_parallelism().map_or(1, usize::from) as i64;
-        if nanos < 0 || nanos > most * 1_000_000_000 {
+        if !(NANOS_LEAST..=most * 1_000_000_000).contains(&nanos) {
             return Err(Error::invalid(format!(
                 "Range of CPUs is from 0.01 to {most}.00, as there are only {most} CPUs available"
             )));
@@ -163,7 +165,11 @@ fn cpu(limits: &Limits) -> Result<Option<LinuxCpu>> {
         return Err(Error::invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)"));
     }
     let text = |value: &Option<String>| value.clone().filter(|text| !text.is_empty());
-    let shares = limits.cpu_shares.filter(|shares| *shares != 0);
+    let shares = set(limits.cpu_shares);
+    if let Some(negative @ ..0) = shares {
+        return Err(Error::invalid(format!("invalid CPU shares ({negative}): value must be a positive integer")));
+    }
+    let shares = shares.map(|shares| shares as u64);
     let (cpus, mems) = (text(&limits.cpuset_cpus), text(&limits.cpuset_mems));
     check_set(cpus.as_deref(), "/sys/devices/system/cpu/online", "CPUs", "cpus")?;
     check_set(mems.as_deref(), "/sys/devices/system/node/online", "memory nodes", "mems")?;
@@ -178,7 +184,7 @@ fn cpu(limits: &Limits) -> Result<Option<LinuxCpu>> {
 /// Whether all of a list such as `0-2,7` is there.
 fn check_set(wanted: Option<&str>, online: &str, what: &str, kind: &str) -> Result<()> {
     let Some(wanted) = wanted else { return Ok(()) };
-    let bad = || Error::invalid(format!("Invalid value {wanted} for cpuset {kind}"));
+    let bad = || Error::invalid(format!("Invalid value {wanted} for cpuset {kind}: invalid format: {wanted}"));
     let numbers = ranges(wanted).ok_or_else(bad)?;
     let text = std::fs::read_to_string(online).unwrap_or_else(|_| "0".to_owned());
     let there = ranges(text.trim()).unwrap_or_default();

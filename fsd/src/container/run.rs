@@ -128,7 +128,8 @@ fn make(app: &App, row: &ContainerRow, live: &Live) -> Result<engine::shim::Laun
         log: log.map(|log| LogOptions { path: dir.join(log.path), attributes, ..log }),
     };
     let run_dir = app.run_dir(&row.id);
-    let launched = launch(Launch { program: &app.config.shim, dir: &run_dir, spec: &spec, options: &options, root })?;
+    let launch_with = Launch { program: &app.config.shim, dir: &run_dir, spec: &spec, options: &options, root };
+    let launched = launch(launch_with).map_err(task_error)?;
     for warning in &launched.warnings {
         tracing::warn!(container = %row.id, "{warning}");
     }
@@ -150,35 +151,63 @@ fn release(live: &Live, client: &Client) -> Result<std::os::unix::net::UnixStrea
             let _ = client_of.to.send(client.attach(stdin, stdout, stderr)?);
         }
     }
-    client.start()?;
+    client.start().map_err(task_error)?;
     Ok(waiting)
+}
+
+/// What the runtime said, as containerd hands it on.
+fn task_error(error: Error) -> Error {
+    let text = error.to_string();
+    let text = if text.starts_with("exec: ") {
+        format!("OCI runtime create failed: unable to start container process: {text}: unknown")
+    } else if text.starts_with("OCI runtime ") {
+        format!("{text}: unknown")
+    } else {
+        text
+    };
+    let told = Error::new(error.class(), format!("failed to create task for container: {text}"));
+    match error.hint() {
+        Some(hint) => told.with_hint(hint),
+        None => told,
+    }
 }
 
 /// Undoes a start, and says why as Docker does.
 fn failed(app: &App, row: &ContainerRow, live: &Live, error: Error) -> Error {
-    let text = error.to_string();
-    let code = if text.starts_with("failed to set up") {
-        NOT_STARTED
-    } else if text.contains("not found") || text.contains("no such file or directory") {
-        NOT_FOUND
-    } else if text.contains("permission denied")
-        || text.contains("is a directory")
-        || text.contains("not a directory")
-        || text.contains("exec format error")
-    {
-        NOT_EXECUTABLE
-    } else {
-        NOT_STARTED
-    };
-    let is_whole = text.starts_with("failed to set up container networking") || text.starts_with("failed to join");
-    let error = if is_whole { error } else { error.context("failed to create task for container") };
+    let (code, class) = verdict(&error);
+    let error = error.with_class(class);
     clean_up(app, row, live);
     forget_run(app, row);
-    if let Err(error) = app.db.set_container_state(&row.id, &row.state.not_started(code, error.to_string())) {
+    if let Err(error) =
+        app.db.set_container_state(&row.id, &row.state.not_started(code, fsd_api::words::of_system(&error.to_string())))
+    {
         tracing::error!(container = %row.id, %error, "the failed start could not be recorded");
     }
     app.events.container("die", row, &[("exitCode", code.to_string())]);
     error
+}
+
+/// The exit code of a container that could not be started, and the class that decides the status of the answer. A program
+/// that can't be run is its asker's affair; what else stands in the way of a start is not the request's fault, so Docker
+/// answers 500, but for networks that are not there or full. Source: moby, `setExitCodeFromError` and `containerStart`.
+fn verdict(error: &Error) -> (i32, Class) {
+    let text = error.to_string();
+    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    if text.starts_with("failed to set up container networking") {
+        let is_port = says(&["driver failed programming external connectivity"]);
+        return (NOT_STARTED, if is_port { Class::Internal } else { error.class() });
+    }
+    if says(&["executable file not found", "not a directory"]) || says(&["exec: \""]) && says(&["no such file or directory"]) {
+        return (NOT_FOUND, Class::Invalid);
+    }
+    if says(&["exec: \""]) && says(&["permission denied", "is a directory", "exec format error"]) {
+        return (NOT_EXECUTABLE, Class::Invalid);
+    }
+    let class = match error.class() {
+        Class::Unsupported | Class::Unavailable | Class::Corrupt => error.class(),
+        _ => Class::Internal,
+    };
+    (NOT_STARTED, class)
 }
 
 /// What a container holds while it runs.

@@ -106,7 +106,7 @@ pub async fn restart(app: &Arc<App>, row: &ContainerRow, grace: Option<i64>, sig
     stop(app, row, grace, signal_text).await?;
     let (app, row) = (Arc::clone(app), row.clone());
     let started = tokio::task::spawn_blocking(move || {
-        super::start(&app, &row.id)?;
+        super::start(&app, &row.id).map_err(|error| error.context(format!("Cannot restart container {}", row.name)))?;
         app.events.container("restart", &row, &[]);
         Ok(())
     });

@@ -54,6 +54,9 @@ pub fn check(config: &Value, host_config: &Value) -> Result<()> {
     if host.shm_size.is_some_and(|size| size < 0) {
         return Err(Error::invalid("SHM size can not be less than 0"));
     }
+    if let Some(parent) = &host.cgroup_parent {
+        engine::cgroup::check_parent(parent)?;
+    }
     let Security { apparmor, .. } = security(&host)?;
     apparmor.as_deref().map_or(Ok(()), super::apparmor::check)?;
     engine::capability::effective_set(
@@ -166,7 +169,7 @@ fn security(host: &Host) -> Result<Security> {
                 let why = if enabled { "containers have no SELinux labels" } else { "SELinux is not enabled on this host" };
                 return Err(refused(option, why));
             }
-            _ => return Err(Error::unsupported(format!("--security-opt {option} is not supported"))),
+            _ => return Err(Error::invalid(format!("invalid --security-opt 2: {option:?}"))),
         }
     }
     Ok(all)
