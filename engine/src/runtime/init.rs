@@ -7,7 +7,8 @@ use fs_base::sys::mount::Mount;
 use fs_base::sys::process::unshare;
 use fs_base::{Error, IoContext, Result};
 use oci_spec::runtime::{LinuxNamespaceType, Process};
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::channel::Channel;
@@ -116,7 +117,7 @@ fn set_up(
     tree.mount_all(inherited.binds, &cgroup.views())?;
     tree.make_devices()?;
     tree.set_sysctls()?;
-    make_cwd(&tree, process.cwd());
+    make_cwd(&tree, process.cwd())?;
     let (console, slave) = match &stdio {
         Stdio::Terminal => {
             let devpts = tree.devpts().ok_or_else(|| Error::invalid("a terminal needs /dev/pts in the spec"))?;
@@ -155,9 +156,17 @@ fn set_names(spec: &oci_spec::runtime::Spec) -> Result<()> {
     Ok(())
 }
 
-/// Docker makes a working directory that is missing. Where it can't be made, going there fails by name later.
-fn make_cwd(tree: &Rootfs<'_>, cwd: &Path) {
-    if tree.root().resolve(cwd).is_err() {
-        let _ = tree.root().make_dirs(cwd, Mode::from(0o755));
+/// Docker makes a working directory that is missing, and says it so if another thing is there. Where it can't be made,
+/// going there fails by name later.
+fn make_cwd(tree: &Rootfs<'_>, cwd: &Path) -> Result<()> {
+    let made = match tree.root().resolve(cwd) {
+        Ok(_) => tree.root().open_at(cwd, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()),
+        Err(_) => tree.root().make_dirs(cwd, Mode::from(0o755)),
+    };
+    match made {
+        Err(error) if error.raw_os_error() == Some(Errno::NOTDIR.raw_os_error()) => {
+            Err(Error::invalid(format!("Cannot mkdir: {} is not a directory", cwd.display())))
+        }
+        _ => Ok(()),
     }
 }

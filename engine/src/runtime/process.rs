@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use fs_base::sys::process::{close_on_exec_from, exec, new_session_keyring};
-use fs_base::{Class, Error, IoContext, Result};
+use fs_base::{Error, IoContext, Result};
 use oci_spec::runtime::{Capabilities, LinuxCapabilities, PosixRlimit, PosixRlimitType, Process};
 use rustix::fs::{Gid, Mode, Uid};
 use rustix::process::{Resource, Rlimit};
@@ -77,7 +77,7 @@ pub fn restrict(process: &Process, filter: Option<&Filter>, when: When, warnings
     become_user(process, warnings)?;
     if here.is_err() {
         // Root without its capabilities, or with a squashed file system, may not go where the user may.
-        rustix::process::chdir(process.cwd()).map_err(|error| cwd_error(process.cwd(), error.into()))?;
+        rustix::process::chdir(process.cwd()).map_err(|error| cwd_error(process.cwd(), &error.into()))?;
     }
     check_cwd(process.cwd())
 }
@@ -220,11 +220,14 @@ fn bits(set: Option<&Capabilities>) -> CapabilitySet {
     capability::to_set(set.into_iter().flatten().copied())
 }
 
-fn cwd_error(cwd: &Path, error: std::io::Error) -> Error {
-    if error.kind() == ErrorKind::NotADirectory {
-        return Error::invalid(format!("Cannot mkdir: {} is not a directory", cwd.display()));
-    }
-    Error::io("chdir to cwd set in config.json:", cwd, error).with_class(Class::Invalid)
+fn cwd_error(cwd: &Path, error: &std::io::Error) -> Error {
+    let why = match error.kind() {
+        ErrorKind::NotFound => "no such file or directory".to_owned(),
+        ErrorKind::NotADirectory => "not a directory".to_owned(),
+        ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => error.to_string(),
+    };
+    Error::invalid(format!("chdir to cwd ({:?}) set in config.json failed: {why}", cwd.display().to_string()))
 }
 
 /// A directory outside of the root, reached by a descriptor that leaked, has no path. (CVE-2024-21626)
@@ -232,7 +235,7 @@ fn check_cwd(cwd: &Path) -> Result<()> {
     match std::env::current_dir() {
         Ok(path) if path.is_absolute() => Ok(()),
         Ok(_) => Err(Error::denied(format!("current working directory {} is outside of the container", cwd.display()))),
-        Err(error) => Err(cwd_error(cwd, error)),
+        Err(error) => Err(cwd_error(cwd, &error)),
     }
 }
 

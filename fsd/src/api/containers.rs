@@ -132,7 +132,8 @@ struct RemoveQuery {
 
 async fn remove(State(app): State<Arc<App>>, Path(name): Path<String>, Query(query): Query<RemoveQuery>) -> Answer {
     if flag(query.link.as_deref()) {
-        return Err(Error::unsupported("--link is not supported: there is no bridge network to be linked on").into());
+        app.db.find_container(&name)?;
+        return Err(Error::unsupported("--link is not supported: containers of a network find each other by their names").into());
     }
     let options = container::RemoveOptions { force: flag(query.force.as_deref()), volumes: flag(query.v.as_deref()) };
     blocking(move || container::remove(&app, &app.db.find_container(&name)?, options)).await?;

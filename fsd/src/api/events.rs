@@ -28,6 +28,12 @@ pub async fn events(State(app): State<Arc<App>>, Query(query): Query<EventsQuery
     let filter = EventFilter::parse(any_filters(query.filters.as_deref())?)?;
     let since = query.since.as_deref().map(instant).transpose()?.flatten();
     let until = query.until.as_deref().map(instant).transpose()?.flatten();
+    if let (Some(from), Some(to)) = (since, until)
+        && from > to
+    {
+        let (since, until) = (query.since.unwrap_or_default(), query.until.unwrap_or_default());
+        return Err(Error::invalid(format!("`since` time ({since}) cannot be after `until` time ({until})")).into());
+    }
     let (kept, mut live) = app.events.listen();
     let (to, from) = mpsc::channel::<std::io::Result<Bytes>>(16);
     tokio::spawn(async move {

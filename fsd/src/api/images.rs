@@ -65,13 +65,15 @@ pub(super) fn any_filters(text: Option<&str>) -> fs_base::Result<HashMap<String,
 }
 
 async fn list(State(app): State<Arc<App>>, Query(query): Query<ListQuery>) -> Answer {
-    let filters = filters(query.filters.as_deref(), &["reference", "dangling", "label"])?;
+    let filters = filters(query.filters.as_deref(), &["reference", "dangling", "label", "before", "since"])?;
+    check_dangling(&filters)?;
     let images = blocking(move || {
+        let moments = Moments::of(&app, &filters)?;
         let rows = app.db.images()?;
         let mut images = Vec::with_capacity(rows.len());
         for mut row in rows {
             let config = Config::parse(&row.config)?;
-            if wanted(&row, &config, &filters) {
+            if wanted(&row, &config, &filters) && moments.hold(&config) {
                 // Who asks for names is shown only those.
                 if let Some(patterns) = filters.get("reference") {
                     row.tags.retain(|tag| referred(tag, patterns));
@@ -86,17 +88,54 @@ async fn list(State(app): State<Arc<App>>, Query(query): Query<ListQuery>) -> An
     Ok(Json(images).into_response())
 }
 
+/// When the images were made that others are to be older or newer than.
+struct Moments {
+    before: Option<i64>,
+    since: Option<i64>,
+}
+
+impl Moments {
+    fn of(app: &App, filters: &HashMap<String, Vec<String>>) -> fs_base::Result<Moments> {
+        let moment = |key: &str| -> fs_base::Result<Option<i64>> {
+            filters
+                .get(key)
+                .into_iter()
+                .flatten()
+                .try_fold(None, |_, name| Ok(Some(Config::parse(&image::find(app, name)?.config)?.created_seconds())))
+        };
+        Ok(Moments { before: moment("before")?, since: moment("since")? })
+    }
+
+    fn hold(&self, config: &Config) -> bool {
+        let created = config.created_seconds();
+        self.before.is_none_or(|before| created < before) && self.since.is_none_or(|since| created > since)
+    }
+}
+
+fn check_dangling(filters: &HashMap<String, Vec<String>>) -> fs_base::Result<()> {
+    let known = ["true", "1", "false", "0"];
+    match filters.get("dangling").into_iter().flatten().find(|value| !known.contains(&value.as_str())) {
+        Some(bad) => Err(Error::invalid(format!("invalid filter 'dangling=[{bad}]'"))),
+        None => Ok(()),
+    }
+}
+
 fn wanted(row: &ImageRow, config: &Config, filters: &HashMap<String, Vec<String>>) -> bool {
-    let labels = config.labels();
     filters.iter().all(|(key, values)| match key.as_str() {
         "dangling" => values.iter().any(|v| (v == "true" || v == "1") == row.tags.is_empty()),
         "reference" => row.tags.iter().any(|tag| referred(tag, values)),
-        "label" => values.iter().all(|want| match want.split_once('=') {
-            Some((name, value)) => labels.get(name).and_then(Value::as_str) == Some(value),
-            None => labels.contains_key(want),
-        }),
+        "label" => values.iter().all(|want| labelled(config, want)),
         _ => true,
     })
+}
+
+/// Whether it has the label: `name`, or `name=value`.
+fn labelled(config: &Config, want: &str) -> bool {
+    let labels = config.labels();
+    match want.split_once('=') {
+        Some((name, value)) => labels.get(name).and_then(Value::as_str) == Some(value),
+        None => labels.contains_key(want),
+    }
 }
 
 /// Whether one of the patterns is the name, with its tag or without.
@@ -170,9 +209,18 @@ async fn save_names(app: Arc<App>, names: Vec<String>) -> Answer {
 }
 
 async fn prune(State(app): State<Arc<App>>, Query(query): Query<ListQuery>) -> Answer {
-    let filters = filters(query.filters.as_deref(), &["dangling"])?;
+    let filters = filters(query.filters.as_deref(), &["dangling", "until", "label", "label!"])?;
+    check_dangling(&filters)?;
+    let before = filters.get("until").and_then(|values| values.first()).map(|text| super::containers::until(text)).transpose()?;
     let all = filters.get("dangling").is_some_and(|values| values.iter().any(|v| v == "false" || v == "0"));
-    let (removed, bytes) = blocking(move || image::prune(&app, all)).await?;
+    let wanted = move |row: &ImageRow| -> fs_base::Result<bool> {
+        let config = Config::parse(&row.config)?;
+        let old = before.is_none_or(|before| config.created_seconds().saturating_mul(1_000_000_000) < before);
+        let has = |want: &String| labelled(&config, want);
+        let without = filters.get("label!").into_iter().flatten().any(has);
+        Ok(old && !without && filters.get("label").into_iter().flatten().all(has))
+    };
+    let (removed, bytes) = blocking(move || image::prune(&app, all, &wanted)).await?;
     Ok(Json(json!({"ImagesDeleted": removed_json(&removed), "SpaceReclaimed": bytes})).into_response())
 }
 
@@ -199,6 +247,9 @@ async fn read(State(app): State<Arc<App>>, Path(rest): Path<String>) -> Answer {
     }
     if let Some(name) = rest.strip_suffix("/history").map(str::to_owned) {
         return Ok(Json(blocking(move || history(&app, &name)).await?).into_response());
+    }
+    if rest == "search" {
+        return Err(Failure(Error::unsupported("search is not supported: ask the registry itself")));
     }
     Err(not_found(&rest))
 }

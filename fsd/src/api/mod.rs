@@ -1,5 +1,6 @@
 //! HTTP: decode, call a service, encode. Nothing is decided here.
 
+mod absent;
 mod archive;
 mod commit;
 mod containers;
@@ -60,7 +61,8 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(containers::routes())
         .merge(networks::routes())
         .nest("/fsd/v1", own::routes())
-        .fallback(|uri: Uri| async move { Failure(Error::not_found(format!("page not found: {}", uri.path()))) })
+        .merge(absent::routes())
+        .fallback(|uri: Uri| async move { Failure(absent::page(uri.path())) })
         .method_not_allowed_fallback(|| async { Failure(Error::not_found("page not found")) })
         .layer(axum::extract::DefaultBodyLimit::disable())
         .with_state(app);
@@ -126,6 +128,6 @@ fn flag(value: Option<&str>) -> bool {
 }
 
 /// A body as a blocking reader.
-fn reader_of(body: Body) -> impl std::io::Read + Send {
+fn reader_of(body: Body) -> upload::Upload {
     upload::Upload::new(body)
 }

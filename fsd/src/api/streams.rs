@@ -307,7 +307,7 @@ pub async fn start_exec(State(app): State<Arc<App>>, Path(id): Path<String>, mut
         Ok(stream) => Ok(hijack.join(async move { Some(stream) })),
         // A client that waits for its own connection reads the reason there, and the code from the exec.
         Err(Failure(error)) if exec.has_failed() && !wanted.detach => {
-            hijack.tell(&format!("{error}\r\n"), !exec.wanted.tty).map_err(Failure)
+            hijack.tell(&format!("{}\r\n", fsd_api::words::of_system(&error.to_string())), !exec.wanted.tty).map_err(Failure)
         }
         Err(error) => Err(error),
     }

@@ -116,7 +116,7 @@ pub fn add(app: &App, row: &ContainerRow, wanted: Wanted) -> Result<Arc<Exec>> {
     }
     pause::running(row)?;
     if row.state.paused {
-        return Err(Error::conflict(format!("Container {} is paused, unpause the container before exec", row.id)));
+        return Err(Error::conflict(format!("Container {} is paused, unpause the container before exec", row.name)));
     }
     let id = fs_base::id::random_hex::<32>()?;
     let command = wanted.cmd.clone().unwrap_or_default().join(" ");
@@ -185,7 +185,9 @@ pub fn start(app: &Arc<App>, exec: &Arc<Exec>, detach: bool, size: Option<(u16, 
     }
     let started = run(app, exec, detach, size);
     if let Err(error) = &started {
-        let code = if error.to_string().contains("not found") || error.to_string().contains("no such file") { 127 } else { 126 };
+        let text = error.to_string();
+        let missing = text.contains("executable file not found") || text.contains("no such file or directory");
+        let code = if missing && text.contains("exec: \"") { 127 } else { 126 };
         exec.state().exit = Some((code, Instant::now()));
     }
     started
@@ -225,7 +227,7 @@ fn run(app: &Arc<App>, exec: &Arc<Exec>, detach: bool, size: Option<(u16, u16)>)
     let command = process.args.join(" ");
     let (pid, stream) = client.exec(request).map_err(|error| match error.class() {
         Class::NotFound => not_running(),
-        _ => error.context("OCI runtime exec failed"),
+        _ => runtime_error(&error),
     })?;
     exec.state().pid = pid;
     app.events.container(&format!("exec_start: {command}"), &row, &[("execID", exec.id.clone())]);
@@ -242,6 +244,14 @@ fn run(app: &Arc<App>, exec: &Arc<Exec>, detach: bool, size: Option<(u16, u16)>)
         app.events.container("exec_die", &row, &[("execID", exec.id.clone()), ("exitCode", code.to_string())]);
     });
     Ok(stream)
+}
+
+/// What the runtime said, as containerd hands it on.
+fn runtime_error(error: &Error) -> Error {
+    let text = error.to_string();
+    // Another runtime's program says so itself.
+    let failed = if text.contains("exec failed") { "" } else { "exec failed: unable to start container process: " };
+    Error::new(error.class(), format!("OCI runtime exec failed: {failed}{text}: unknown"))
 }
 
 /// Waits for the answer of a shim; `None` if it ended without one.

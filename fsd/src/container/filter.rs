@@ -25,6 +25,19 @@ const KNOWN: &[&str] = &[
 ];
 const STATES: &[&str] = &["created", "running", "paused", "restarting", "removing", "exited", "dead"];
 
+const HEALTH: &[&str] = &["starting", "healthy", "unhealthy", "none"];
+
+/// `80`, `80-90`, each also with a protocol.
+fn check_port(text: &str) -> Result<()> {
+    let ports = text.split('/').next().unwrap_or_default();
+    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+    let read = |port: &str| port.parse::<u16>().map_err(|_| Error::invalid(format!("invalid port: {port:?}")));
+    if read(first)? > read(last)? {
+        return Err(Error::invalid(format!("invalid range: {ports:?}")));
+    }
+    Ok(())
+}
+
 /// The containers that the query means, newest first.
 pub fn list(app: &App, query: &ListQuery) -> Result<Vec<ContainerRow>> {
     if let Some(key) = query.filters.keys().find(|key| !KNOWN.contains(&key.as_str())) {
@@ -58,6 +71,19 @@ impl<'a> Check<'a> {
         }
         for code in values("exited") {
             code.parse::<i32>().map_err(|_| Error::invalid(format!("invalid filter 'exited={code}'")))?;
+        }
+        for word in values("health") {
+            if !HEALTH.contains(&word.as_str()) {
+                return Err(Error::invalid(format!("unrecognized filter value for health: {word}")));
+            }
+        }
+        if let Some(word) = values("is-task").iter().find(|word| !matches!(word.as_str(), "true" | "1" | "false" | "0")) {
+            return Err(Error::invalid(format!("invalid filter 'is-task=[{word}]'")));
+        }
+        for key in ["publish", "expose"] {
+            for port in values(key) {
+                check_port(port).map_err(|error| error.context(format!("error while looking up for {key} {port}")))?;
+            }
         }
         let pattern = |name: &String| {
             regex_lite::Regex::new(name).map_err(|error| Error::invalid(format!("invalid filter 'name={name}': {error}")))

@@ -94,11 +94,13 @@ pub fn rename(app: &App, name: &str, new: &str) -> Result<()> {
     if new.is_empty() {
         return Err(Error::invalid("Neither old nor new names may be empty"));
     }
-    let new = names::checked(new)?;
+    let allocating = |error: Error| error.context("Error when allocating new name");
+    let rooted = format!("/{}", new.strip_prefix('/').unwrap_or(new));
+    let new = names::checked(&rooted).map_err(allocating)?;
     if new == row.name {
         return Err(Error::invalid("Renaming a container with the same name as its current name"));
     }
-    app.db.rename_container(&row.id, &new)?;
+    app.db.rename_container(&row.id, &new).map_err(allocating)?;
     if let Err(error) = crate::network::renamed(app, &row.id) {
         tracing::warn!(container = %row.id, %error, "the new name is not answered yet");
     }

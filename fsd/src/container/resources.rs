@@ -74,6 +74,16 @@ pub fn of(host_config: &Value) -> Result<LinuxResources> {
     Ok(resources)
 }
 
+/// Checks what an update asks for by itself, before it is held against what the container has: what makes no sense is
+/// told first. That swap needs a memory limit is known only then.
+pub fn check_alone(wanted: &Map<String, Value>) -> Result<()> {
+    let mut alone = wanted.clone();
+    if set(alone.get("Memory").and_then(Value::as_i64)).is_none() {
+        alone.remove("MemorySwap");
+    }
+    of(&Value::Object(alone)).map(drop)
+}
+
 /// What is in force although nobody asked for it, and `inspect` shows: as much swap again as there is memory.
 pub fn defaults(host: &mut Map<String, Value>) {
     let number = |key: &str| host.get(key).and_then(Value::as_i64).unwrap_or(0);

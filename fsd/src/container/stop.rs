@@ -18,7 +18,8 @@ const KILL: i32 = 9;
 
 /// Sends a running container a signal.
 pub fn kill(app: &App, name: &str, text: &str) -> Result<()> {
-    let row = settled(app, &app.db.find_container(name)?.id)?;
+    let missing = |error: Error| error.context(format!("Cannot kill container: {name}"));
+    let row = settled(app, &app.db.find_container(name).map_err(missing)?.id).map_err(missing)?;
     let number = if text.is_empty() { KILL } else { signal::parse(text)? };
     let not_running = || Error::conflict(format!("Cannot kill container: {name}: Container {} is not running", row.id));
     if !row.state.is_up() {

@@ -44,6 +44,7 @@ pub fn update(app: &App, name: &str, body: &[u8]) -> Result<Vec<String>> {
     let wanted: Map<String, Value> =
         serde_json::from_slice(body).map_err(|error| Error::invalid(format!("invalid JSON: {error}")))?;
     let id = app.db.find_container(name)?.id;
+    resources::check_alone(&wanted)?;
     let live = app.containers.of(&id);
     let _alone = live.alone();
     let row = app.db.container(&id)?.ok_or_else(|| Error::not_found(format!("No such container: {name}")))?;

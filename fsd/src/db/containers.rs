@@ -55,6 +55,9 @@ impl Db {
     pub fn find_container(&self, name: &str) -> Result<ContainerRow> {
         let missing = || Error::not_found(format!("No such container: {name}"));
         let bare = name.strip_prefix('/').unwrap_or(name);
+        if bare.is_empty() {
+            return Err(Error::invalid(format!("invalid name or ID supplied: {name:?}")));
+        }
         let pattern = bare.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()).then(|| format!("{bare}*"));
         let mut found: Vec<ContainerRow> = self.read(|c| {
             c.prepare_cached(&format!(
@@ -63,7 +66,7 @@ impl Db {
             .query_map([bare], container_row)?
             .collect()
         })?;
-        if let (true, Some(pattern)) = (found.is_empty() && !bare.is_empty(), pattern) {
+        if let (true, Some(pattern)) = (found.is_empty(), pattern) {
             found = self.read(|c| {
                 c.prepare_cached(&format!("SELECT {COLUMNS} FROM container WHERE id GLOB ? LIMIT 2"))?
                     .query_map([pattern], container_row)?
@@ -195,7 +198,11 @@ mod tests {
                 (ambiguous.class(), ambiguous.to_string().as_str()),
                 (Class::Invalid, "multiple IDs found with provided prefix: ab")
             );
-            for text in ["", "/", "e", "*", "AB", "we"] {
+            for text in ["", "/"] {
+                let bad = found(text).unwrap_err();
+                assert_eq!((bad.class(), bad.to_string()), (Class::Invalid, format!("invalid name or ID supplied: {text:?}")));
+            }
+            for text in ["e", "*", "AB", "we"] {
                 let missing = found(text).unwrap_err();
                 assert_eq!((missing.class(), missing.to_string()), (Class::NotFound, format!("No such container: {text}")));
             }

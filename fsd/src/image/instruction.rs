@@ -4,14 +4,46 @@
 use fs_base::{Error, Result};
 use serde_json::{Map, Value, json};
 
+/// The instructions that change nothing but the config.
+const KNOWN: &[&str] = &[
+    "CMD",
+    "ENTRYPOINT",
+    "SHELL",
+    "ENV",
+    "LABEL",
+    "EXPOSE",
+    "VOLUME",
+    "USER",
+    "STOPSIGNAL",
+    "WORKDIR",
+    "ONBUILD",
+    "HEALTHCHECK",
+];
+
+/// `80`, `80/udp` or `8000-8010/tcp`. Source: docker/go-connections, `ParsePortSpec`.
+fn check_port(text: &str) -> Result<()> {
+    let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let bad = || Error::invalid(format!("Invalid containerPort: {text}"));
+    if !matches!(protocol.to_ascii_lowercase().as_str(), "tcp" | "udp" | "sctp") {
+        return Err(Error::invalid(format!("Invalid proto: {protocol}")));
+    }
+    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+    let (first, last): (u16, u16) = (first.parse().map_err(|_| bad())?, last.parse().map_err(|_| bad())?);
+    if first > last { Err(bad()) } else { Ok(()) }
+}
+
 /// Applies one instruction to a config.
 pub fn apply(config: &mut Map<String, Value>, line: &str) -> Result<()> {
     let line = line.trim();
     let (name, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     let (name, rest) = (name.to_ascii_uppercase(), rest.trim());
     let bad = |why: &str| Error::invalid(format!("{name} {why}"));
+    if !KNOWN.contains(&name.as_str()) {
+        return Err(Error::invalid(format!("{} is not a valid change command", name.to_lowercase())));
+    }
     if rest.is_empty() {
-        return Err(bad("requires at least one argument"));
+        let exactly = matches!(name.as_str(), "USER" | "WORKDIR" | "STOPSIGNAL");
+        return Err(bad(if exactly { "requires exactly one argument" } else { "requires at least one argument" }));
     }
     let shell = || {
         let words = config.get("Shell").and_then(Value::as_array).filter(|words| !words.is_empty()).cloned();
@@ -31,6 +63,7 @@ pub fn apply(config: &mut Map<String, Value>, line: &str) -> Result<()> {
         "LABEL" => pairs(&name, rest)?.into_iter().for_each(|(key, value)| drop(map(config, "Labels").insert(key, json!(value)))),
         "EXPOSE" => {
             for port in rest.split_whitespace() {
+                check_port(port)?;
                 let key = if port.contains('/') { port.to_owned() } else { format!("{port}/tcp") };
                 map(config, "ExposedPorts").insert(key, json!({}));
             }
@@ -42,6 +75,9 @@ pub fn apply(config: &mut Map<String, Value>, line: &str) -> Result<()> {
             }
         }
         "USER" | "STOPSIGNAL" => {
+            if name == "STOPSIGNAL" {
+                crate::container::signal::parse(rest)?;
+            }
             let key = if name == "USER" { "User" } else { "StopSignal" };
             config.insert(key.to_owned(), json!(rest));
         }
@@ -51,6 +87,12 @@ pub fn apply(config: &mut Map<String, Value>, line: &str) -> Result<()> {
             config.insert("WorkingDir".to_owned(), json!(place));
         }
         "ONBUILD" => {
+            let trigger = rest.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
+            match trigger.as_str() {
+                "ONBUILD" => return Err(Error::invalid("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")),
+                "MAINTAINER" | "FROM" => return Err(Error::invalid(format!("{trigger} isn't allowed as an ONBUILD trigger"))),
+                _ => {}
+            }
             let list = config.entry("OnBuild").or_insert_with(|| json!([]));
             if !list.is_array() {
                 *list = json!([]);
@@ -61,7 +103,8 @@ pub fn apply(config: &mut Map<String, Value>, line: &str) -> Result<()> {
             let check = healthcheck(rest, &shell())?;
             config.insert("Healthcheck".to_owned(), check);
         }
-        _ => return Err(Error::invalid(format!("{} is not a valid change command", name.to_lowercase()))),
+        // Nothing else is known.
+        _ => {}
     }
     Ok(())
 }

@@ -82,7 +82,8 @@ pub fn no_such(name: &str) -> Error {
 pub fn find(app: &App, name: &str) -> Result<ImageRow> {
     let id = find_id(app, name)?.ok_or_else(|| match name.parse::<Reference>() {
         Ok(reference) => no_such(&reference.to_string()),
-        Err(_) => no_such(name),
+        // What can't be the name of any image is told so.
+        Err(error) => error,
     })?;
     app.db.image(&id)?.ok_or_else(|| no_such(name))
 }
@@ -122,6 +123,10 @@ pub fn tag(app: &App, name: &str, repository: &str, tag: &str) -> Result<()> {
     let image = find(app, name)?;
     let target = if tag.is_empty() { repository.to_owned() } else { format!("{repository}:{tag}") };
     let reference: Reference = target.parse()?;
+    // Source: moby, `tag`: it would be taken for a digest.
+    if reference.repository.ends_with("/sha256") {
+        return Err(Error::invalid("refusing to create an ambiguous tag using digest algorithm as name"));
+    }
     if reference.digest.is_some() {
         return Err(Error::invalid("refusing to create a tag with a digest reference"));
     }

@@ -152,15 +152,15 @@ fn refuse_mounted(app: &App, image: &ImageRow) -> Result<()> {
     .with_hint(format!("run `ctl umount {}` first", mount.target)))
 }
 
-/// Removes images without a name, or with `all` every image that nothing uses. Returns what was removed and the
-/// bytes given back.
-pub fn prune(app: &App, all: bool) -> Result<(Vec<Removed>, u64)> {
+/// Removes images without a name, or with `all` every image that nothing uses, if it is `wanted`. Returns what was removed
+/// and the bytes given back.
+pub fn prune(app: &App, all: bool, wanted: &dyn Fn(&ImageRow) -> Result<bool>) -> Result<(Vec<Removed>, u64)> {
     let before: u64 = app.db.layers()?.iter().map(|row| row.data_size + row.index_size).sum();
     let mounted: Vec<String> = app.db.mounts()?.into_iter().map(|mount| mount.object).collect();
     let mut removed = Vec::new();
     for image in app.db.images()? {
         let in_use = mounted.contains(&image.id.to_string()) || !app.db.containers_of_image(&image.id)?.is_empty();
-        if in_use || !(all || image.tags.is_empty()) {
+        if in_use || !(all || image.tags.is_empty()) || !wanted(&image)? {
             continue;
         }
         match delete(app, &image) {

@@ -116,11 +116,13 @@ fn check(new: &NewNetwork) -> Result<()> {
         }
         other => return refuse(&format!("--driver {other}"), "networks are bridges"),
     }
-    if new.ingress == Some(true)
-        || new.config_only == Some(true)
-        || new.config_from.as_ref().is_some_and(|from| !from.network.is_empty())
-    {
-        return refuse("--ingress, --config-only and --config-from", "this daemon is no swarm node");
+    let of_swarms = [
+        ("--ingress", new.ingress == Some(true)),
+        ("--config-only", new.config_only == Some(true)),
+        ("--config-from", new.config_from.as_ref().is_some_and(|from| !from.network.is_empty())),
+    ];
+    if let Some((flag, _)) = of_swarms.iter().find(|(_, asked)| *asked) {
+        return refuse(flag, "this daemon is no swarm node");
     }
     if !matches!(new.scope.as_deref().unwrap_or_default(), "" | "local") {
         return refuse("--scope", "this daemon is no swarm node");
@@ -185,6 +187,11 @@ fn pool(config: &IpamConfig) -> Result<Pool> {
         Some(text) => inside("gateway", text)?,
         None => first_of(subnet),
     };
+    if let (IpNet::V4(net), IpAddr::V4(address)) = (subnet, gateway)
+        && (address == net.network() || address == net.broadcast())
+    {
+        return Err(Error::denied(format!("failed to allocate gateway ({address}): Address already in use")));
+    }
     let range = match config.ip_range.as_deref().filter(|text| !text.is_empty()) {
         None => None,
         Some(text) => {

@@ -93,7 +93,7 @@ fn values_that_make_no_sense_are_refused_in_dockers_words() {
             b["HostConfig"]["NetworkMode"] = json!("host");
             b["HostConfig"]["Sysctls"] = json!({"net.ipv4.ip_forward": "0"});
         }),
-        ("sysctl \"kernel/shmmax\" not allowed in host ipc namespace", |b| {
+        ("sysctl \"kernel/shmmax\" is not allowed in the hosts ipc namespace", |b| {
             b["HostConfig"]["IpcMode"] = json!("host");
             b["HostConfig"]["Sysctls"] = json!({"kernel/shmmax": "0"});
         }),
