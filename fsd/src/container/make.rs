@@ -55,7 +55,7 @@ fn make(app: &App, name: Option<String>, new: New, image: &ImageRow) -> Result<M
     let mut row = ContainerRow {
         id: id.clone(),
         name: String::new(),
-        image: image.id.clone(),
+        image: image.id,
         image_name,
         created: crate::db::now(),
         definition: Definition { config: settled.config, host_config: settled.host_config, mounts: attached.points },

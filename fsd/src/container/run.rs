@@ -129,7 +129,7 @@ fn make(app: &App, row: &ContainerRow, live: &Live) -> Result<engine::shim::Laun
     };
     let run_dir = app.run_dir(&row.id);
     let launch_with = Launch { program: &app.config.shim, dir: &run_dir, spec: &spec, options: &options, root };
-    let launched = launch(launch_with).map_err(task_error)?;
+    let launched = launch(launch_with).map_err(|error| task_error(&error))?;
     for warning in &launched.warnings {
         tracing::warn!(container = %row.id, "{warning}");
     }
@@ -151,12 +151,12 @@ fn release(live: &Live, client: &Client) -> Result<std::os::unix::net::UnixStrea
             let _ = client_of.to.send(client.attach(stdin, stdout, stderr)?);
         }
     }
-    client.start().map_err(task_error)?;
+    client.start().map_err(|error| task_error(&error))?;
     Ok(waiting)
 }
 
 /// What the runtime said, as containerd hands it on.
-fn task_error(error: Error) -> Error {
+fn task_error(error: &Error) -> Error {
     let text = error.to_string();
     let text = if text.starts_with("exec: ") {
         format!("OCI runtime create failed: unable to start container process: {text}: unknown")

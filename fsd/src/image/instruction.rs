@@ -32,6 +32,16 @@ fn check_port(text: &str) -> Result<()> {
     if first > last { Err(bad()) } else { Ok(()) }
 }
 
+/// Source: moby, `dispatchOnbuild`.
+fn check_trigger(text: &str) -> Result<()> {
+    let trigger = text.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
+    match trigger.as_str() {
+        "ONBUILD" => Err(Error::invalid("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")),
+        "MAINTAINER" | "FROM" => Err(Error::invalid(format!("{trigger} isn't allowed as an ONBUILD trigger"))),
+        _ => Ok(()),
+    }
+}
+
 /// Applies one instruction to a config.
 pub fn apply(config: &mut Map<String, Value>, line: &str) -> Result<()> {
     let line = line.trim();
@@ -87,12 +97,7 @@ pub fn apply(config: &mut Map<String, Value>, line: &str) -> Result<()> {
             config.insert("WorkingDir".to_owned(), json!(place));
         }
         "ONBUILD" => {
-            let trigger = rest.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
-            match trigger.as_str() {
-                "ONBUILD" => return Err(Error::invalid("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")),
-                "MAINTAINER" | "FROM" => return Err(Error::invalid(format!("{trigger} isn't allowed as an ONBUILD trigger"))),
-                _ => {}
-            }
+            check_trigger(rest)?;
             let list = config.entry("OnBuild").or_insert_with(|| json!([]));
             if !list.is_array() {
                 *list = json!([]);
