@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::Daemon;
+
 /// Where `make images` puts them: `debian.tar` and `busybox.tar` (docker-archives), `debian-rootfs.tar`.
 pub fn made(name: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("FSD_IMAGES")
@@ -79,6 +81,13 @@ fn docker_archive_of(name: &str, config: &[u8], layers: &[&[u8]]) -> Vec<u8> {
     members.push(("config.json", config));
     members.push(("manifest.json", &manifest));
     archive(&members)
+}
+
+/// Gives a daemon an image of these layers.
+#[track_caller]
+pub fn load(daemon: &Daemon, name: &str, layers: &[&[u8]]) {
+    let (status, answer) = daemon.send("POST", "/images/load", &docker_archive(name, layers)).unwrap();
+    assert_eq!(status, 200, "{answer}");
 }
 
 /// gzip.

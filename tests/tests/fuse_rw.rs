@@ -1,5 +1,5 @@
 //! Trees that are written through FUSE, beside the kernel's overlayfs and fuse-overlayfs: the same work gives the same
-//! tree, and what one wrote the others open. Podman runs and builds on it.
+//! tree, and what one wrote the others open.
 //!
 //! Every server is a process of its own; all work is under a timeout, and what was mounted is detached at the end.
 
@@ -313,48 +313,4 @@ p[0:1] = b\"p\"; assert os.pread(f, 1, 0) == bytes(1)
         mkdir deep; cd deep; for i in $(seq 60); do mkdir d; cd d; done; echo bottom > f; cat f; cd ../../..; rm -rf d; cd $OLDPWD 2>/dev/null || true";
     let said = within(&place, &fuse("u", "w", "m"), "m", &format!("({work}); find . -name prog -o -name db | sort"));
     assert_eq!(said, " M f1.c\n D f2.c\nbottom\n./db\n./src/prog\n");
-}
-
-/// podman's storage in this folder, on our program; runc that sets no limits, which some hosts refuse.
-const PODMAN: &str = r#"
-cat > runc <<'E'
-#!/bin/sh
-last=
-for word in "$@"; do
-	case $last in
-	--bundle) sed -i 's/,"rlimits":\[[^]]*\]//; s/"rlimits":\[[^]]*\],//' "$word/config.json" ;;
-	--process) sed -i 's/,"rlimits":\[[^]]*\]//; s/"rlimits":\[[^]]*\],//' "$word" ;;
-	esac
-	last=$word
-done
-exec /usr/sbin/runc "$@"
-E
-chmod 755 runc
-printf '[storage]\ndriver = "overlay"\nrunroot = "%s/run"\ngraphroot = "%s/root"\n[storage.options.overlay]\nmount_program = "%s"\n' "$PWD" "$PWD" "$FUSE" > storage.conf
-export CONTAINERS_STORAGE_CONF=$PWD/storage.conf
-p() { podman --cgroup-manager=cgroupfs --events-backend=file --tmpdir "$PWD/tmp" --runtime "$PWD/runc" "$@"; }
-"#;
-
-#[test]
-fn podman_runs_and_builds_images_on_it() {
-    if !has_fuse() || !has("podman") || !can("runc (not installed)", Path::new("/usr/sbin/runc").exists()) {
-        return;
-    }
-    let busybox = Path::new("/bin/busybox");
-    if !can("busybox-static (not installed)", busybox.exists()) {
-        return;
-    }
-    let place = Place::new();
-    let script = format!(
-        "{PODMAN}
-        mkdir -p image/bin image/etc image/tmp ctx; cp /bin/busybox image/bin; for n in sh ls cat rm mkdir mv ln stat chown echo mount; do ln -s busybox image/bin/$n; done
-        echo low > image/etc/low; mkdir image/etc/d; echo 1 > image/etc/d/1; tar -C image -c . | p import -q - base:1 > /dev/null
-        p run --rm --network none base:1 sh -c 'cat /etc/low; echo x > /etc/low; rm -r /etc/d; ls /etc/d 2>/dev/null; cat /etc/low; mount | while read a b c d e f; do echo $e; break; done'
-        printf 'FROM base:1\\nRUN echo built > /built && rm -r /etc/d && mkdir /etc/d && chown 5 /built && ln /built /linked\\nRUN mv /etc/low /etc/high\\nCOPY Dockerfile /D\\n' > ctx/Dockerfile
-        p build -q --isolation=chroot --network host -t built:1 ctx > /dev/null
-        p run --rm --network none built:1 sh -c 'cat /built; stat -c %u:%h /linked; ls -A /etc/d; cat /etc/high; ls /etc/low' 2>/dev/null || true
-        p rmi -fa > /dev/null; while grep \" $PWD/root/overlay/\" /proc/mounts > /dev/null; do sleep 0.1; done
-        umount root/overlay 2>/dev/null || true; ! grep $PWD/ /proc/mounts"
-    );
-    assert_eq!(ok(&place.bash(&script)), "low\nx\nfuse.fsd-fuse\nbuilt\n5:2\nlow\n");
 }

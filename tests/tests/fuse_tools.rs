@@ -1,4 +1,4 @@
-//! Buildah, and Podman of an ordinary user, with `fsd-fuse` in place of fuse-overlayfs.
+//! Buildah and Podman, root's and an ordinary user's, with `fsd-fuse` in place of fuse-overlayfs.
 
 #![allow(clippy::unwrap_used)] // a failed step fails the test
 
@@ -36,7 +36,7 @@ fn run(place: &Place, alone: bool, script: &str) -> Output {
 const STORE: &str = r#"
 printf '[storage]\ndriver = "overlay"\nrunroot = "%s/run"\ngraphroot = "%s/root"\n[storage.options.overlay]\nmount_program = "%s"\n' "$PWD" "$PWD" "$FUSE" > storage.conf
 export CONTAINERS_STORAGE_CONF=$PWD/storage.conf
-mkdir -p image/bin image/etc/d image/tmp; cp /bin/busybox image/bin; for n in sh ls cat rm mkdir mv ln stat mount; do ln -s busybox image/bin/$n; done
+mkdir -p image/bin image/etc/d image/tmp; cp /bin/busybox image/bin; for n in sh ls cat rm mkdir mv ln stat chown echo mount; do ln -s busybox image/bin/$n; done
 echo low > image/etc/low; echo 1 > image/etc/d/1
 "#;
 
@@ -64,6 +64,51 @@ fn buildah_makes_images_on_it() {
     assert_eq!(said, "low\nx\n2\ngone\nmore\nmore\nx\nmore\nmore\n", "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Podman, and a runtime that takes this host's cgroups, and sets no limits, which some hosts refuse. `$OWN` keeps root's apart
+/// from the host's.
+const PODMAN: &str = r#"
+cat > runc <<'E'
+#!/bin/sh
+last=
+for word in "$@"; do
+	case $last in
+	--bundle) sed -i 's/,"rlimits":\[[^]]*\]//; s/"rlimits":\[[^]]*\],//' "$word/config.json" ;;
+	--process) sed -i 's/,"rlimits":\[[^]]*\]//; s/"rlimits":\[[^]]*\],//' "$word" ;;
+	esac
+	last=$word
+done
+exec /usr/sbin/runc "$@"
+E
+chmod 755 runc
+p() { podman --log-level=error --cgroup-manager=cgroupfs --events-backend=file ${OWN-} --runtime "$PWD/runc" "$@"; }
+"#;
+
+/// Whether Podman can run something.
+fn has_podman() -> bool {
+    able() && has("podman") && can("runc (not installed)", Path::new("/usr/sbin/runc").exists())
+}
+
+#[test]
+fn podman_runs_and_builds_images_on_it() {
+    if !has_podman() {
+        return;
+    }
+    let place = open_place();
+    let script = format!(
+        r#"export FUSE=$PWD/fsd-fuse OWN="--tmpdir $PWD/tmp"; {STORE} {PODMAN}
+        tar -C image -c . | p import -q - base:1 > /dev/null
+        p run --rm --network none base:1 sh -c 'cat /etc/low; echo x > /etc/low; rm -r /etc/d; ls /etc/d 2> /dev/null; cat /etc/low; mount | while read a b c d e f; do echo $e; break; done'
+        mkdir ctx; printf 'FROM base:1\nRUN echo built > /built && rm -r /etc/d && mkdir /etc/d && chown 5 /built && ln /built /linked\nRUN mv /etc/low /etc/high\nCOPY Dockerfile /D\n' > ctx/Dockerfile
+        p build -q --isolation=chroot --network host -t built:1 ctx > /dev/null
+        p run --rm --network none built:1 sh -c 'cat /built; stat -c %u:%h /linked; ls -A /etc/d; cat /etc/high; ls /etc/low' 2> /dev/null || true
+        p rmi -fa > /dev/null; until ! grep -q " $PWD/root/overlay/" /proc/mounts; do sleep 0.1; done
+        umount root/overlay 2> /dev/null || true; ! grep $PWD/ /proc/mounts"#
+    );
+    let output = run(&place, false, &script);
+    let said = ok(&output);
+    assert_eq!(said, "low\nx\nfuse.fsd-fuse\nbuilt\n5:2\nlow\n", "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// What a host gives an ordinary user, made in a mount namespace: a home, further ids, the device.
 const AS_USER: &str = r#"
 # Podman makes these whatever it is told.
@@ -75,27 +120,9 @@ mknod fuse c 10 229; chmod 666 fuse; mount --bind fuse /dev/fuse
 user() { setpriv --reuid 65534 --regid 65534 --clear-groups env -i PATH=$PATH HOME=$PWD/home XDG_RUNTIME_DIR=$PWD/home/run FUSE=$PWD/fsd-fuse bash -euo pipefail -c "cd; $1"; }
 "#;
 
-/// Podman's, and a runtime that takes this host's cgroups, and sets no limits, which some hosts refuse.
-const PODMAN: &str = r#"
-cat > runc <<'E'
-#!/bin/sh
-last=
-for word in "$@"; do
-	case $last in
-	--bundle) sed -i 's/,"rlimits":\[[^]]*\]//; s/"rlimits":\[[^]]*\],//' "$word/config.json" ;;
-	esac
-	last=$word
-done
-exec /usr/sbin/runc "$@"
-E
-chmod 755 runc
-p() { podman --log-level=error --cgroup-manager=cgroupfs --events-backend=file --runtime "$PWD/runc" "$@"; }
-"#;
-
 #[test]
 fn podman_of_an_ordinary_user_runs_and_builds_on_it() {
-    let tools = ["podman", "newuidmap", "setpriv", "fusermount3"];
-    if !able() || !tools.into_iter().all(has) || !can("runc (not installed)", Path::new("/usr/sbin/runc").exists()) {
+    if !has_podman() || !["newuidmap", "setpriv", "fusermount3"].into_iter().all(has) {
         return;
     }
     // Not every kernel lets users have namespaces, and what makes them for users may be kept from it where we are.

@@ -30,8 +30,7 @@ impl Host {
         std::fs::copy(program("ctl"), dir.path().join("ctl")).unwrap();
         let daemon = Daemon::start_in(dir, &["--group", "users"]);
         let layer = images::layer(&[("etc/one", "one\n"), ("etc/two", "two\n")]);
-        let (status, answer) = daemon.send("POST", "/images/load", &images::docker_archive("seen:1", &[&layer])).unwrap();
-        assert_eq!(status, 200, "{answer}");
+        images::load(&daemon, "seen:1", &[&layer]);
         Host { daemon, home }
     }
 
