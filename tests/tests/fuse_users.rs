@@ -241,7 +241,12 @@ fn a_writable_mount_says_what_was_changed_without_being_looked_through() {
         assert_eq!(at("$ctl mount diff $m | wc -l"), "1204\n");
         let json = at("$ctl mount diff --format json $m | tail -n 1");
         assert!(json.contains("\"kind\":\"added\"") && json.contains("answer-999"), "{json}");
+        if who == "user" {
+            let refused = fails(&root(&host, &format!("$ctl mount diff {}", dir.display())));
+            assert!(refused.contains("only user 65534 can see what was changed"), "{refused}");
+        }
         at("$ctl umount $m");
+        assert_eq!(at("$ctl image mount seen:1 $m > /dev/null; $ctl mount diff $m; $ctl umount $m > /dev/null"), "");
     }
     let refused = fails(&host.user("$ctl mount diff /"));
     assert!(refused.contains("not the top of a tree that FUSE serves"), "{refused}");

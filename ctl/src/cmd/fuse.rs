@@ -12,10 +12,15 @@ const PROGRAM: &str = "fsd-fuse";
 /// What the mount table calls the mounts of files. Those that the daemon makes are called by their images.
 const SOURCE: &str = "fsd-fuse";
 
-/// Whether an argument means a file and not an image of the daemon: it is written as a path, or names an image file.
+/// How files with images are called.
+const SUFFIXES: [&str; 4] = [".tar", ".tar.gz", ".tgz", ".tar.zst"];
+
+/// Whether an argument means a file and not an image of the daemon: it is written as a path, or names an image file, or is
+/// called as one is (such an image has its tag said).
 pub fn is_file(name: &str) -> bool {
     let path = Path::new(name);
     name.starts_with('/')
+        || SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
         || name.starts_with("./")
         || name.starts_with("../")
         || path.is_file()
@@ -93,6 +98,7 @@ mod tests {
     #[test]
     fn a_path_is_not_an_image_name() {
         assert!(is_file("./x.tar") && is_file("/tmp/x") && is_file("../x"));
+        assert!(is_file("nosuch.tar") && !is_file("x.tar:latest"), "one that is not there is not looked for elsewhere");
         assert!(!is_file("debian:12") && !is_file("library/debian"));
         assert_eq!(unescape("/a\\040b\\134c"), "/a b\\c");
     }

@@ -108,10 +108,15 @@ pub fn usage(app: &App) -> Result<Vec<UsedMount>> {
 /// What was changed in a mount that the kernel makes writable. The library that serves trees by FUSE compares its upper
 /// directory with what lies below; nothing is served.
 pub fn changes(app: &App, row: &MountRow) -> Result<Vec<Change>> {
-    let upper = app.scratch_dir().join(&row.id).join(files::UPPER);
-    if row.driver == FUSE || !upper.exists() {
-        return Err(Error::invalid(format!("mount {} can't be written to", row.target)));
+    if !row.writable {
+        return Ok(Vec::new());
     }
+    if row.driver == FUSE {
+        let message =
+            format!("only user {} can see what was changed in mount {}: FUSE serves it to nobody else", row.uid, row.target);
+        return Err(Error::denied(message).with_hint("ask as that user"));
+    }
+    let upper = app.scratch_dir().join(&row.id).join(files::UPPER);
     let subject = Subject::of(app, row)?;
     let mut lowers = Vec::with_capacity(subject.layers.len() + 1);
     if let Some(dir) = subject.dir {
