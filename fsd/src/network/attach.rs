@@ -199,8 +199,11 @@ pub fn attach(app: &App, row: &ContainerRow, prepared: Prepared, pid: i32) -> Re
 
 /// Answers a container that is in these places, if it is in a network of users, and has others know its names.
 pub fn answer(app: &App, row: &ContainerRow, pid: i32, places: &[Place]) -> Result<()> {
-    let asker = resolver::asker(row, places);
     let serving = &app.networks.serving;
+    if !resolver::is_answered(places) && !serving.is_answered(&row.id) {
+        return Ok(());
+    }
+    let asker = resolver::asker(row, places);
     if !serving.set_asker(&row.id, asker.clone())? && resolver::is_answered(places) {
         let sockets = resolver::sockets(&row.id, namespace::of_process(pid)?.as_fd())?;
         serving.answer(&row.id, pid, asker.clone(), &sockets)?;

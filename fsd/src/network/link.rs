@@ -18,6 +18,8 @@ use super::helper::{NAME, OWN_PROGRAM, identity};
 
 /// How long the helper may take for an answer: it waits for nobody.
 const DEADLINE: Duration = Duration::from_secs(20);
+/// The same for one that was there before: one that hangs keeps the daemon from its start for so long.
+const FIRST_DEADLINE: Duration = Duration::from_secs(8);
 const SOCKET: &str = "sock";
 const PID: &str = "pid";
 
@@ -133,9 +135,12 @@ struct Hello {
     served: Vec<Served>,
 }
 
+fn set_deadline(stream: &UnixStream, deadline: Duration) -> Result<()> {
+    let deadline = Some(deadline);
+    stream.set_read_timeout(deadline).and_then(|()| stream.set_write_timeout(deadline)).at("configure", "socket")
+}
+
 fn greet(stream: &UnixStream) -> Result<Hello> {
-    let deadline = Some(DEADLINE);
-    stream.set_read_timeout(deadline).and_then(|()| stream.set_write_timeout(deadline)).at("configure", "socket")?;
     wire::send(stream, &Request::Hello, &[])?;
     let (Reply::Hello { pid, version, identity, served }, mut descriptors) = wire::receive(stream)? else {
         return Err(Error::internal("the network helper did not say who it is"));
@@ -180,7 +185,7 @@ impl Folder {
             .spawn()
             .at("run", OWN_PROGRAM)?;
         let greeted = self.note(&child).and_then(|()| {
-            let stream = self.connect()?;
+            let stream = self.connect(DEADLINE)?;
             Ok((greet(&stream)?, stream))
         });
         match greeted {
@@ -196,9 +201,11 @@ impl Folder {
         }
     }
 
-    fn connect(&self) -> Result<UnixStream> {
+    fn connect(&self, deadline: Duration) -> Result<UnixStream> {
         let path = self.path.join(SOCKET);
-        UnixStream::connect(&path).at("connect to", &path)
+        let stream = UnixStream::connect(&path).at("connect to", &path)?;
+        set_deadline(&stream, deadline)?;
+        Ok(stream)
     }
 
     /// So that one that hangs can be ended.
@@ -209,8 +216,8 @@ impl Folder {
 
     /// The helper of an earlier daemon, if it is there and answers. One that does not is ended.
     pub fn find(&self) -> Option<Found> {
-        let stream = self.connect().ok()?;
-        let hello = match greet(&stream) {
+        let stream = self.connect(FIRST_DEADLINE).ok()?;
+        let hello = match greet(&stream).and_then(|hello| set_deadline(&stream, DEADLINE).map(|()| hello)) {
             Ok(hello) => hello,
             Err(error) => {
                 tracing::warn!(%error, "the network helper does not answer, and is ended");

@@ -40,6 +40,8 @@ pub struct Wanted {
 struct State {
     link: Option<Link>,
     wanted: HashMap<ContainerId, Wanted>,
+    /// The networks that the helper knows.
+    told: HashSet<String>,
     /// How often in a row it had a short life.
     short_lives: u32,
 }
@@ -48,6 +50,7 @@ impl State {
     /// The helper is not there any more, or must not be.
     fn lose(&mut self) {
         let Some(link) = self.link.take() else { return };
+        self.told.clear();
         self.short_lives = if link.age() < GOOD_LIFE { self.short_lives + 1 } else { 0 };
         link.end();
     }
@@ -62,6 +65,25 @@ impl State {
                 Err(error)
             }
         }
+    }
+
+    fn tell_tables(&mut self, tables: Vec<Table>) -> Result<()> {
+        let known: Vec<(String, bool)> = tables.iter().map(|one| (one.network.clone(), !one.members.is_empty())).collect();
+        self.tell(&Request::Tables(tables), &[])?;
+        for (network, is_known) in known {
+            if is_known {
+                self.told.insert(network)
+            } else {
+                self.told.remove(&network)
+            };
+        }
+        Ok(())
+    }
+
+    /// Whether anybody asks, or the helper still knows, who is in a network.
+    fn concerns(&self, network: &str) -> bool {
+        let asks = |wanted: &Wanted| wanted.asker.as_ref().is_some_and(|asker| asker.networks.iter().any(|own| own == network));
+        self.told.contains(network) || self.wanted.values().any(asks)
     }
 
     fn tell_ports(&mut self, container: &ContainerId, process: &Process, ports: &[(Passage, OwnedFd)]) -> Result<()> {
@@ -156,11 +178,17 @@ impl Serving {
     /// Tells who is in these networks now. The database is read with all others kept out, so that what is told last is true.
     pub fn tell_names(&self, networks: &[&str]) -> Result<()> {
         let mut state = lock(&self.state);
+        let networks: Vec<&str> = networks.iter().copied().filter(|network| state.concerns(network)).collect();
         if networks.is_empty() || state.wanted.is_empty() {
             return Ok(());
         }
-        let request = Request::Tables(networks.iter().map(|id| self.table(id)).collect::<Result<_>>()?);
-        self.with_helper(&mut state, |state| state.tell(&request, &[]))
+        let tables: Vec<Table> = networks.into_iter().map(|id| self.table(id)).collect::<Result<_>>()?;
+        self.with_helper(&mut state, |state| state.tell_tables(tables.clone()))
+    }
+
+    /// Whether a container is answered.
+    pub fn is_answered(&self, container: &ContainerId) -> bool {
+        lock(&self.state).wanted.get(container).is_some_and(|wanted| wanted.asker.is_some())
     }
 
     fn table(&self, network: &str) -> Result<Table> {
@@ -175,8 +203,8 @@ impl Serving {
         if networks.is_empty() {
             return Ok(());
         }
-        let request = Request::Tables(networks.into_iter().map(|id| self.table(id)).collect::<Result<_>>()?);
-        state.tell(&request, &[])
+        let tables = networks.into_iter().map(|id| self.table(id)).collect::<Result<_>>()?;
+        state.tell_tables(tables)
     }
 
     /// Holds a container's ports no more. When this returns they are free.
