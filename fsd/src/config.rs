@@ -101,6 +101,12 @@ pub struct Options {
     /// Runtime of containers that name none [default: builtin]
     #[arg(long, global = true, env = "FSD_DEFAULT_RUNTIME", value_name = "NAME")]
     pub default_runtime: Option<String>,
+    /// Where containers log that name no driver: json-file, local, journald or none [default: json-file]
+    #[arg(long, global = true, env = "FSD_LOG_DRIVER", value_name = "NAME")]
+    pub log_driver: Option<String>,
+    /// Option of that driver for containers that do not give it, as for 'run --log-opt'
+    #[arg(long = "log-opt", global = true, value_name = "KEY=VALUE")]
+    pub log_opts: Vec<String>,
     /// Give containers users of their own: 'default', or whose ids in /etc/subuid and /etc/subgid [default: the host's users]
     #[arg(long, global = true, env = "FSD_USERNS_REMAP", value_name = "USER[:GROUP]")]
     pub userns_remap: Option<String>,
@@ -133,6 +139,10 @@ struct File {
     userns_remap: Option<String>,
     fuse: Option<PathBuf>,
     log: Option<String>,
+    #[serde(rename = "log-driver")]
+    log_driver: Option<String>,
+    #[serde(rename = "log-opts", default)]
+    log_opts: BTreeMap<String, String>,
     #[serde(default)]
     limits: FileLimits,
     #[serde(default)]
@@ -229,6 +239,10 @@ pub struct Config {
     pub userns_remap: Option<IdMap>,
     /// What serves a tree by FUSE.
     pub fuse: PathBuf,
+    /// Where containers log that name no driver.
+    pub log_driver: String,
+    /// Its options.
+    pub log_opts: BTreeMap<String, String>,
     /// The log level.
     pub log: tracing::level_filters::LevelFilter,
     /// Bounds on layers.
@@ -263,6 +277,8 @@ impl Config {
             log: log.parse().map_err(|_| {
                 Error::invalid(format!("invalid log level {log:?}")).with_hint("use error, warn, info, debug or trace")
             })?,
+            log_driver: options.log_driver.clone().or(file.log_driver).unwrap_or_else(|| "json-file".to_owned()),
+            log_opts: log_opts(file.log_opts, &options.log_opts)?,
             runtimes: runtimes(file.runtimes, &options.runtimes)?,
             default_runtime: options
                 .default_runtime
@@ -276,6 +292,8 @@ impl Config {
             registries: Settings { insecure: file.registries.insecure, mirrors: file.registries.mirrors },
         };
         crate::container::runtimes::find(&config, "").map_err(|error| error.context("default-runtime"))?;
+        crate::container::logs::check(&config.log_driver, &config.log_opts)
+            .map_err(|error| error.context("failed to set log opts"))?;
         Ok(config)
     }
 }
@@ -291,6 +309,17 @@ fn limits(file: &FileLimits) -> Limits {
         time: file.seconds.map_or(defaults.time, Duration::from_secs),
         ..defaults
     }
+}
+
+/// The file's and the flags', which win.
+fn log_opts(mut all: BTreeMap<String, String>, flags: &[String]) -> Result<BTreeMap<String, String>> {
+    for flag in flags {
+        let (key, value) = flag.split_once('=').ok_or_else(|| {
+            Error::invalid(format!("invalid log option {flag:?}")).with_hint("write --log-opt KEY=VALUE, as for 'run'")
+        })?;
+        all.insert(key.to_owned(), value.to_owned());
+    }
+    Ok(all)
 }
 
 /// The file's and the flags', which win.

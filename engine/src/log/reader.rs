@@ -235,7 +235,8 @@ fn open_all(path: &Path) -> Result<Vec<File>> {
 }
 
 impl Query {
-    fn wants(&self, record: &Record) -> bool {
+    /// Whether a line is of a stream, and of a time, that is asked for; the end of the time aside.
+    pub fn wants(&self, record: &Record) -> bool {
         let stream = match record.stream {
             Stream::Stdout => self.stdout,
             Stream::Stderr => self.stderr,

@@ -281,6 +281,10 @@ fn a_full_disk_costs_lines_but_tears_none_and_ends_nothing() {
         writer.write(Stream::Stdout, b"room\n").unwrap();
         let all = lines(&path, ALL);
         assert_eq!(all.last().unwrap(), "room\n");
+        let mut reader = Reader::open(&path, ALL).unwrap();
+        let told: Vec<String> =
+            std::iter::from_fn(|| reader.read().unwrap()).filter_map(|mut line| line.attributes.remove(DROPPED)).collect();
+        assert_eq!(told.last().unwrap(), &writer.lost().to_string(), "the next line tells how many were lost");
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()));
     });

@@ -9,10 +9,8 @@ use std::path::{Path, PathBuf};
 use fs_base::{IoContext, Result, durable};
 
 use super::compress::{self, Compressing, compressed};
-use super::{Stream, rotated};
-
-/// The longest piece of a line that is logged as one, as in Docker.
-const LINE_MAX: usize = 16 << 10;
+use super::lines::{LINE_MAX, Lines};
+use super::{DROPPED, Message, Stream, rotated};
 
 /// When a new file is begun.
 #[derive(Debug, Clone, Default)]
@@ -34,12 +32,14 @@ pub struct Writer {
     file: File,
     size: u64,
     options: Options,
-    partial: [Vec<u8>; 2],
+    lines: Lines,
     /// What one write takes; kept to spare its allocation.
     out: Vec<u8>,
-    /// How many lines are in it.
-    waiting: u64,
+    /// How many lines are in it, and of how many lost ones they tell.
+    waiting: [u64; 2],
     lost: u64,
+    /// How many of those no line in the file tells of yet.
+    untold: u64,
     /// What is said of every line, as it is written.
     attributes: Vec<u8>,
     compressing: Option<Compressing>,
@@ -66,10 +66,11 @@ impl Writer {
             attributes: encoded(&options.attributes),
             compressing: None,
             options,
-            partial: [Vec::new(), Vec::new()],
+            lines: Lines::default(),
             out: Vec::new(),
-            waiting: 0,
+            waiting: [0; 2],
             lost: 0,
+            untold: 0,
         })
     }
 
@@ -80,12 +81,18 @@ impl Writer {
 
     /// What has come of a stream and waits for the end of its line: it is not in the file yet.
     pub fn partial(&self, stream: Stream) -> &[u8] {
-        &self.partial[stream as usize]
+        self.lines.partial(stream)
     }
 
-    /// How many lines could not be written, as the disk was full, say.
+    /// How many lines could not be written, as the disk was full, say. The next one that can be tells of them, by the
+    /// attribute [`DROPPED`].
     pub fn lost(&self) -> u64 {
         self.lost
+    }
+
+    /// Whether the last line that came is lost.
+    pub(super) fn is_failing(&self) -> bool {
+        self.untold > 0
     }
 
     /// Logs output as it comes. What does not end in a newline waits for the rest of its line.
@@ -94,51 +101,66 @@ impl Writer {
     /// with the next call.
     pub fn write(&mut self, stream: Stream, bytes: &[u8]) -> Result<()> {
         let time = now();
-        let mut rest = bytes;
-        let mut partial = std::mem::take(&mut self.partial[stream as usize]);
-        while !rest.is_empty() {
-            let room = LINE_MAX - partial.len();
-            let (end, whole) = match rest.iter().take(room).position(|byte| *byte == b'\n') {
-                Some(newline) => (newline + 1, true),
-                None => (rest.len().min(room), rest.len() >= room),
-            };
-            partial.extend(&rest[..end]);
-            rest = &rest[end..];
-            if whole {
-                encode(&mut self.out, stream, &partial, &time, &self.attributes);
-                self.waiting += 1;
-                partial.clear();
+        let mut lines = std::mem::take(&mut self.lines);
+        let mut went = Ok(());
+        lines.push(stream, bytes, |line| {
+            self.add(stream, line, &time, 0);
+            if let Err(error) = self.put_if_full() {
+                went = Err(error);
             }
-        }
-        self.partial[stream as usize] = partial;
-        self.put()
+        });
+        self.lines = lines;
+        self.put().and(went)
     }
 
     /// Logs what still waits for the end of its line: there is no more to come.
     pub fn flush_partial(&mut self) -> Result<()> {
         let time = now();
-        for stream in [Stream::Stdout, Stream::Stderr] {
-            let partial = std::mem::take(&mut self.partial[stream as usize]);
-            if !partial.is_empty() {
-                encode(&mut self.out, stream, &partial, &time, &self.attributes);
-                self.waiting += 1;
-            }
-        }
+        let mut lines = std::mem::take(&mut self.lines);
+        lines.flush(|stream, line| self.add(stream, line, &time, 0));
         self.put()
     }
 
-    fn put(&mut self) -> Result<()> {
+    /// Adds what somebody else has cut into lines; [`Writer::put`] writes the rest of it.
+    pub(super) fn add_message(&mut self, message: &Message<'_>) -> Result<()> {
+        let time = jiff::Timestamp::from_nanosecond(message.nanos.into()).map_or_else(|_| now(), |time| format!("{time:.9}"));
+        self.add(message.stream, message.line, &time, message.dropped);
+        self.put_if_full()
+    }
+
+    /// Writes what was added if with it the file has its size: what comes then is in the next one.
+    fn put_if_full(&mut self) -> Result<()> {
+        let is_full = self.options.max_size.is_some_and(|max| self.size + self.out.len() as u64 >= max);
+        if is_full { self.put() } else { Ok(()) }
+    }
+
+    fn add(&mut self, stream: Stream, line: &[u8], time: &str, dropped: u64) {
+        let untold = std::mem::take(&mut self.untold) + dropped;
+        if untold > 0 {
+            let mut attributes = self.options.attributes.clone();
+            attributes.insert(DROPPED.to_owned(), untold.to_string());
+            encode(&mut self.out, stream, line, time, &encoded(&attributes));
+        } else {
+            encode(&mut self.out, stream, line, time, &self.attributes);
+        }
+        self.waiting[0] += 1;
+        self.waiting[1] += untold;
+    }
+
+    /// Writes what was added.
+    pub(super) fn put(&mut self) -> Result<()> {
         if self.out.is_empty() {
             return Ok(());
         }
         // If that fails, the old file still takes lines.
         let rotated = if self.options.max_size.is_some_and(|max| self.size >= max) { self.rotate() } else { Ok(()) };
         let written = self.file.write_all(&self.out);
-        let (length, lines) = (self.out.len() as u64, std::mem::take(&mut self.waiting));
+        let (length, [lines, told]) = (self.out.len() as u64, std::mem::take(&mut self.waiting));
         self.out.clear();
         self.out.shrink_to(4 * LINE_MAX);
         if let Err(error) = written {
             self.lost += lines;
+            self.untold += lines + told;
             self.take_back();
             return Err(error).at("write", &self.path);
         }

@@ -32,7 +32,7 @@ pub struct Options {
     pub log: Option<LogOptions>,
 }
 
-/// The log of a container.
+/// The log of a container: a file, unless there is a journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogOptions {
     /// The file; older ones have `.1`, `.2`, … after its name.
@@ -44,9 +44,15 @@ pub struct LogOptions {
     /// Whether the older ones are compressed.
     #[serde(default)]
     pub compress: bool,
-    /// What is said of every line.
+    /// What is said of every line in a file.
     #[serde(default)]
     pub attributes: BTreeMap<String, String>,
+    /// The fields of every entry, if it is systemd's journal and no file.
+    #[serde(default)]
+    pub journal: Option<BTreeMap<String, String>>,
+    /// How many bytes may wait for the disk or the journal until lines are dropped; `None`: the container waits.
+    #[serde(default)]
+    pub buffer: Option<u64>,
 }
 
 /// What a shim can be asked.
@@ -151,6 +157,9 @@ pub struct Exit {
     pub oom_killed: bool,
     /// When, in nanoseconds since the epoch.
     pub finished: i64,
+    /// How many lines of its output its log does not have: there was no room, or they could not be written.
+    #[serde(default)]
+    pub unlogged: u64,
 }
 
 /// How a container is.

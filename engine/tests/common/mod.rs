@@ -61,6 +61,8 @@ impl Box {
             max_files: 1,
             compress: false,
             attributes: std::collections::BTreeMap::new(),
+            journal: None,
+            buffer: None,
         };
         Box {
             container: value(args),

@@ -16,7 +16,7 @@ use serde_json::json;
 use super::error::Failure;
 use super::images::{any_filters, filters};
 use super::query::Query;
-use super::{blocking, copy, events, flag, lifecycle, resources, streams};
+use super::{blocking, copy, events, flag, lifecycle, logs, resources, streams};
 use crate::app::App;
 use crate::container::filter::ListQuery;
 use crate::container::{self, ContainerRow, exec, make, show, size};
@@ -44,7 +44,7 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/containers/{name}/wait", post(lifecycle::wait))
         .route("/containers/{name}/resize", post(lifecycle::resize))
         .route("/containers/{name}/attach", post(streams::attach))
-        .route("/containers/{name}/logs", get(streams::logs))
+        .route("/containers/{name}/logs", get(logs::logs))
         .route("/containers/{name}/exec", post(streams::create_exec))
         .route("/exec/{id}/start", post(streams::start_exec))
         .route("/exec/{id}/json", get(streams::inspect_exec))

@@ -25,10 +25,10 @@ pub fn describe(app: &App) -> Result<Value> {
         "ContainersPaused": paused, "ContainersStopped": containers.len() - running - paused,
         "Driver": app.mounter.driver_name().unwrap_or("none"), "DriverStatus": status, "DockerRootDir": app.config.root,
         "Plugins": {
-            "Volume": ["local"], "Network": ["bridge", "host", "null"], "Log": ["json-file", "local", "none"], "Authorization": null,
+            "Volume": ["local"], "Network": ["bridge", "host", "null"], "Log": container::logs::DRIVERS, "Authorization": null,
         },
         "Runtimes": runtimes(app), "DefaultRuntime": app.config.default_runtime, "InitBinary": "builtin",
-        "LoggingDriver": "json-file", "CgroupDriver": "cgroupfs", "LiveRestoreEnabled": true, "Debug": false,
+        "LoggingDriver": app.config.log_driver, "CgroupDriver": "cgroupfs", "LiveRestoreEnabled": true, "Debug": false,
         "NFd": entries("/proc/self/fd"), "NGoroutines": entries("/proc/self/task"),
         "NEventsListener": app.events.listeners(), "RegistryConfig": registries(&app.config.registries),
     });

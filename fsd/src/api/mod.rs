@@ -13,6 +13,7 @@ mod hijack;
 mod images;
 mod info;
 mod lifecycle;
+mod logs;
 mod networks;
 mod own;
 pub mod peer;

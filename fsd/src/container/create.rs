@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use volumes::parse::HostMounts;
 
-use super::{refuse, runtimes, types, users};
+use super::{logs, refuse, runtimes, types, users};
 use crate::config::Config;
 use crate::image::Config as ImageConfig;
 use crate::network::{Mode, request};
@@ -78,12 +78,17 @@ impl New {
         users::check(config, &self.host_config)
     }
 
+    /// Checks and notes where it logs.
+    pub fn choose_log(&mut self, config: &Config) -> Result<()> {
+        logs::choose(config, &mut self.host_config)
+    }
+
     /// Merges it with its image. `id` gives the host name where none was asked for.
     pub fn settle(mut self, image: &ImageConfig, id: &fs_base::ContainerId) -> Result<Settled> {
         merge_config(&mut self.config, &image.defaults, &id.as_str()[..12], self.host_config.get("UTSMode"));
         let mut warnings = Vec::new();
         let mounts: HostMounts = read(&Value::Object(self.host_config.clone()), "HostConfig")?;
-        default_host_config(&mut self.host_config)?;
+        default_host_config(&mut self.host_config);
         let config = Value::Object(self.config);
         let command = config["Entrypoint"].as_array().into_iter().chain(config["Cmd"].as_array()).flatten().count();
         if command == 0 {
@@ -167,14 +172,11 @@ fn merge_env(image: Option<&Value>, own: Option<&Value>) -> Vec<String> {
 }
 
 /// Fills in what `inspect` shows although nobody asked for it.
-fn default_host_config(host: &mut Map<String, Value>) -> Result<()> {
+fn default_host_config(host: &mut Map<String, Value>) {
     let mode = host.get("NetworkMode").and_then(Value::as_str).unwrap_or_default().to_owned();
     if matches!(mode.as_str(), "" | "default") {
         host.insert("NetworkMode".to_owned(), json!("bridge"));
     }
-    let log: LogConfig = host.get("LogConfig").map_or(Ok(LogConfig::default()), |value| read(value, "LogConfig"))?;
-    let driver = log.r#type.filter(|name| !name.is_empty()).unwrap_or_else(|| "json-file".to_owned());
-    host.insert("LogConfig".to_owned(), json!({"Type": driver, "Config": log.config.unwrap_or_default()}));
     super::resources::defaults(host);
     let fill = [("ShmSize", json!(64 << 20)), ("IpcMode", json!("private")), ("CgroupnsMode", json!("private"))];
     for (key, default) in fill {
@@ -190,7 +192,6 @@ fn default_host_config(host: &mut Map<String, Value>) -> Result<()> {
             host.insert(key.to_owned(), if privileged { Value::Null } else { json!(paths) });
         }
     }
-    Ok(())
 }
 
 /// Docker's `LogConfig`.

@@ -1,22 +1,60 @@
 //! Where a container's output is logged, and how.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
+use engine::log::journal;
 use engine::shim::LogOptions;
 use fs_base::{Error, Result};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::create::{LogConfig, read};
-use super::{ContainerRow, Definition, files, log_tag};
+use super::{files, log_attributes, log_tag};
+use crate::config::Config;
 
 /// Docker's number of log files, of json-file and of local.
 const JSON_FILES: u32 = 1;
 const LOCAL_FILES: u32 = 5;
 /// Docker's size of a log file of local.
 const LOCAL_SIZE: u64 = 20 << 20;
-/// The options of each driver.
-const OF_JSON_FILE: &[&str] = &["max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag", "mode"];
-const OF_LOCAL: &[&str] = &["max-size", "max-file", "compress", "mode"];
+/// Docker's bytes that wait for a log in its non-blocking mode.
+const BUFFER: u64 = 1_000_000;
+/// The drivers that there are, as `/info` tells them.
+pub const DRIVERS: &[&str] = &["journald", "json-file", "local", "none"];
+/// Docker's others.
+const OTHERS: &[&str] = &["awslogs", "etwlogs", "fluentd", "gcplogs", "gelf", "splunk", "syslog"];
+/// The options of every driver, of every one but `none`, and of those that are files.
+const OF_ALL: &[&str] = &["mode", "max-buffer-size"];
+const OF_LINES: &[&str] = &["labels", "labels-regex", "env", "env-regex", "tag"];
+const OF_FILES: &[&str] = &["max-size", "max-file", "compress"];
+
+/// A driver with its options.
+type Options = BTreeMap<String, String>;
+
+/// Checks and notes the log of a container that is made: the daemon's driver where none was asked for, and the daemon's
+/// options of that driver where they were not given.
+pub fn choose(config: &Config, host: &mut Map<String, Value>) -> Result<()> {
+    let asked = host.get("LogConfig").filter(|value| !value.is_null());
+    let asked: LogConfig = asked.map_or(Ok(LogConfig::default()), |value| read(value, "LogConfig"))?;
+    let driver = asked.r#type.filter(|name| !name.is_empty()).unwrap_or_else(|| config.log_driver.clone());
+    let mut options = asked.config.unwrap_or_default();
+    if driver == config.log_driver {
+        for (key, value) in &config.log_opts {
+            options.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+    }
+    check(&driver, &options)?;
+    if driver == "journald" {
+        journal::check()?;
+    }
+    host.insert("LogConfig".to_owned(), json!({"Type": driver, "Config": options}));
+    Ok(())
+}
+
+/// Whether there is such a driver that takes such options.
+pub fn check(driver: &str, options: &Options) -> Result<()> {
+    of(driver, options).map(drop)
+}
 
 /// Where a container logs; `None` if it does not. The path is that of its folder, relative. `local` is the same format
 /// with limits from the start: its own is Docker's affair, and nobody else reads it.
@@ -25,116 +63,144 @@ pub fn log_options(host_config: &Value) -> Result<Option<LogOptions>> {
         Value::Null => LogConfig::default(),
         value => read(value, "LogConfig")?,
     };
-    let options = log.config.unwrap_or_default();
-    let driver = log.r#type.as_deref().unwrap_or_default();
-    let known = match driver {
-        "" | "json-file" => OF_JSON_FILE,
-        "local" => OF_LOCAL,
-        "none" => return Ok(None),
-        "journald" => {
-            return Err(unsupported("--log-driver journald", "the shim does not write to the journal")
-                .with_hint("use json-file or local, and read them with `logs`"));
+    let driver = log.r#type.filter(|name| !name.is_empty()).unwrap_or_else(|| "json-file".to_owned());
+    of(&driver, &log.config.unwrap_or_default())
+}
+
+fn of(driver: &str, options: &Options) -> Result<Option<LogOptions>> {
+    if driver == "none" {
+        return Ok(None);
+    }
+    let buffer = buffer(options)?;
+    let is_file = match driver {
+        "json-file" | "local" => true,
+        "journald" => false,
+        other if OTHERS.contains(&other) => {
+            let why = "it can be json-file, local, journald or none";
+            return Err(Error::unsupported(format!("--log-driver {other} is not supported: {why}")));
         }
-        other => return Err(unsupported(&format!("--log-driver {other}"), "it can be json-file or local or none")),
+        other => return Err(Error::invalid(format!("logger: no log driver named '{other}' is registered"))),
     };
-    if let Some(key) = options.keys().find(|key| !known.contains(&key.as_str())) {
-        let driver = if driver.is_empty() { "json-file" } else { driver };
-        return Err(unsupported(&format!("--log-opt {key}"), &format!("{driver} takes {}", known.join(", "))));
-    }
-    match options.get("mode").map(String::as_str) {
-        None | Some("" | "blocking") => {}
-        Some("non-blocking") => {
-            return Err(unsupported("--log-opt mode=non-blocking", "no line is dropped: the log is a file on this host"));
-        }
-        Some(other) => return Err(Error::invalid(format!("logger: logging mode not supported: {other}"))),
-    }
-    let local = driver == "local";
-    let max_size = options.get("max-size").filter(|text| *text != "-1").map(|text| bytes(text)).transpose()?;
-    let max_size = if local { Some(max_size.unwrap_or(LOCAL_SIZE)) } else { max_size };
-    let max_files = match options.get("max-file") {
-        None if local => LOCAL_FILES,
-        None => JSON_FILES,
-        Some(text) => text
-            .parse()
-            .ok()
-            .filter(|count| *count > 0)
-            .ok_or_else(|| Error::invalid(format!("max-file cannot be less than 1: {text}")))?,
-    };
-    if max_files > 1 && max_size.is_none() {
-        return Err(Error::invalid("max-file cannot be set without max-size"));
-    }
-    let compress = match options.get("compress").map(String::as_str) {
-        None => local && max_files > 1,
-        Some("true" | "1") => true,
-        Some("false" | "0") => false,
-        Some(other) => return Err(Error::invalid(format!("invalid compress value: {other:?}: it is true or false"))),
-    };
-    if compress && (max_size.is_none() || max_files < 2) {
-        return Err(Error::invalid("compress cannot be true when max-file is less than 2 or max-size is not set"));
+    let knows = |key: &str| OF_ALL.contains(&key) || OF_LINES.contains(&key) || (is_file && OF_FILES.contains(&key));
+    if let Some(key) = options.keys().find(|key| !knows(key)) {
+        let whose = if driver == "local" { "log driver local".to_owned() } else { format!("{driver} log driver") };
+        return Err(Error::invalid(format!("unknown log opt '{key}' for {whose}")));
     }
     options.get("tag").map_or(Ok(()), |template| log_tag::check(template))?;
     for key in ["labels-regex", "env-regex"] {
-        options.get(key).map(|text| pattern(text)).transpose()?;
+        options.get(key).map(|text| log_attributes::pattern(text)).transpose()?;
     }
-    Ok(Some(LogOptions { path: files::LOG.into(), max_size, max_files, compress, attributes: BTreeMap::new() }))
-}
-
-/// What is said of every line of a container: the labels and variables that its log options name, and its tag.
-pub fn attributes(row: &ContainerRow) -> Result<BTreeMap<String, String>> {
-    let mut all = named(&row.definition)?;
-    if let Some(template) = row.definition.host_config["LogConfig"]["Config"]["tag"].as_str().filter(|text| !text.is_empty()) {
-        all.insert("tag".to_owned(), log_tag::of(template, row)?);
-    }
-    Ok(all)
-}
-
-fn named(definition: &Definition) -> Result<BTreeMap<String, String>> {
-    let options = &definition.host_config["LogConfig"]["Config"];
-    let option = |key: &str| options[key].as_str().filter(|text| !text.is_empty());
-    let labels = definition.config["Labels"].as_object().into_iter().flatten();
-    let labels = labels.map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned()));
-    let variables = definition.config_texts("Env").into_iter().filter_map(|pair| {
-        let (key, value) = pair.split_once('=')?;
-        Some((key.to_owned(), value.to_owned()))
-    });
-    let mut all = BTreeMap::new();
-    for (names, regex, pairs) in
-        [("labels", "labels-regex", labels.collect::<Vec<_>>()), ("env", "env-regex", variables.collect())]
-    {
-        let named: Vec<&str> = option(names).map(|text| text.split(',').collect()).unwrap_or_default();
-        let matched = option(regex).map(pattern).transpose()?;
-        let wanted = |key: &str| named.contains(&key) || matched.as_ref().is_some_and(|pattern| pattern.is_match(key));
-        all.extend(pairs.into_iter().filter(|(key, _)| wanted(key)));
-    }
-    Ok(all)
-}
-
-fn pattern(text: &str) -> Result<regex_lite::Regex> {
-    regex_lite::Regex::new(text).map_err(|error| Error::invalid(format!("invalid regular expression {text:?}: {error}")))
-}
-
-fn unsupported(flag: &str, why: &str) -> Error {
-    Error::unsupported(format!("{flag} is not supported: {why}"))
-}
-
-/// `10m`, `1g`, `4096`.
-fn bytes(text: &str) -> Result<u64> {
-    let bad = || Error::invalid(format!("invalid size: '{text}'"));
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match text[digits.len()..].to_ascii_lowercase().trim_end_matches('b') {
-        "" => 1,
-        "k" => 1 << 10,
-        "m" => 1 << 20,
-        "g" => 1 << 30,
-        _ => return Err(bad()),
+    let mut log = match driver {
+        "json-file" => json_file(options)?,
+        "local" => local(options)?,
+        _ => LogOptions { path: PathBuf::new(), journal: Some(BTreeMap::new()), ..in_file(None, 1, false) },
     };
-    digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).filter(|size| *size > 0).ok_or_else(bad)
+    log.buffer = buffer;
+    Ok(Some(log))
+}
+
+/// How many bytes may wait until lines are dropped; `None` if the container waits.
+fn buffer(options: &Options) -> Result<Option<u64>> {
+    let is_blocking = match options.get("mode").map(String::as_str) {
+        None | Some("" | "blocking") => true,
+        Some("non-blocking") => false,
+        Some(other) => return Err(Error::invalid(format!("logger: logging mode not supported: {other}"))),
+    };
+    let size = match options.get("max-buffer-size") {
+        Some(_) if is_blocking => {
+            return Err(Error::invalid("logger: max-buffer-size option is only supported with 'mode=non-blocking'"));
+        }
+        Some(text) => size(text, 1024.0).map_err(|error| error.context("error parsing option max-buffer-size"))?,
+        None => BUFFER,
+    };
+    Ok((!is_blocking).then_some(size))
+}
+
+fn json_file(options: &Options) -> Result<LogOptions> {
+    let max_size = options.get("max-size").filter(|text| *text != "-1").map(|text| size(text, 1000.0)).transpose()?;
+    if max_size == Some(0) {
+        return Err(Error::invalid("max-size must be a positive number"));
+    }
+    let max_files = options.get("max-file").map_or(Ok(JSON_FILES), |text| count(text))?;
+    if max_files < 1 {
+        return Err(Error::invalid("max-file cannot be less than 1"));
+    }
+    let compress = options.get("compress").map_or(Ok(false), |text| truth(text))?;
+    if compress && (max_size.is_none() || max_files < 2) {
+        return Err(Error::invalid("compress cannot be true when max-file is less than 2 or max-size is not set"));
+    }
+    Ok(in_file(max_size, max_files, compress))
+}
+
+fn local(options: &Options) -> Result<LogOptions> {
+    let bad = |key: &str, text: &str, error: &Error| Error::invalid(format!("invalid value for {key}: {text}: {error}"));
+    let max_size = match options.get("max-size") {
+        Some(text) => size(text, 1000.0).map_err(|error| bad("max-size", text, &error))?,
+        None => LOCAL_SIZE,
+    };
+    let max_files = match options.get("max-file") {
+        Some(text) => count(text).map_err(|error| bad("max-file", text, &error))?,
+        None => LOCAL_FILES,
+    };
+    let compress = match options.get("compress") {
+        Some(text) => truth(text).map_err(|error| error.context("invalid boolean value for compress"))?,
+        None => true,
+    };
+    if compress && max_files <= 1 {
+        return Err(Error::invalid("compression cannot be enabled when max file count is 1"));
+    }
+    Ok(in_file(Some(max_size).filter(|size| *size > 0), max_files.max(1), compress))
+}
+
+fn in_file(max_size: Option<u64>, max_files: u32, compress: bool) -> LogOptions {
+    let attributes = BTreeMap::new();
+    LogOptions { path: files::LOG.into(), max_size, max_files, compress, attributes, journal: None, buffer: None }
+}
+
+fn count(text: &str) -> Result<u32> {
+    let number: i64 = text.parse().map_err(|_| Error::invalid(format!("strconv.Atoi: parsing \"{text}\": invalid syntax")))?;
+    if number < 0 {
+        return Err(Error::invalid("max-file cannot be less than 1"));
+    }
+    Ok(u32::try_from(number).unwrap_or(u32::MAX))
+}
+
+/// Source: Go's `strconv.ParseBool`.
+fn truth(text: &str) -> Result<bool> {
+    match text {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
+        _ => Err(Error::invalid(format!("strconv.ParseBool: parsing \"{text}\": invalid syntax"))),
+    }
+}
+
+/// `10m`, `1.5 GB`, `4096`, in steps of 1000 or 1024. Source: docker/go-units, `FromHumanSize` and `RAMInBytes`.
+fn size(text: &str, step: f64) -> Result<u64> {
+    let bad = || Error::invalid(format!("invalid size: '{text}'"));
+    let last = text.rfind(|c: char| c.is_ascii_digit() || c == '.' || c == ' ').ok_or_else(bad)?;
+    let (number, suffix) = text.split_at(last + 1);
+    let number = number.strip_suffix(' ').unwrap_or(number);
+    let number: f64 =
+        number.parse().map_err(|_| Error::invalid(format!("strconv.ParseFloat: parsing \"{number}\": invalid syntax")))?;
+    if number.is_nan() || number < 0.0 {
+        return Err(bad());
+    }
+    let unit = suffix.to_ascii_lowercase();
+    let power = match unit.strip_suffix("ib").or_else(|| unit.strip_suffix('b')).unwrap_or(&unit) {
+        "" if unit != "ib" => 0,
+        "k" => 1,
+        "m" => 2,
+        "g" => 3,
+        "t" => 4,
+        "p" => 5,
+        _ => return Err(Error::invalid(format!("invalid suffix: '{}'", suffix.to_ascii_lowercase()))),
+    };
+    Ok((number * step.powi(power)) as u64)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn options(driver: &str, config: &Value) -> Result<Option<LogOptions>> {
         log_options(&json!({"LogConfig": {"Type": driver, "Config": config}}))
@@ -142,19 +208,44 @@ mod tests {
 
     #[test]
     fn each_driver_has_its_options_and_defaults() {
-        assert!(options("none", &json!({})).unwrap().is_none());
+        assert!(options("none", &json!({"anything": "x"})).unwrap().is_none());
         let json = options("", &json!({"max-size": "10m", "max-file": "3", "compress": "true"})).unwrap().unwrap();
-        assert_eq!((json.max_size, json.max_files, json.compress), (Some(10 << 20), 3, true));
-        let local = options("local", &json!({})).unwrap().unwrap();
-        assert_eq!((local.max_size, local.max_files, local.compress), (Some(LOCAL_SIZE), 5, true));
+        assert_eq!((json.max_size, json.max_files, json.compress, json.buffer), (Some(10_000_000), 3, true, None));
+        let local = options("local", &json!({"labels": "x", "mode": "blocking"})).unwrap().unwrap();
+        assert_eq!((local.max_size, local.max_files, local.compress, local.buffer), (Some(LOCAL_SIZE), 5, true, None));
+        let lossy = options("journald", &json!({"mode": "non-blocking", "tag": "{{.Name}}"})).unwrap().unwrap();
+        assert_eq!((lossy.buffer, lossy.journal), (Some(1_000_000), Some(BTreeMap::new())));
+        let lossy = options("local", &json!({"mode": "non-blocking", "max-buffer-size": "4m"})).unwrap().unwrap();
+        assert_eq!(lossy.buffer, Some(4 << 20));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_in_dockers_words() {
         for (driver, config, text) in [
             ("json-file", json!({"compress": "true"}), "compress cannot be true when max-file is less than 2"),
-            ("json-file", json!({"max-file": "2"}), "max-file cannot be set without max-size"),
             ("json-file", json!({"tag": "{{.No}}"}), "template: log-tag: {{.No}} is not supported"),
-            ("local", json!({"labels": "x"}), "--log-opt labels is not supported"),
-            ("json-file", json!({"mode": "non-blocking"}), "--log-opt mode=non-blocking is not supported"),
-            ("journald", json!({}), "--log-driver journald is not supported"),
+            ("json-file", json!({"max-size": "0"}), "max-size must be a positive number"),
+            ("json-file", json!({"max-size": "x"}), "invalid size: 'x'"),
+            ("json-file", json!({"max-file": "0"}), "max-file cannot be less than 1"),
+            ("json-file", json!({"max-file": "x"}), "strconv.Atoi: parsing \"x\": invalid syntax"),
+            ("json-file", json!({"color": "x"}), "unknown log opt 'color' for json-file log driver"),
+            ("local", json!({"color": "x"}), "unknown log opt 'color' for log driver local"),
+            ("local", json!({"max-file": "1"}), "compression cannot be enabled when max file count is 1"),
+            ("local", json!({"compress": "x"}), "invalid boolean value for compress: strconv.ParseBool: parsing \"x\""),
+            ("journald", json!({"max-size": "1m"}), "unknown log opt 'max-size' for journald log driver"),
+            ("json-file", json!({"mode": "fast"}), "logger: logging mode not supported: fast"),
+            (
+                "json-file",
+                json!({"max-buffer-size": "1m"}),
+                "logger: max-buffer-size option is only supported with 'mode=non-blocking'",
+            ),
+            (
+                "json-file",
+                json!({"mode": "non-blocking", "max-buffer-size": "1q"}),
+                "error parsing option max-buffer-size: invalid suffix: 'q'",
+            ),
             ("syslog", json!({}), "--log-driver syslog is not supported"),
+            ("nosuch", json!({}), "logger: no log driver named 'nosuch' is registered"),
         ] {
             let error = options(driver, &config).unwrap_err().to_string();
             assert!(error.starts_with(text), "{error}");
@@ -162,13 +253,15 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_told_with_what_was_asked_for() {
-        let definition = Definition {
-            config: json!({"Labels": {"a": "1", "b": "2"}, "Env": ["X=x", "Y=y", "Z=z"]}),
-            host_config: json!({"LogConfig": {"Config": {"labels": "b", "env": "X", "env-regex": "^Z"}}}),
-            mounts: Vec::new(),
-        };
-        let all = named(&definition).unwrap();
-        assert_eq!(all.into_iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>(), ["X=x", "Z=z", "b=2"]);
+    fn sizes_are_read_as_docker_reads_them() {
+        for (text, expected) in
+            [("1", 1), ("1b", 1), ("1k", 1000), ("1KB", 1000), ("1KiB", 1000), ("1.5 m", 1_500_000), ("2g", 2_000_000_000)]
+        {
+            assert_eq!(size(text, 1000.0).unwrap(), expected, "{text}");
+        }
+        assert_eq!(size("1m", 1024.0).unwrap(), 1 << 20);
+        for bad in ["", "m", "-1", "1ib", "1kbb", "1x", "1..5"] {
+            assert!(size(bad, 1000.0).is_err(), "{bad}");
+        }
     }
 }

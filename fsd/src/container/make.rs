@@ -35,6 +35,7 @@ pub fn create(app: &App, name: Option<&str>, body: &[u8]) -> Result<Made> {
     let name = name.filter(|name| !name.is_empty()).map(names::checked).transpose()?;
     let mut new = decode(body)?;
     new.choose_runtime(&app.config)?;
+    new.choose_log(&app.config)?;
     let image_name = new.image.clone();
     let image = image::find(app, &image_name)?;
     make(app, name, new, &image).map_err(|error| match error.class() {

@@ -1,5 +1,6 @@
 //! Starting a container, and what happens when it ends.
 
+use std::path::Path;
 use std::process::Child;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use fs_base::{Class, ContainerId, Error, IoContext, Result};
 
 use super::live::Live;
 use super::to_engine::to_engine;
-use super::{ContainerRow, State, Status, apparmor, files, health, ipc, join, oom, restart, users};
+use super::{ContainerRow, State, Status, apparmor, files, health, ipc, join, log_attributes, oom, restart, users};
 use crate::app::App;
 use crate::network;
 
@@ -118,14 +119,12 @@ fn make(app: &App, row: &ContainerRow, live: &Live) -> Result<engine::shim::Laun
     live.hold(Some(app.mounter.lease(&image.layers)?));
     let root = crate::mounts::container_tree(app, row, &image.layers, container.users.ids())?;
     let spec = engine::spec::build(&container, &Root::from_fd(root.try_clone()?.into_fd()))?;
-    let log = super::log_options(&row.definition.host_config)?;
-    let attributes = super::logs::attributes(row)?;
     let options = Options {
         open_stdin: container.open_stdin,
         stdin_once: container.stdin_once,
         init: container.init,
         runtime: super::runtimes::find(&app.config, row.definition.host_text("Runtime"))?,
-        log: log.map(|log| LogOptions { path: dir.join(log.path), attributes, ..log }),
+        log: log_of(row, &dir)?,
     };
     let run_dir = app.run_dir(&row.id);
     let launch_with = Launch { program: &app.config.shim, dir: &run_dir, spec: &spec, options: &options, root };
@@ -138,6 +137,15 @@ fn make(app: &App, row: &ContainerRow, live: &Live) -> Result<engine::shim::Laun
         return Err(error);
     }
     Ok(launched)
+}
+
+/// Where it logs, with what is said of every line.
+fn log_of(row: &ContainerRow, dir: &Path) -> Result<Option<LogOptions>> {
+    let Some(log) = super::log_options(&row.definition.host_config)? else { return Ok(None) };
+    Ok(Some(match log.journal {
+        Some(_) => LogOptions { journal: Some(log_attributes::fields(row)?), ..log },
+        None => LogOptions { path: dir.join(&log.path), attributes: log_attributes::attributes(row)?, ..log },
+    }))
 }
 
 /// Connects who attached early, then lets the program run.
@@ -276,6 +284,9 @@ pub fn ended(app: &Arc<App>, id: &ContainerId, exit: Option<Exit>) -> Result<()>
         Some(exit) => Some(exit),
         None => app.shim(id).exit_record()?,
     };
+    if let Some(Exit { unlogged: lines @ 1.., .. }) = exit {
+        tracing::warn!(container = %id, lines, "lines of a container's output are not in its log");
+    }
     let mut state = if let Some(exit) = exit {
         row.state.exited(exit.code, exit.oom_killed, exit.finished)
     } else if !app.run_dir(id).exists() {

@@ -1,5 +1,7 @@
 //! Containers as the API shows them.
 
+use std::path::PathBuf;
+
 use fs_base::Result;
 use serde_json::{Value, json};
 use volumes::MountPoint;
@@ -38,7 +40,7 @@ pub fn inspect(app: &App, row: &ContainerRow, execs: &[String], size: Option<Siz
         "Id": row.id, "Created": time(row.created), "Path": command.first(), "Args": command.get(1..).unwrap_or_default(),
         "State": state(app, row), "Image": row.image, "Name": format!("/{}", row.name), "RestartCount": row.state.restart_count,
         "ResolvConfPath": path(files::RESOLV_CONF), "HostnamePath": path(files::HOSTNAME), "HostsPath": path(files::HOSTS),
-        "LogPath": super::log_options(&definition.host_config)?.map(|_| path(files::LOG)),
+        "LogPath": super::log_options(&definition.host_config)?.filter(|log| log.journal.is_none()).map_or(PathBuf::new(), |_| path(files::LOG)),
         "Driver": app.mounter.driver_name().unwrap_or("none"), "Platform": "linux", "MountLabel": "", "ProcessLabel": "",
         "AppArmorProfile": row.state.apparmor, "ExecIDs": if execs.is_empty() { Value::Null } else { json!(execs) },
         "HostConfig": definition.host_config,

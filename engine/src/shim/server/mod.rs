@@ -22,10 +22,10 @@ use fs_base::{Error, IoContext, Result};
 use oci_spec::runtime::{LinuxDeviceCgroup, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::proto::{self, Answer, Exit, Options, Reply, Status};
+use super::proto::{self, Answer, Exit, LogOptions, Options, Reply, Status};
 use crate::cgroup::Cgroup;
 use crate::failure::Failure;
-use crate::log::{self, Writer};
+use crate::log::{self, Log};
 use crate::runtime::{self, Created, External, Gate};
 use client_stream::{STALL, STALL_UNLOGGED};
 use out_of_memory::OutOfMemory;
@@ -174,18 +174,7 @@ impl Shim {
         cgroup: &Cgroup,
         external: Option<&External>,
     ) -> Result<(Made, Session)> {
-        let log = options.log.as_ref().map(|log| {
-            Writer::open(
-                &log.path,
-                log::Options {
-                    max_size: log.max_size,
-                    max_files: log.max_files,
-                    compress: log.compress,
-                    attributes: log.attributes.clone(),
-                },
-            )
-        });
-        let log = log.transpose()?;
+        let log = options.log.as_ref().map(open_log).transpose()?;
         let terminal = spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
         let kind = if terminal { Kind::Terminal } else { Kind::Pipes { stdin: options.open_stdin } };
         let (stdio, ends) = session::streams(kind)?;
@@ -195,7 +184,8 @@ impl Shim {
             None => runtime::create(runtime::Create { spec, root, scratch: &scratch, stdio, cgroup, init: options.init })?,
         };
         let Created { process, root, console, warnings, gate } = created;
-        let patience = Some(if log.is_some() { STALL } else { STALL_UNLOGGED });
+        let is_kept = log.as_ref().is_some_and(|log| log.file().is_some());
+        let patience = Some(if is_kept { STALL } else { STALL_UNLOGGED });
         let session = Session::new(process, ends, console, Rules { log, input_once: options.stdin_once, patience })?;
         Ok((Made { root, warnings, gate }, session))
     }
@@ -216,7 +206,7 @@ impl Shim {
 
     /// The container has ended, all who waited know it, and all output is delivered or overdue.
     fn is_done(&self) -> bool {
-        let delivered = self.main.is_delivered() && self.execs.is_empty();
+        let delivered = self.main.is_delivered() && self.main.is_logged() && self.execs.is_empty();
         self.exit.is_some() && (delivered || self.linger().is_none_or(|end| Instant::now() > end))
     }
 
@@ -349,7 +339,7 @@ impl Shim {
 
     fn ended(&mut self, code: i32) -> Result<()> {
         let oom_killed = self.cgroup.oom_kills().is_ok_and(|count| count > 0);
-        let exit = Session::exit(code, oom_killed);
+        let exit = Exit { unlogged: self.main.unlogged(), ..Session::exit(code, oom_killed) };
         self.exit = Some((exit, Instant::now()));
         self.waiting.retain(|waiter| waiter.awaits != Awaited::OutOfMemory);
         self.root = None;
@@ -381,6 +371,15 @@ impl Shim {
         });
         told
     }
+}
+
+fn open_log(log: &LogOptions) -> Result<Log> {
+    let LogOptions { path, max_size, max_files, compress, attributes, journal, buffer } = log.clone();
+    let opened = match journal {
+        Some(fields) => Log::in_journal(&fields, buffer),
+        None => Log::in_file(&path, log::Options { max_size, max_files, compress, attributes }, buffer),
+    };
+    opened.map_err(|error| error.context("failed to initialize logging driver"))
 }
 
 /// The socket, by a short name for its folder: a socket's path may be 107 bytes long.

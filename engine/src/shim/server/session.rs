@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
 use super::client_stream::ClientStream;
-use crate::log::{Stream, Writer};
+use crate::log::{Log, Stream};
 use crate::runtime::{Stdio, reap};
 use crate::shim::proto::Exit;
 
@@ -80,6 +80,8 @@ pub enum Token {
     Input,
     /// One of the clients.
     Client(usize),
+    /// Its log.
+    Log,
 }
 
 /// A process, its streams, and who is connected to them.
@@ -91,7 +93,7 @@ pub struct Session {
     close_input: bool,
     outputs: Vec<(Stream, OwnedFd)>,
     console: bool,
-    log: Option<Writer>,
+    log: Option<Log>,
     clients: Vec<ClientStream>,
     /// Whether the input ends when a client that has it ends it.
     input_once: bool,
@@ -100,13 +102,15 @@ pub struct Session {
     /// When a client held it up last.
     held: Option<Instant>,
     ended: Option<(i32, Instant)>,
+    /// When its last output was closed.
+    closed: Option<Instant>,
 }
 
 /// What a [`Session`] is besides its process.
 #[derive(Debug, Default)]
 pub struct Rules {
     /// Where its output is logged.
-    pub log: Option<Writer>,
+    pub log: Option<Log>,
     /// Whether its input ends with the first client that had it.
     pub input_once: bool,
     /// How long it waits for a client that takes nothing; for ever if `None`.
@@ -141,6 +145,7 @@ impl Session {
             patience: rules.patience,
             held: None,
             ended: None,
+            closed: None,
         })
     }
 
@@ -168,8 +173,9 @@ impl Session {
     pub fn replay(&mut self) -> Result<()> {
         match self.clients.last_mut() {
             Some(client) => {
-                client.fall_behind(self.log.as_ref(), true);
-                client.catch_up(self.log.as_ref())
+                let file = self.log.as_ref().and_then(Log::file);
+                client.fall_behind(file, true);
+                client.catch_up(file)
             }
             None => Ok(()),
         }
@@ -193,13 +199,16 @@ impl Session {
         if self.ended.is_none() {
             add(Token::Process, self.process.as_fd(), PollFlags::IN);
         }
-        if !self.is_held() {
+        if !self.is_held() && self.has_log_room() {
             for (index, (_, output)) in self.outputs.iter().enumerate() {
                 add(Token::Output(index), output.as_fd(), PollFlags::IN);
             }
         }
         if let Some(stdin) = self.stdin.as_ref().filter(|_| !self.input.is_empty()) {
             add(Token::Input, stdin.as_fd(), PollFlags::OUT);
+        }
+        if let Some((fd, flags)) = self.log.as_ref().and_then(Log::wish) {
+            add(Token::Log, fd, flags);
         }
         for (index, client) in self.clients.iter().enumerate() {
             let listens = !client.input_ended && (!client.stdin || self.input.len() < INPUT_MAX);
@@ -213,7 +222,10 @@ impl Session {
     /// How long a wait may take at most, if something is due then.
     pub fn deadline(&self) -> Option<Instant> {
         let patience = self.clients.iter().filter_map(ClientStream::patience);
-        patience.chain(self.drained_by()).min()
+        let log = self.log.as_ref().and_then(Log::deadline);
+        // What is past is no longer waited for.
+        let logged = self.logged_by().filter(|end| *end > Instant::now());
+        patience.chain(self.drained_by()).chain(logged).chain(log).min()
     }
 
     /// Whether a client holds it up: then there may be more to read.
@@ -221,10 +233,22 @@ impl Session {
         !self.clients.iter().all(ClientStream::has_room)
     }
 
-    /// When its outputs are closed although somebody holds them open.
+    /// Whether its log does not hold it up.
+    fn has_log_room(&self) -> bool {
+        self.log.as_ref().is_none_or(Log::has_room)
+    }
+
+    /// When its outputs are closed although somebody holds them open, or its log takes nothing.
     fn drained_by(&self) -> Option<Instant> {
         let (_, ended) = self.ended.filter(|_| !self.outputs.is_empty() && !self.is_held())?;
-        Some(self.held.map_or(ended, |held| held.max(ended)) + DRAIN)
+        let slow = self.log.as_ref().filter(|log| !log.has_room()).and_then(Log::moved);
+        [self.held, slow].into_iter().flatten().max().map_or(Some(ended), |held| Some(held.max(ended))).map(|last| last + DRAIN)
+    }
+
+    /// When the rest of its log is waited for no more before its end is told.
+    fn logged_by(&self) -> Option<Instant> {
+        let (log, closed) = (self.log.as_ref().filter(|log| !log.is_finished())?, self.closed?);
+        Some(log.moved().map_or(closed, |moved| moved.max(closed)) + DRAIN)
     }
 
     /// Does what the answers to [`Session::poll`] allow.
@@ -236,12 +260,16 @@ impl Session {
                 Token::Output(index) => closed.extend((!self.read_output(index, buffer)).then_some(index)),
                 Token::Input => {}
                 Token::Client(index) => self.serve(index, *flags, buffer),
+                Token::Log => self.log.iter_mut().for_each(Log::work),
             }
         }
         for index in closed.into_iter().rev() {
             self.outputs.remove(index);
         }
         let now = Instant::now();
+        if let Some(log) = self.log.as_mut().filter(|log| log.deadline().is_some_and(|due| now >= due)) {
+            log.work();
+        }
         if self.is_held() {
             self.held = Some(now);
         }
@@ -249,14 +277,15 @@ impl Session {
             self.outputs.clear();
         }
         if let Some(log) = self.log.as_mut().filter(|_| self.outputs.is_empty()) {
-            // What could not be logged was said when it happened.
-            let _ = log.flush_partial();
+            self.closed.get_or_insert(now);
+            log.finish();
         }
+        let file = self.log.as_ref().and_then(Log::file);
         for client in &mut self.clients {
             if client.patience().is_some_and(|end| now >= end) {
-                client.fall_behind(self.log.as_ref(), false);
+                client.fall_behind(file, false);
             }
-            if let Err(error) = client.catch_up(self.log.as_ref()) {
+            if let Err(error) = client.catch_up(file) {
                 eprintln!("log: {error}");
                 client.hang_up();
             }
@@ -276,10 +305,8 @@ impl Session {
             // A terminal whose last process is gone answers EIO. Before it is started it has none either.
             Err(_) => return false,
         };
-        if let Some(log) = &mut self.log
-            && let Err(error) = log.write(stream, &buffer[..count])
-        {
-            eprintln!("log: {error}");
+        if let Some(log) = &mut self.log {
+            log.write(stream, &buffer[..count]);
         }
         for client in &mut self.clients {
             client.output(stream, &buffer[..count]);
@@ -330,9 +357,20 @@ impl Session {
         }
     }
 
-    /// The exit code, once the process has ended and all of its output is on its way.
+    /// The exit code, once the process has ended and all of its output is on its way: logged, unless that takes long.
     pub fn result(&self) -> Option<i32> {
-        self.ended.filter(|_| self.outputs.is_empty()).map(|(code, _)| code)
+        let (code, _) = self.ended.filter(|_| self.outputs.is_empty())?;
+        self.logged_by().is_none_or(|end| Instant::now() >= end).then_some(code)
+    }
+
+    /// Whether all of its output is logged.
+    pub fn is_logged(&self) -> bool {
+        self.log.as_ref().is_none_or(Log::is_finished)
+    }
+
+    /// How many lines of its output are not in its log.
+    pub fn unlogged(&self) -> u64 {
+        self.log.as_ref().map_or(0, Log::dropped)
     }
 
     /// Whether every client has what it was to get. Afterwards they can be let go.
@@ -340,14 +378,15 @@ impl Session {
         self.clients.iter().all(ClientStream::is_delivered)
     }
 
-    /// When one that has not taken all took something last.
+    /// When a client, or the log, that has not taken all took something last.
     pub fn moved(&self) -> Option<Instant> {
-        self.clients.iter().filter(|client| !client.is_delivered()).map(ClientStream::moved).max()
+        let log = self.log.as_ref().filter(|log| !log.is_finished()).and_then(Log::moved);
+        self.clients.iter().filter(|client| !client.is_delivered()).map(ClientStream::moved).chain(log).max()
     }
 
     /// The record of an end that was just noticed.
     pub fn exit(code: i32, oom_killed: bool) -> Exit {
         let now = jiff::Timestamp::now().as_nanosecond() as i64;
-        Exit { code, oom_killed, finished: now }
+        Exit { code, oom_killed, finished: now, unlogged: 0 }
     }
 }

@@ -25,7 +25,32 @@ fn body(change: impl FnOnce(&mut Value)) -> Vec<u8> {
 }
 
 fn settle(change: impl FnOnce(&mut Value), defaults: &Value) -> Result<Settled> {
-    decode(&body(change))?.settle(&image(defaults), &ContainerId::random()?)
+    let mut new = decode(&body(change))?;
+    new.choose_log(&config(&[]))?;
+    new.settle(&image(defaults), &ContainerId::random()?)
+}
+
+/// The daemon's, from these flags.
+fn config(flags: &[&str]) -> Config {
+    use clap::Parser;
+    Config::load(&crate::config::Cli::parse_from([&["fsd"], flags].concat()).options).unwrap()
+}
+
+#[test]
+fn the_daemons_log_driver_and_its_options_are_those_of_containers_that_name_none() {
+    let config = config(&["--log-driver", "local", "--log-opt", "max-size=5m", "--log-opt", "mode=non-blocking"]);
+    let chosen = |log: Value| {
+        let mut new = decode(&body(|body| body["HostConfig"]["LogConfig"] = log)).unwrap();
+        new.choose_log(&config).map(|()| new.host_config["LogConfig"].clone())
+    };
+    let defaults = json!({"max-size": "5m", "mode": "non-blocking"});
+    assert_eq!(chosen(Value::Null).unwrap(), json!({"Type": "local", "Config": defaults}));
+    let own = chosen(json!({"Type": "", "Config": {"max-size": "1m"}})).unwrap();
+    assert_eq!(own["Config"], json!({"max-size": "1m", "mode": "non-blocking"}));
+    assert_eq!(chosen(json!({"Type": "json-file"})).unwrap(), json!({"Type": "json-file", "Config": {}}));
+    let blocking = chosen(json!({"Type": "local", "Config": {"mode": "blocking"}}));
+    assert_eq!(blocking.unwrap()["Config"], json!({"max-size": "5m", "mode": "blocking"}));
+    assert_eq!(chosen(json!({"Config": {"x": "y"}})).unwrap_err().to_string(), "unknown log opt 'x' for log driver local");
 }
 
 #[test]
@@ -65,7 +90,6 @@ fn what_is_not_supported_is_refused_by_name() {
     let cases: &[(&str, Change)] = &[
         ("--link", |b| b["HostConfig"]["Links"] = json!(["a:b"])),
         ("--log-driver syslog", |b| b["HostConfig"]["LogConfig"]["Type"] = json!("syslog")),
-        ("--log-opt gelf-address", |b| b["HostConfig"]["LogConfig"]["Config"] = json!({"gelf-address": "x"})),
         ("HostConfig.TimeMachine", |b| b["HostConfig"]["TimeMachine"] = json!(true)),
         ("--security-opt apparmor=x", |b| b["HostConfig"]["SecurityOpt"] = json!(["apparmor=x"])),
     ];
@@ -88,7 +112,10 @@ fn values_that_make_no_sense_are_refused_in_dockers_words() {
         ("Range of CPUs is from 0.01", |b| b["HostConfig"]["NanoCpus"] = json!(9_000_000_000_000_u64)),
         ("the working directory 'x' is invalid", |b| b["WorkingDir"] = json!("x")),
         ("invalid signal: NOPE", |b| b["StopSignal"] = json!("NOPE")),
-        ("invalid size: '1q'", |b| b["HostConfig"]["LogConfig"]["Config"] = json!({"max-size": "1q"})),
+        ("unknown log opt 'gelf-address' for json-file log driver", |b| {
+            b["HostConfig"]["LogConfig"]["Config"] = json!({"gelf-address": "x"});
+        }),
+        ("invalid suffix: 'q'", |b| b["HostConfig"]["LogConfig"]["Config"] = json!({"max-size": "1q"})),
         ("sysctl \"net.ipv4.ip_forward\" not allowed in host network namespace", |b| {
             b["HostConfig"]["NetworkMode"] = json!("host");
             b["HostConfig"]["Sysctls"] = json!({"net.ipv4.ip_forward": "0"});
