@@ -6,7 +6,7 @@ use rustix::fs::{FileType, Stat};
 use crate::erofs::FileKind;
 
 /// Who owns what belongs to nobody that a user namespace knows. Source: `DEFAULT_OVERFLOWUID` in `linux/highuid.h`.
-const NOBODY: u32 = 65534;
+pub(crate) const NOBODY: u32 = 65534;
 
 /// The metadata of one file, wherever it comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,10 +8,11 @@ use fs_base::sys::ids::{ActingAs, IdMap};
 use fs_base::sys::mount::{Mount, unshare_mount_namespace};
 use fs_base::sys::root::Root;
 use fs_base::{Class, Error, IoContext, MountKind, MountSpec, Result};
+use layerfs::driver::Owners;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountAttrFlags;
 
-use super::ContainerRow;
+use super::{ContainerRow, users};
 use crate::app::App;
 
 /// Runs `work` on the container's tree, and blocks until it is done. Nothing is left mounted.
@@ -47,9 +48,12 @@ fn on_stopped<T>(app: &App, row: &ContainerRow, work: impl FnOnce(&Root) -> Resu
     let image =
         app.db.image(&row.image)?.ok_or_else(|| Error::corrupt(format!("the image {} of the container is gone", row.image)))?;
     let dir = app.container_dir(&row.id);
-    let tree = crate::mounts::container_tree(app, row, &image.layers, None)?;
+    // As its next start will have it, because a person may have that tree mounted on the host.
+    let owners = users::own(app, row)?.map(|ids| app.mapped.of(&ids)).transpose()?;
+    let tree = crate::mounts::container_tree(app, row, &image.layers, owners.as_deref().map(Owners::ids))?;
     let mounts = app.volumes.prepare(&row.definition.mounts)?;
-    let result = in_own_namespace(&dir, &tree, &mounts, row.definition.host_flag("ReadonlyRootfs"), work);
+    let read_only = row.definition.host_flag("ReadonlyRootfs");
+    let result = in_own_namespace(&dir, &Stopped { tree, mounts: &mounts, owners: owners.as_deref(), read_only }, work);
     let running = |id: &_| app.db.container(id).ok().flatten().is_some_and(|row| row.state.is_running());
     if let Err(error) = app.volumes.release(&row.definition.mounts, &running) {
         tracing::warn!(container = %row.id, %error, "a volume could not be released");
@@ -57,36 +61,45 @@ fn on_stopped<T>(app: &App, row: &ContainerRow, work: impl FnOnce(&Root) -> Resu
     result
 }
 
-fn in_own_namespace<T>(
-    place: &Path,
-    tree: &Mount,
-    mounts: &[MountSpec],
+/// What a container that does not run is put together from.
+struct Stopped<'a> {
+    tree: Mount,
+    mounts: &'a [MountSpec],
+    /// Of its user namespace, if it is to have one.
+    owners: Option<&'a Owners>,
     read_only: bool,
-    work: impl FnOnce(&Root) -> Result<T>,
-) -> Result<T> {
+}
+
+fn in_own_namespace<T>(place: &Path, stopped: &Stopped<'_>, work: impl FnOnce(&Root) -> Result<T>) -> Result<T> {
     // Before the namespace is left, so that the sources are the host's.
-    let sources = mounts.iter().map(source).collect::<Result<Vec<_>>>()?;
+    let sources = stopped.mounts.iter().map(|mount| source(mount, stopped.owners)).collect::<Result<Vec<_>>>()?;
     unshare_mount_namespace()?;
-    tree.attach(place)?;
-    let root = Root::open(place)?;
-    for (mount, source) in mounts.iter().zip(sources) {
+    stopped.tree.attach(place)?;
+    let ids = stopped.owners.map(Owners::ids);
+    let _acting = ids.map(ActingAs::root_of).transpose()?;
+    let root = Root::open(place)?.with_ids(ids.cloned());
+    for (mount, source) in stopped.mounts.iter().zip(sources) {
         let Some(source) = source else { continue };
         if mount.read_only {
             source.set_attributes(MountAttrFlags::MOUNT_ATTR_RDONLY, MountAttrFlags::empty(), true)?;
         }
         attach(&root, &source, &mount.target)?;
     }
-    if read_only {
-        tree.set_attributes(MountAttrFlags::MOUNT_ATTR_RDONLY, MountAttrFlags::empty(), false)?;
+    if stopped.read_only {
+        stopped.tree.set_attributes(MountAttrFlags::MOUNT_ATTR_RDONLY, MountAttrFlags::empty(), false)?;
     }
     work(&root)
 }
 
-/// What is in memory is only there while the container runs.
-fn source(mount: &MountSpec) -> Result<Option<Mount>> {
+/// What is in memory is only there while the container runs. Owners are mapped where a start maps them.
+fn source(mount: &MountSpec, owners: Option<&Owners>) -> Result<Option<Mount>> {
     match &mount.kind {
         MountKind::Bind { source, recursive, .. } => Mount::clone_of(source, *recursive).map(Some),
-        MountKind::Volume { source, .. } => Mount::clone_of(source, true).map(Some),
+        MountKind::Volume { source, .. } => {
+            let clone = Mount::clone_of(source, true)?;
+            owners.map_or(Ok(()), |owners| owners.map(&clone, &source.display().to_string()))?;
+            Ok(Some(clone))
+        }
         MountKind::Tmpfs { .. } => Ok(None),
     }
 }

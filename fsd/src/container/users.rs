@@ -72,15 +72,19 @@ pub fn check(config: &Config, host: &Map<String, Value>) -> Result<()> {
     Ok(())
 }
 
+/// The ids of a container's user namespace when it is the first to have it; `None` for the host's.
+pub fn own(app: &App, row: &ContainerRow) -> Result<Option<IdMap>> {
+    match row.definition.host_text("UsernsMode") {
+        "host" => Ok(None),
+        "private" if app.config.userns_remap.is_none() => userns::default().map(Some),
+        _ => Ok(app.config.userns_remap.clone()),
+    }
+}
+
 /// A container's users, for a start. Who shares another's network, processes or messages shares its users too, because those
 /// belong to its user namespace.
 pub fn of(app: &App, row: &ContainerRow) -> Result<Users> {
-    let own = match row.definition.host_text("UsernsMode") {
-        "host" => None,
-        "private" if app.config.userns_remap.is_none() => Some(userns::default()?),
-        _ => app.config.userns_remap.clone(),
-    };
-    let Some(own) = own else { return Ok(Users::Host) };
+    let Some(own) = own(app, row)? else { return Ok(Users::Host) };
     let network = match Mode::parse(row.definition.host_text("NetworkMode")) {
         Mode::Of(name) => Some(name),
         _ => None,

@@ -89,10 +89,10 @@ fn looked_at(mount: Mount) -> Result<Mount> {
 }
 
 /// The tree that a running container stands on, or else the one that its next start will: what is seen in the one is
-/// seen in the other. The caller keeps the container from starting and ending.
+/// seen in the other, owners too, which are those that the host knows the container's processes by. The caller keeps the container from starting and ending.
 fn of_container(app: &App, row: &ContainerRow, layers: &[fs_base::LayerId]) -> Result<Mount> {
     if !row.state.is_running() {
-        return container(app, row, layers, None);
+        return container(app, row, layers, crate::container::users::own(app, row)?.as_ref());
     }
     let root = app.shim(&row.id).root()?;
     let path = format!("/proc/{}/ns/mnt", row.state.pid);

@@ -18,6 +18,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid
 use rustix::io::Errno;
 
 use super::item::{Body, Data, Item, Sink};
+use super::mapped;
 use super::names::{inside, join, split};
 use super::stat::{as_path, below};
 use super::tar_writer::Stats;
@@ -246,9 +247,14 @@ impl<'a> DirWriter<'a> {
                 self.stats.skipped_attributes += 1;
                 continue;
             }
+            let in_place = |error: Error| error.context(shown.display().to_string());
+            let value = match self.root.ids() {
+                Some(ids) => &mapped::outside(ids, key, value.clone()).map_err(in_place)?,
+                None => value,
+            };
             match xattr::set(fd, std::ffi::OsStr::from_bytes(key), value) {
                 Err(error) if self.may_refuse(&error) => self.stats.skipped_attributes += 1,
-                other => other.map_err(|error| error.context(shown.display().to_string()))?,
+                other => other.map_err(in_place)?,
             }
         }
         if metadata.is_dir() {

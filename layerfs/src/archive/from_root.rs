@@ -14,6 +14,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::item::{Attributes, Body, Item, Seekable, Sink};
+use super::mapped;
 use super::names::join;
 use super::stat::{as_path, missing};
 use crate::erofs::FileKind;
@@ -110,7 +111,7 @@ impl Walker<'_> {
             }
             self.links.insert((stat.st_dev, stat.st_ino), path.clone());
         }
-        let attributes = attributes_of(&fd)?;
+        let attributes = self.attributes_of(&fd)?;
         match metadata.kind {
             FileKind::File => {
                 let file = reopen(fd.as_fd(), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY).at("open", as_path(shown))?;
@@ -141,15 +142,17 @@ impl Walker<'_> {
         let above = std::mem::replace(&mut self.device, device);
         Ok(Some(Level { fd, path, names: names.into_iter(), above }))
     }
+
+    /// Attributes that mean something elsewhere: labels of a security module belong to the place, not the file.
+    fn attributes_of(&self, fd: &OwnedFd) -> Result<Attributes> {
+        let attributes = xattr::list(fd)?.into_iter().map(|(name, value)| (name.into_vec(), value));
+        let kept = attributes.filter(|(name, _)| name != b"security.selinux" && !crate::overlayfs::is_private(name));
+        let Some(ids) = self.root.ids() else { return Ok(kept.collect()) };
+        Ok(kept.filter_map(|(name, value)| mapped::inside(ids, &name, value).map(|value| (name, value))).collect())
+    }
 }
 
 fn is_pseudo(fd: &OwnedFd) -> Result<bool> {
     let magic = rustix::fs::fstatfs(fd).at("stat file system of", "directory")?.f_type as u64 & 0xffff_ffff;
     Ok(PSEUDO.contains(&magic))
-}
-
-/// Attributes that mean something elsewhere: labels of a security module belong to the place, not the file.
-fn attributes_of(fd: &OwnedFd) -> Result<Attributes> {
-    let attributes = xattr::list(fd)?.into_iter().map(|(name, value)| (name.into_vec(), value));
-    Ok(attributes.filter(|(name, _)| name != b"security.selinux" && !crate::overlayfs::is_private(name)).collect())
 }

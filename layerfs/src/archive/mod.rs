@@ -15,6 +15,7 @@ mod from_root;
 mod from_tar;
 mod from_tree;
 mod item;
+mod mapped;
 mod names;
 mod stat;
 mod tar_writer;

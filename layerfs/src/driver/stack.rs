@@ -228,7 +228,8 @@ impl Owners {
         &self.ids
     }
 
-    fn map(&self, mount: &Mount, what: &str) -> Result<()> {
+    /// Has a new, detached mount show and take owners as they have to see them. `what` is named if it can't be.
+    pub fn map(&self, mount: &Mount, what: &str) -> Result<()> {
         mount.map_ids(&self.namespace).map_err(|error| {
             let message = format!("{what} can't be mounted for a user namespace: {error}");
             Error::unsupported(message).with_hint(

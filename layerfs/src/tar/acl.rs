@@ -2,6 +2,8 @@
 //!
 //! Source: star(5), "SCHILY.acl.access"; acl(5), "ACL Text Forms"; Linux `include/uapi/linux/posix_acl_xattr.h`.
 
+use fs_base::Result;
+
 /// The attribute of a file's own ACL.
 pub const ACCESS: &[u8] = b"system.posix_acl_access";
 /// The attribute of the ACL that what is made in a directory gets.
@@ -113,6 +115,18 @@ pub fn mode(value: &[u8], mode: u32) -> u32 {
         (Some(user), Some(group), Some(other)) if is_valid(value) => mode & !0o777 | user << 6 | group << 3 | other,
         _ => mode,
     }
+}
+
+/// Changes the users (`true`) and groups that an ACL names.
+pub fn map_ids(value: &mut [u8], change: impl Fn(bool, u32) -> Result<u32>) -> Result<()> {
+    for entry in value.get_mut(4..).unwrap_or_default().chunks_exact_mut(8) {
+        let tag = u16::from_le_bytes([entry[0], entry[1]]);
+        if matches!(tag, USER | GROUP) {
+            let id = u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]);
+            entry[4..].copy_from_slice(&change(tag == USER, id)?.to_le_bytes());
+        }
+    }
+    Ok(())
 }
 
 /// Whether a valid ACL says no more than a mode does, so that the kernel keeps the mode alone.

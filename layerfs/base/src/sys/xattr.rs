@@ -36,7 +36,7 @@ pub fn list(fd: impl AsFd) -> Result<Vec<(OsString, Vec<u8>)>> {
     Ok(attributes)
 }
 
-/// One attribute; `None` if it isn't there.
+/// One attribute; `None` if it isn't there, or is a file capability of a user namespace that nobody here knows.
 pub fn get(fd: impl AsFd, name: impl AsRef<OsStr>) -> Result<Option<Vec<u8>>> {
     use rustix::io::Errno;
     let path = proc_path(&fd);
@@ -48,7 +48,7 @@ pub fn get(fd: impl AsFd, name: impl AsRef<OsStr>) -> Result<Option<Vec<u8>>> {
                 return Ok(Some(value));
             }
             Err(Errno::RANGE) => value.resize(value.len() * 16, 0),
-            Err(Errno::NODATA | Errno::NOTSUP) => return Ok(None),
+            Err(Errno::NODATA | Errno::NOTSUP | Errno::OVERFLOW) => return Ok(None),
             Err(error) => return Err(error).at("read attribute of", &path),
         }
     }
