@@ -52,6 +52,11 @@ fn pid(daemon: &Daemon, name: &str) -> i32 {
     ok(&daemon.docker(&["inspect", "-f", "{{.State.Pid}}", name])).trim().parse().unwrap()
 }
 
+fn upper(daemon: &Daemon, name: &str) -> PathBuf {
+    let id = ok(&daemon.docker(&["inspect", "-f", "{{.Id}}", name]));
+    daemon.dir().join("root/containers").join(id.trim()).join("upper")
+}
+
 fn owner(path: impl AsRef<Path>) -> (u32, u32) {
     let there = std::fs::symlink_metadata(path).unwrap();
     (there.uid(), there.gid())
@@ -124,10 +129,7 @@ fn cp_goes_in_and_out_with_the_ids_inside() {
         for dir in ["/", "/data/"] {
             ok(&daemon.docker(&["cp", file.to_str().unwrap(), &format!("c1:{dir}{name}")]));
             ok(&daemon.docker(&["cp", "-a", file.to_str().unwrap(), &format!("c1:{dir}{name}-a")]));
-            let out = daemon.dir().join("out.tar");
-            let tar = daemon.docker(&["cp", &format!("c1:{dir}{name}-a"), "-"]);
-            std::fs::write(&out, &tar.stdout).unwrap();
-            let list = sh(daemon.dir(), "tar --numeric-owner -tvf out.tar");
+            let list = archived(&daemon, &format!("c1:{dir}{name}-a"));
             assert!(list.contains(" 1000/1000 "), "{name} {dir}: {list}");
         }
     }
@@ -143,6 +145,85 @@ fn cp_goes_in_and_out_with_the_ids_inside() {
     let said =
         ok(&daemon.docker(&["exec", "c1", "sh", "-c", "cd /tmp/tree/a/b; cat l; stat -c %h f; rm -r /tmp/tree && echo mine"]));
     assert_eq!(said, "1\n2\nmine\n");
+}
+
+/// What is at `from` in a container, as the archive that the daemon sends, below the daemon's folder.
+fn archived(daemon: &Daemon, from: &str) -> String {
+    let tar = daemon.docker(&["cp", from, "-"]);
+    std::fs::write(daemon.dir().join("out.tar"), &tar.stdout).unwrap();
+    assert!(tar.status.success(), "{from}: {}", String::from_utf8_lossy(&tar.stderr));
+    sh(daemon.dir(), "tar --numeric-owner -tvf out.tar")
+}
+
+/// `cap_dac_override=ep`, without a root of its own.
+const MAY_READ_ALL: &str = "0x0100000202000000000000000000000000000000";
+
+/// The ACL and the capabilities of a file, as bytes.
+fn named(path: &Path) -> Vec<Option<Vec<u8>>> {
+    let mut value = [0u8; 256];
+    ["system.posix_acl_access", "system.posix_acl_default", "security.capability"]
+        .map(|name| rustix::fs::lgetxattr(path, name, &mut value[..]).ok().map(|length| value[..length].to_vec()))
+        .to_vec()
+}
+
+#[test]
+fn acls_and_capabilities_are_those_inside() {
+    let Some(daemon) = remapped() else { return };
+    if !has("setfacl") || !has("setfattr") {
+        return;
+    }
+    sh(
+        daemon.dir(),
+        &format!(
+            "mkdir tree; echo secret > tree/secret; chmod 600 tree/secret; echo listed > tree/listed; chmod 600 tree/listed; \
+             setfacl -m u:1000:r,g:7:rw tree/listed; setfacl -d -m u:1000:rx tree; cp \"$(command -v busybox)\" tree/busybox-reader; \
+             setfattr -n security.capability -v {MAY_READ_ALL} tree/busybox-reader; chmod 755 tree; \
+             for n in 0 1; do cp -a tree tree$n; tar --xattrs --xattrs-include='*' -cf tree$n.tar tree$n; done"
+        ),
+    );
+    run(&daemon, &["--name", "c1", "-v", "data:/data"], &["sleep", "1000"]);
+    let upper = upper(&daemon, "c1");
+    let volume = daemon.dir().join("root/volumes/data/_data");
+    for (tree, stopped) in [("tree0", false), ("tree1", true)] {
+        let host = daemon.dir().join(tree);
+        if stopped {
+            ok(&daemon.docker(&["kill", "c1"]));
+        }
+        for (inside, disk) in [("/", &upper), ("/data/", &volume)] {
+            let archive = format!("{}.tar", host.display());
+            ok(&daemon.curl(&["-f", "-T", &archive, &format!("http://d/containers/c1/archive?path={inside}")]));
+            archived(&daemon, &format!("c1:{inside}{tree}"));
+            sh(daemon.dir(), "rm -rf out; mkdir out; tar --xattrs --xattrs-include='*' -C out -xf out.tar");
+            let (disk, out) = (disk.join(tree), daemon.dir().join("out").join(tree));
+            for name in ["", "listed", "secret", "busybox-reader"] {
+                let given = named(&host.join(name));
+                assert_eq!(named(&disk.join(name)), given, "{inside}{tree}/{name} on the disk");
+                assert_eq!(named(&out.join(name)), given, "{inside}{tree}/{name} came out otherwise");
+            }
+            let back = daemon.dir().join(format!("back{}{tree}", inside.len()));
+            ok(&daemon.docker(&["cp", &format!("c1:{inside}{tree}/busybox-reader"), back.to_str().unwrap()]));
+            assert_eq!(named(&back), named(&host.join("busybox-reader")));
+        }
+    }
+    // What they say holds, and in an image of it too, whoever runs that.
+    let script = |tree: &str| {
+        format!("cat {tree}/listed; cat {tree}/secret 2> /dev/null || echo no; {tree}/busybox-reader cat {tree}/secret")
+    };
+    let said = |output: std::process::Output, tree: &str| assert_eq!(ok(&output), "listed\nno\nsecret\n", "{tree}");
+    ok(&daemon.docker(&["start", "c1"]));
+    for tree in ["/tree0", "/tree1", "/data/tree0", "/data/tree1"] {
+        said(daemon.docker(&["exec", "-u", "user", "c1", "sh", "-c", &script(tree)]), tree);
+    }
+    ok(&daemon.docker(&["commit", "c1", "copy:1"]));
+    for flags in [&["--userns=host"][..], &[]] {
+        let run = ["run", "--rm", "--network", "none", "-u", "user"];
+        said(daemon.docker(&[&run, flags, &["copy:1", "sh", "-c", &script("/tree0")]].concat()), "the image's");
+    }
+    // A user whom the container does not have is nobody that a file of it can name.
+    sh(daemon.dir(), "echo x > other; setfacl -m u:100000:r other; tar --xattrs --xattrs-include='*' -cf other.tar other");
+    let other = daemon.dir().join("other.tar").display().to_string();
+    let refused = ok(&daemon.curl(&["-T", &other, "http://d/containers/c1/archive?path=/"]));
+    assert!(refused.contains("the container's user namespace has no user 100000, which an ACL names"), "{refused}");
 }
 
 #[test]
@@ -323,22 +404,43 @@ fn a_container_works_as_others_do() {
 }
 
 #[test]
-fn on_the_host_a_container_is_mounted_for_one_of_both() {
+fn on_the_host_a_container_is_mounted_as_the_host_knows_it() {
     let Some(daemon) = remapped() else { return };
     let at = daemon.dir().join("at");
     std::fs::create_dir(&at).unwrap();
     let place = at.to_str().unwrap();
-    ok(&daemon.docker(&["create", "--name", "c1", "--network", "none", "box:1", "sleep", "1000"]));
+    ok(&daemon.docker(&["create", "--name", "c1", "--network", "none", "-v", "data:/data", "box:1", "sleep", "1000"]));
     ok(&daemon.ctl(&["container", "mount", "c1", place]));
-    assert_eq!(owner(at.join("own/f")), (1000, 1000));
-    let said = fails(&daemon.docker(&["start", "c1"]));
-    assert!(said.contains("for other users"), "{said}");
-    ok(&daemon.ctl(&["container", "umount", place]));
+    let shown = owner(at.join("own/f"));
+    // It runs, ends, is copied to and from, and the mount shows all of it.
     ok(&daemon.docker(&["start", "c1"]));
-    // What runs is shown as it is: with the ids of its processes.
-    ok(&daemon.ctl(&["container", "mount", "c1", place]));
-    assert_eq!(owner(at.join("own/f")).0, host_root(&daemon, "c1") + 1000);
+    assert_eq!(shown, (host_root(&daemon, "c1") + 1000, host_root(&daemon, "c1") + 1000));
+    ok(&daemon.docker(&["exec", "-u", "user", "c1", "touch", "/own/new"]));
+    assert_eq!(owner(at.join("own/new")).0, shown.0);
     ok(&daemon.docker(&["restart", "-t", "0", "c1"]));
+    ok(&daemon.docker(&["kill", "c1"]));
+    let file = daemon.dir().join("file");
+    std::fs::write(&file, "x").unwrap();
+    std::os::unix::fs::chown(&file, Some(1000), Some(1000)).unwrap();
+    for to in ["/own/copied", "/data/copied"] {
+        ok(&daemon.docker(&["cp", "-a", file.to_str().unwrap(), &format!("c1:{to}")]));
+        let list = archived(&daemon, &format!("c1:{to}"));
+        assert!(list.contains(" 1000/1000 "), "{to}: {list}");
+    }
+    assert_eq!((owner(at.join("own/copied")), owner(upper(&daemon, "c1").join("own/copied")).0), (shown, 1000));
+    assert_eq!(owner(daemon.dir().join("root/volumes/data/_data/copied")), (1000, 1000));
+    ok(&daemon.ctl(&["container", "umount", place]));
+    // Mounted while it runs it shows the same, and the next run is no other.
+    ok(&daemon.docker(&["start", "c1"]));
+    ok(&daemon.ctl(&["container", "mount", "c1", place]));
+    assert_eq!(owner(at.join("own/f")), shown);
+    ok(&daemon.docker(&["restart", "-t", "0", "c1"]));
+    assert_eq!(owner(at.join("own/f")), shown);
+    ok(&daemon.ctl(&["container", "umount", place]));
+    // With the host's users they are the image's.
+    ok(&daemon.docker(&["create", "--name", "plain", "--userns=host", "box:1"]));
+    ok(&daemon.ctl(&["container", "mount", "plain", place]));
+    assert_eq!(owner(at.join("own/f")), (1000, 1000));
     ok(&daemon.ctl(&["container", "umount", place]));
 }
 

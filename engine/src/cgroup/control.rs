@@ -32,9 +32,10 @@ impl Setting {
 
     /// Writes it into the controller's directory, if there is one.
     pub(super) fn write(&self, dir: Option<&Path>, warnings: &mut Vec<String>) -> Result<()> {
-        let done = match dir {
-            Some(dir) => write_if_there(&dir.join(&self.file), &self.value)?,
-            None => false,
+        let done = match dir.map(|dir| write_if_there(&dir.join(&self.file), &self.value)) {
+            // The file is there, but not for this device: its scheduler knows no weights.
+            Some(Err(error)) if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => false,
+            other => other.unwrap_or(Ok(false))?,
         };
         if !done {
             warn(warnings, self.discarded);

@@ -71,7 +71,7 @@ pub struct Created {
 pub struct View {
     /// The folder's name in /sys/fs/cgroup; `None` if the host has v2 alone, which is shown whole.
     pub name: Option<String>,
-    /// The folder on the host.
+    /// The folder on the host; of v2 alone its root.
     pub path: PathBuf,
 }
 
@@ -188,7 +188,7 @@ impl Cgroup {
     /// What the container is shown of it.
     pub fn views(&self) -> Vec<View> {
         match &self.members[..] {
-            [only] if only.hierarchy.is_v2() => vec![View { name: None, path: only.path.clone() }],
+            [only] if only.hierarchy.is_v2() => vec![View { name: None, path: only.hierarchy.root.clone() }],
             all => {
                 all.iter().map(|member| View { name: Some(member.hierarchy.name.clone()), path: member.path.clone() }).collect()
             }

@@ -22,6 +22,10 @@ pub(super) fn apply(cgroup: &Cgroup, resources: &LinuxResources, warnings: &mut 
     for setting in settings(resources, cgroup.v1_dir("blkio")).iter().filter(|setting| !on_v2(setting.controller)) {
         setting.write(cgroup.v1_dir(setting.controller), warnings)?;
     }
+    let shares = resources.cpu().as_ref().and_then(LinuxCpu::shares).filter(|shares| *shares != 0);
+    if let (Some(wanted), Some(dir)) = (shares, cgroup.v1_dir("cpu")) {
+        check_shares(dir, wanted)?;
+    }
     if let (Some(rules), Some(dir)) = (resources.devices(), cgroup.v1_dir("devices")) {
         for rule in rules {
             let file = if rule.allow() { "devices.allow" } else { "devices.deny" };
@@ -29,6 +33,16 @@ pub(super) fn apply(cgroup: &Cgroup, resources: &LinuxResources, warnings: &mut 
         }
     }
     Ok(())
+}
+
+/// The kernel takes the nearest that it knows, in silence. The texts are runc's.
+fn check_shares(dir: &Path, wanted: u64) -> Result<()> {
+    let Some(taken) = control::limit(&control::read(&dir.join("cpu.shares"))?) else { return Ok(()) };
+    match wanted.cmp(&taken) {
+        std::cmp::Ordering::Equal => Ok(()),
+        std::cmp::Ordering::Less => Err(Error::invalid(format!("the minimum allowed cpu-shares is {taken}"))),
+        std::cmp::Ordering::Greater => Err(Error::invalid(format!("the maximum allowed cpu-shares is {taken}"))),
+    }
 }
 
 /// Everything but memory, whose order depends on what is in force, and devices.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use fs_base::sys::ids::UserNamespace;
 use fs_base::sys::mount::{FsContext, Mount};
 use fs_base::sys::root::Root;
-use fs_base::{Error, IoContext, Propagation, Result};
+use fs_base::{Class, Error, IoContext, Propagation, Result};
 use oci_spec::runtime::Spec;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::mount::{MountAttrFlags, MountPropagationFlags};
@@ -201,8 +201,18 @@ impl<'a> Rootfs<'a> {
     /// On v2 the hierarchy as its namespace shows it; on v1 a folder of the container's own cgroups, one per hierarchy.
     fn cgroups(&self, target: &Path, options: &Options, hierarchies: &[cgroup::View]) -> Result<()> {
         let place = self.ordinary_directory(target)?;
-        if let [cgroup::View { name: None, .. }] = hierarchies {
-            return FsContext::open("cgroup2")?.mount(options.set.0)?.attach_at(place.as_fd(), Path::new(""));
+        if let [cgroup::View { name: None, path }] = hierarchies {
+            let whole = match FsContext::open("cgroup2").and_then(|context| context.mount(options.set.0)) {
+                // A user namespace may mount it only with a cgroup namespace of its own: then it is the host's that is shown.
+                Err(error) if self.has_own_users && error.class() == Class::Denied => {
+                    let hosts = Mount::clone_of(path, false)?;
+                    hosts.set_propagation(Propagation::Private, false)?;
+                    hosts.set_attributes(options.set.0, MountAttrFlags::empty(), false)?;
+                    hosts
+                }
+                other => other?,
+            };
+            return whole.attach_at(place.as_fd(), Path::new(""));
         }
         let folder = FsContext::open("tmpfs")?;
         folder.string("mode", "755")?;

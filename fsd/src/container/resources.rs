@@ -84,8 +84,15 @@ pub fn check_alone(wanted: &Map<String, Value>) -> Result<()> {
     of(&Value::Object(alone)).map(drop)
 }
 
-/// What is in force although nobody asked for it, and `inspect` shows: as much swap again as there is memory.
+/// What is in force although nobody asked for it, and `inspect` shows: as much swap again as there is memory. What the
+/// CLI sends for "not given" is shown as not given.
 pub fn defaults(host: &mut Map<String, Value>) {
+    let not_given = [("MemorySwappiness", -1..=-1), ("PidsLimit", i64::MIN..=0)];
+    for (key, values) in not_given {
+        if host.get(key).and_then(Value::as_i64).is_some_and(|value| values.contains(&value)) {
+            host.insert(key.to_owned(), Value::Null);
+        }
+    }
     let number = |key: &str| host.get(key).and_then(Value::as_i64).unwrap_or(0);
     let memory = number("Memory");
     if memory > 0 && number("MemorySwap") == 0 {
@@ -241,7 +248,7 @@ fn not_empty<T>(list: Vec<T>) -> Option<Vec<T>> {
 /// The numbers of a block device.
 fn device(path: &str) -> Result<(i64, i64)> {
     let found = std::fs::metadata(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Error::invalid(format!("{path}: no such file or directory")),
+        std::io::ErrorKind::NotFound => Error::invalid(format!("stat {path}: no such file or directory")),
         _ => Error::io("stat", path, error),
     })?;
     if !found.file_type().is_block_device() {
@@ -281,7 +288,7 @@ mod tests {
             (json!({"MemorySwap": 8 << 20}), "You should always set the Memory limit when using Memoryswap limit"),
             (json!({"NanoCpus": 500_000_000, "CpuQuota": 5000}), "Conflicting options: Nano CPUs and CPU Quota"),
             (json!({"BlkioDeviceReadBps": [{"Path": "/dev/null", "Rate": 1}]}), "/dev/null is not a block device"),
-            (json!({"BlkioDeviceReadBps": [{"Path": "/no", "Rate": 1}]}), "/no: no such file or directory"),
+            (json!({"BlkioDeviceReadBps": [{"Path": "/no", "Rate": 1}]}), "stat /no: no such file or directory"),
         ] {
             assert!(error(&host).starts_with(text), "{host}: {}", error(&host));
         }
@@ -290,8 +297,9 @@ mod tests {
     #[test]
     fn nothing_asked_is_nothing_limited_and_swap_is_shown() {
         assert_eq!(of(&json!({"MemorySwappiness": -1, "PidsLimit": 0})).unwrap(), LinuxResources::default());
-        let Value::Object(mut host) = json!({"Memory": 64 << 20}) else { return };
+        let Value::Object(mut host) = json!({"Memory": 64 << 20, "MemorySwappiness": -1, "PidsLimit": -1}) else { return };
         defaults(&mut host);
-        assert_eq!(host["MemorySwap"], json!(128 << 20));
+        let shown = json!({"Memory": 64 << 20, "MemorySwap": 128 << 20, "MemorySwappiness": null, "PidsLimit": null});
+        assert_eq!(Value::Object(host), shown);
     }
 }

@@ -24,6 +24,7 @@ use super::stat::{as_path, below};
 use super::tar_writer::Stats;
 use crate::erofs::FileKind;
 use crate::metadata::Metadata;
+use crate::tar::acl;
 
 /// How files are written.
 #[derive(Debug, Clone, Copy, Default)]
@@ -53,9 +54,18 @@ pub struct DirWriter<'a> {
     own_links: HashSet<Vec<u8>>,
     /// The directory of the last item: the next one is mostly its neighbour.
     last: Option<(Vec<u8>, Rc<OwnedFd>)>,
-    /// Directories whose times are set when everything is in them.
-    directories: Vec<(Vec<u8>, Metadata)>,
+    /// Directories that are finished when everything is in them.
+    directories: Vec<Late>,
     pub stats: Stats,
+}
+
+/// What of a directory comes last.
+struct Late {
+    path: Vec<u8>,
+    /// All that is made in it changes its times.
+    times: Timestamps,
+    /// All that is made in it would inherit this.
+    default_acl: Option<Vec<u8>>,
 }
 
 impl<'a> DirWriter<'a> {
@@ -78,22 +88,47 @@ impl<'a> DirWriter<'a> {
         })
     }
 
-    /// Sets the times of directories. An item that fails leaves what was written before it.
+    /// Sets the times of directories, and what is inherited in them from now on. An item that fails leaves what was
+    /// written before it.
     pub fn finish(mut self) -> Result<Stats> {
-        for (path, metadata) in std::mem::take(&mut self.directories).into_iter().rev() {
-            let (parent, name) = split(&path);
+        for late in std::mem::take(&mut self.directories).into_iter().rev() {
+            let (parent, name) = split(&late.path);
             let directory = match self.directory(parent) {
                 // Replaced by a later entry of the same archive.
                 Err(error) if matches!(error.class(), Class::NotFound | Class::Invalid) => continue,
                 other => other?,
             };
-            let name = if path.is_empty() { b"." } else { name };
-            match rustix::fs::utimensat(&*directory, name, &times(&metadata), AtFlags::SYMLINK_NOFOLLOW) {
+            let name = if late.path.is_empty() { b"." } else { name };
+            if let Some(acl) = &late.default_acl {
+                let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                match rustix::fs::openat(&*directory, name, flags, Mode::empty()) {
+                    Ok(fd) => self.set_attribute(&fd, acl::DEFAULT, acl, &late.path)?,
+                    Err(Errno::NOENT | Errno::NOTDIR) => continue,
+                    Err(error) => return Err(error).at("open", self.shown(&late.path)),
+                }
+            }
+            match rustix::fs::utimensat(&*directory, name, &late.times, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(()) | Err(Errno::NOENT) => {}
-                Err(error) => return Err(error).at("set times of", self.shown(&path)),
+                Err(error) => return Err(error).at("set times of", self.shown(&late.path)),
             }
         }
         Ok(self.stats)
+    }
+
+    fn set_attribute(&mut self, fd: &OwnedFd, key: &[u8], value: &[u8], path: &[u8]) -> Result<()> {
+        let in_place = |error: Error| error.context(self.shown(path).display().to_string());
+        let set = |value: &[u8]| xattr::set(fd, std::ffi::OsStr::from_bytes(key), value);
+        let done = match self.root.ids() {
+            Some(ids) => set(&mapped::outside(ids, key, value.to_vec()).map_err(in_place)?),
+            None => set(value),
+        };
+        match done {
+            Err(error) if self.may_refuse(&error) => {
+                self.stats.skipped_attributes += 1;
+                Ok(())
+            }
+            other => other.map_err(in_place),
+        }
     }
 
     fn shown(&self, path: &[u8]) -> std::path::PathBuf {
@@ -242,23 +277,18 @@ impl<'a> DirWriter<'a> {
             let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
             rustix::fs::chmod(path, Mode::from_raw_mode(metadata.permissions())).at("set mode of", &shown)?;
         }
+        let mut default_acl = None;
         for (key, value) in &item.attributes {
             if !self.rules.overlay_marks && crate::overlayfs::is_private(key) {
                 self.stats.skipped_attributes += 1;
-                continue;
-            }
-            let in_place = |error: Error| error.context(shown.display().to_string());
-            let value = match self.root.ids() {
-                Some(ids) => &mapped::outside(ids, key, value.clone()).map_err(in_place)?,
-                None => value,
-            };
-            match xattr::set(fd, std::ffi::OsStr::from_bytes(key), value) {
-                Err(error) if self.may_refuse(&error) => self.stats.skipped_attributes += 1,
-                other => other.map_err(in_place)?,
+            } else if key == acl::DEFAULT {
+                default_acl = Some(value.clone());
+            } else {
+                self.set_attribute(fd, key, value, item.path)?;
             }
         }
         if metadata.is_dir() {
-            self.directories.push((item.path.to_vec(), *metadata));
+            self.directories.push(Late { path: item.path.to_vec(), times: times(metadata), default_acl });
             return Ok(());
         }
         rustix::fs::utimensat(directory, name, &times(metadata), AtFlags::SYMLINK_NOFOLLOW).at("set times of", &shown)
