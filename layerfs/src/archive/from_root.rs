@@ -41,6 +41,9 @@ const PSEUDO: [u64; 12] = [
     0xf97c_ff8c, // selinuxfs
 ];
 
+/// The number of overlayfs, from the same place.
+const OVERLAY: u64 = 0x794c_7630;
+
 /// What a walk of a root leaves out.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Bounds {
@@ -148,11 +151,20 @@ impl Walker<'_> {
         let attributes = xattr::list(fd)?.into_iter().map(|(name, value)| (name.into_vec(), value));
         let kept = attributes.filter(|(name, _)| name != b"security.selinux" && !crate::overlayfs::is_private(name));
         let Some(ids) = self.root.ids() else { return Ok(kept.collect()) };
-        Ok(kept.filter_map(|(name, value)| mapped::inside(ids, &name, value).map(|value| (name, value))).collect())
+        Ok(kept
+            .filter_map(|(name, value)| mapped::inside(ids, &name, value, || is_overlay(fd)).map(|value| (name, value)))
+            .collect())
     }
 }
 
 fn is_pseudo(fd: &OwnedFd) -> Result<bool> {
-    let magic = rustix::fs::fstatfs(fd).at("stat file system of", "directory")?.f_type as u64 & 0xffff_ffff;
-    Ok(PSEUDO.contains(&magic))
+    Ok(PSEUDO.contains(&magic(fd).at("stat file system of", "directory")?))
+}
+
+fn is_overlay(fd: &OwnedFd) -> bool {
+    magic(fd).is_ok_and(|magic| magic == OVERLAY)
+}
+
+fn magic(fd: &OwnedFd) -> rustix::io::Result<u64> {
+    rustix::fs::fstatfs(fd).map(|stat| stat.f_type as u64 & 0xffff_ffff)
 }

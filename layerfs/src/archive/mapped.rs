@@ -41,12 +41,16 @@ pub fn outside(ids: &IdMap, name: &[u8], mut value: Vec<u8>) -> Result<Vec<u8>> 
     Ok(value)
 }
 
-/// A value that this process has read, as it is known inside; `None` if it means nothing there.
-pub fn inside(ids: &IdMap, name: &[u8], mut value: Vec<u8>) -> Option<Vec<u8>> {
+/// A value that this process has read, as it is known inside; `None` if it means nothing there. `on_overlay` says whether
+/// the file is overlayfs's: before Linux 6.2 that shows the ids of an ACL as they are on the disk, which is inside.
+pub fn inside(ids: &IdMap, name: &[u8], mut value: Vec<u8>, on_overlay: impl FnOnce() -> bool) -> Option<Vec<u8>> {
     match name {
         acl::ACCESS | acl::DEFAULT => {
+            let may_be_inside = on_overlay();
             let change = |is_user, id| {
-                let found = if is_user { ids.uid_inside(id) } else { ids.gid_inside(id) };
+                let (inside, outside) =
+                    if is_user { (ids.uid_inside(id), ids.uid_outside(id)) } else { (ids.gid_inside(id), ids.gid_outside(id)) };
+                let found = inside.or(outside.filter(|_| may_be_inside).map(|_| id));
                 Ok(found.unwrap_or(NOBODY))
             };
             // What has no place there is nobody's, so this can't fail.
@@ -108,7 +112,7 @@ mod tests {
         assert_eq!(set(capability(Some(0))).unwrap(), capability(Some(100_000)));
         assert_eq!(set(capability(Some(1005))).unwrap(), capability(Some(300_005)));
         assert!(set(capability(Some(5000))).unwrap_err().to_string().contains("no user 5000"));
-        let read = |value| inside(&ids(), CAPABILITY, value);
+        let read = |value| inside(&ids(), CAPABILITY, value, || false);
         assert_eq!(read(capability(Some(100_000))), Some(capability(None)));
         assert_eq!(read(capability(Some(300_001))), Some(capability(Some(1001))));
         assert_eq!((read(capability(None)), read(capability(Some(7)))), (None, None), "the host's are not the container's");
@@ -124,12 +128,16 @@ mod tests {
         let set = outside(&ids(), acl::ACCESS, there.clone()).unwrap();
         let named = acl::encode(b"u::rwx,u:100005:r--,u:300003:rw-,g::r-x,g:200070:---,m::rwx,o::---").unwrap();
         assert_eq!(set, named);
-        assert_eq!(inside(&ids(), acl::ACCESS, set), Some(there));
+        assert_eq!(inside(&ids(), acl::ACCESS, set.clone(), || false), Some(there.clone()));
+        assert_eq!(inside(&ids(), acl::ACCESS, set, || true), Some(there.clone()));
+        assert_eq!(inside(&ids(), acl::ACCESS, there.clone(), || true), Some(there), "as an older overlayfs shows it");
         let unknown = acl::encode(b"u::rwx,u:5000:r--,g::r-x,m::rwx,o::---").unwrap();
         let said = outside(&ids(), acl::DEFAULT, unknown.clone()).unwrap_err().to_string();
         assert!(said.contains("no user 5000"), "{said}");
         let nobody = acl::encode(b"u::rwx,u:65534:r--,g::r-x,m::rwx,o::---").unwrap();
-        assert_eq!(inside(&ids(), acl::DEFAULT, unknown), Some(nobody));
+        for on_overlay in [false, true] {
+            assert_eq!(inside(&ids(), acl::DEFAULT, unknown.clone(), || on_overlay), Some(nobody.clone()));
+        }
     }
 
     proptest! {
@@ -145,14 +153,14 @@ mod tests {
             let value = acl::encode(lines.join(",").as_bytes()).unwrap();
             let set = outside(&ids(), acl::ACCESS, value.clone()).unwrap();
             prop_assert!(acl::is_valid(&set));
-            prop_assert_eq!(inside(&ids(), acl::ACCESS, set), Some(value));
+            prop_assert_eq!(inside(&ids(), acl::ACCESS, set, || false), Some(value));
         }
 
         #[test]
         fn nothing_that_a_file_holds_is_too_odd(name in 0..4usize, value in proptest::collection::vec(any::<u8>(), 0..64)) {
             let name = [acl::ACCESS, acl::DEFAULT, CAPABILITY, b"user.x"][name];
             let _ = outside(&ids(), name, value.clone());
-            let _ = inside(&ids(), name, value);
+            let _ = inside(&ids(), name, value, || true);
         }
     }
 }
