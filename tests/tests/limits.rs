@@ -69,6 +69,10 @@ fn limits_are_in_force_or_warned_about() {
             assert!(fails(&refused).contains(why), "{name}: {flags:?}: {}", fails(&refused));
         }
     }
+    if v1("cpu") {
+        let said = fails(&run(&daemon, CLIS[0].1, &["--cpu-shares", "1"], "true"));
+        assert!(said.contains("the minimum allowed cpu-shares is 2"), "{said}");
+    }
     let block = std::fs::read_dir("/sys/block").unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
     if let (Some(disk), true) = (block.into_iter().find(|name| Path::new("/dev").join(name).exists()), v1("blkio")) {
         let flag = format!("/dev/{disk}:1mb");
@@ -79,10 +83,40 @@ fn limits_are_in_force_or_warned_about() {
             "cat /sys/fs/cgroup/blkio/blkio.throttle.write_bps_device",
         ));
         assert!(limit.trim().ends_with(" 1048576"), "{limit}");
+        // Whether a device's scheduler knows weights is its own.
+        ok(&run(&daemon, CLIS[0].1, &["--blkio-weight-device", &format!("/dev/{disk}:300")], "true"));
     }
     for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
         let _ = std::fs::remove_dir(hierarchy.path().join("fsd-test-parent"));
     }
+}
+
+#[test]
+fn what_a_container_uses_adds_up() {
+    let Some(daemon) = with_busybox() else { return };
+    let script = "dd if=/dev/zero of=/t/f bs=1M count=8 2> /dev/null; sleep 1000 & while :; do :; done";
+    let flags = ["--name", "busy", "--cpus", "0.5", "-m", "64m", "--pids-limit", "40", "--tmpfs", "/t"];
+    ok(&daemon.docker(&[&["run", "-d", "--network", "none"], &flags[..], &["busybox", "sh", "-c", script]].concat()));
+    let nothing = inspect(&daemon, "busy", "{{json .HostConfig.MemorySwappiness}} {{.HostConfig.PidsLimit}}");
+    assert_eq!(nothing, "null 40");
+    let stats = || -> serde_json::Value {
+        let said = ok(&daemon.curl(&["http://d/containers/busy/stats?stream=false"]));
+        serde_json::from_str(&said).unwrap()
+    };
+    let number = |value: &serde_json::Value, path: &str| value.pointer(path).and_then(serde_json::Value::as_u64).unwrap_or(0);
+    // Two ticks of a clock that has a hundred a second, for rounding.
+    let slack = 20_000_000;
+    system_tests::until("it has worked for a while", || number(&stats(), "/cpu_stats/cpu_usage/total_usage") > 500_000_000);
+    let value = stats();
+    let of = |path: &str| number(&value, path);
+    let parts = of("/cpu_stats/cpu_usage/usage_in_usermode") + of("/cpu_stats/cpu_usage/usage_in_kernelmode");
+    let total = of("/cpu_stats/cpu_usage/total_usage");
+    assert!(parts <= total + slack && parts > 0, "{value:#}");
+    assert!(of("/precpu_stats/cpu_usage/total_usage") < total && of("/cpu_stats/throttling_data/periods") > 0, "{value:#}");
+    assert_eq!((of("/memory_stats/limit"), of("/pids_stats/limit")), (64 << 20, 40), "{value:#}");
+    assert_eq!(of("/pids_stats/current"), 2, "{value:#}");
+    assert!((8 << 20..64 << 20).contains(&of("/memory_stats/usage")), "{value:#}");
+    ok(&daemon.docker(&["rm", "-f", "busy"]));
 }
 
 #[test]

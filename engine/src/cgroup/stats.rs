@@ -118,6 +118,9 @@ impl Cgroup {
     }
 }
 
+/// Nanoseconds of one tick of `cpuacct.stat`. Source: proc(5), USER_HZ is 100 on every architecture that we run on.
+const TICK: u64 = 10_000_000;
+
 fn text(dir: &Path, file: &str) -> Result<String> {
     Ok(control::read_if_there(&dir.join(file))?.unwrap_or_default())
 }
@@ -130,10 +133,13 @@ fn cpu_v1(dir: &Path, cpu: Option<&Path>) -> Result<Cpu> {
     let list = |file| -> Result<Vec<u64>> { Ok(text(dir, file)?.split_whitespace().filter_map(|n| n.parse().ok()).collect()) };
     let throttling = cpu.map(|dir| text(dir, "cpu.stat")).transpose()?.unwrap_or_default();
     let field = |key| control::field(&throttling, key).unwrap_or(0);
+    // In ticks, but brought in line with the whole: `usage_user` and `usage_sys` are sampled, and can add up to more.
+    let parts = text(dir, "cpuacct.stat")?;
+    let part = |key| control::field(&parts, key).unwrap_or(0) * TICK;
     Ok(Cpu {
         total: number(dir, "cpuacct.usage")?.unwrap_or(0),
-        user: number(dir, "cpuacct.usage_user")?.unwrap_or(0),
-        system: number(dir, "cpuacct.usage_sys")?.unwrap_or(0),
+        user: part("user"),
+        system: part("system"),
         per_cpu: list("cpuacct.usage_percpu")?,
         periods: field("nr_periods"),
         throttled_periods: field("nr_throttled"),
@@ -275,6 +281,19 @@ mod tests {
         assert_eq!((memory.cache, memory.inactive_file, memory.stats["anon"]), (4096, 2048, 1));
         let io = io_v2("254:0 rbytes=4096 wbytes=512 rios=1 wios=2 dbytes=0 dios=0\n8:16\n");
         assert_eq!(io[0], BlockIo { major: 254, minor: 0, read: 4096, written: 512, reads: 1, writes: 2 });
+    }
+
+    #[test]
+    fn v1_says_where_processor_time_went_in_ticks() {
+        let dir = tree(&[
+            ("cpuacct.usage", "2144271301\n"),
+            ("cpuacct.stat", "user 213\nsystem 1\n"),
+            ("cpuacct.usage_percpu", "2123513146 20758155 \n"),
+            ("cpu.stat", "nr_periods 89\nnr_throttled 11\nthrottled_time 73098247\n"),
+        ]);
+        let cpu = cpu_v1(dir.path(), Some(dir.path())).unwrap();
+        assert_eq!((cpu.total, cpu.user, cpu.system), (2_144_271_301, 2_130_000_000, 10_000_000));
+        assert_eq!((cpu.per_cpu, cpu.throttled_periods), (vec![2_123_513_146, 20_758_155], 11));
     }
 
     #[test]

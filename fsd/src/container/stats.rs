@@ -65,19 +65,20 @@ fn quickest<T>(mut look: impl FnMut() -> Result<T>) -> Result<T> {
 pub fn to_json(row: &ContainerRow, sample: Option<&Sample>, before: Option<&Sample>) -> Result<Value> {
     let read = |sample: Option<&Sample>| show::time(sample.map_or(0, |sample| sample.time));
     let mut value = json!({
-        "read": read(sample), "preread": read(before), "pids_stats": {}, "blkio_stats": blkio(&[]), "num_procs": 0,
+        "read": read(sample), "preread": read(before), "pids_stats": {}, "blkio_stats": blkio(&[], false), "num_procs": 0,
         "storage_stats": {}, "cpu_stats": cpu(sample), "precpu_stats": cpu(before), "memory_stats": {},
         "name": format!("/{}", row.name), "id": row.id,
     });
     let Some(sample) = sample else { return Ok(value) };
     let Stats { memory, pids, blkio: devices, .. } = &sample.stats;
     value["pids_stats"] = json!({"current": pids.current, "limit": pids.limit.unwrap_or(u64::MAX)});
-    value["blkio_stats"] = blkio(devices);
+    // Only v1 has this, and its words tell Docker's clients which figure of the page cache is to be taken off.
+    let is_v1 = memory.stats.contains_key("total_inactive_file");
+    value["blkio_stats"] = blkio(devices, is_v1);
     value["memory_stats"] = json!({
         "usage": memory.usage, "stats": memory.stats, "limit": memory.limit.map_or_else(host_memory, Ok)?,
     });
-    // Only v1 has these, and its words tell Docker's clients which figure of the page cache is to be taken off.
-    if memory.stats.contains_key("total_inactive_file") {
+    if is_v1 {
         value["memory_stats"]["max_usage"] = json!(memory.max_usage);
         value["memory_stats"]["failcnt"] = json!(memory.failcnt);
     }
@@ -108,14 +109,20 @@ fn cpu(sample: Option<&Sample>) -> Value {
     value
 }
 
-fn blkio(devices: &[BlockIo]) -> Value {
+/// The words are those of the kernel's files, as Docker passes them on: v1's begin with a capital, and it adds them up.
+fn blkio(devices: &[BlockIo], is_v1: bool) -> Value {
     let list = |counts: fn(&BlockIo) -> (u64, u64)| -> Value {
-        let both = devices.iter().flat_map(|device| {
+        let all = devices.iter().flat_map(|device| {
             let (read, write) = counts(device);
-            [("read", read), ("write", write)]
-                .map(|(op, value)| json!({"major": device.major, "minor": device.minor, "op": op, "value": value}))
+            let lines = if is_v1 {
+                vec![("Read", read), ("Write", write), ("Total", read + write)]
+            } else {
+                vec![("read", read), ("write", write)]
+            };
+            let entry = |(op, value)| json!({"major": device.major, "minor": device.minor, "op": op, "value": value});
+            lines.into_iter().map(entry).collect::<Vec<_>>()
         });
-        both.collect()
+        all.collect()
     };
     json!({
         "io_service_bytes_recursive": list(|device| (device.read, device.written)),
