@@ -85,7 +85,7 @@ impl New {
 
     /// Merges it with its image. `id` gives the host name where none was asked for.
     pub fn settle(mut self, image: &ImageConfig, id: &fs_base::ContainerId) -> Result<Settled> {
-        merge_config(&mut self.config, &image.defaults, &id.as_str()[..12], self.host_config.get("UTSMode"));
+        merge_config(&mut self.config, &image.defaults, &id.as_str()[..12], &self.host_config);
         let mut warnings = Vec::new();
         let mounts: HostMounts = read(&Value::Object(self.host_config.clone()), "HostConfig")?;
         default_host_config(&mut self.host_config);
@@ -120,7 +120,7 @@ fn is_empty(value: Option<&Value>) -> bool {
 }
 
 /// Docker's rules: what the container says wins, lists of names are joined. Source: moby `runconfig` merge.
-fn merge_config(config: &mut Map<String, Value>, image: &Value, short_id: &str, uts: Option<&Value>) {
+fn merge_config(config: &mut Map<String, Value>, image: &Value, short_id: &str, host_config: &Map<String, Value>) {
     let own_entrypoint = !is_empty(config.get("Entrypoint"));
     for key in ["User", "WorkingDir", "StopSignal", "Entrypoint", "Shell", "StopTimeout"] {
         if is_empty(config.get(key)) && !is_empty(image.get(key)) {
@@ -148,8 +148,13 @@ fn merge_config(config: &mut Map<String, Value>, image: &Value, short_id: &str, 
     }
     config.insert("Env".to_owned(), json!(merge_env(image.get("Env"), config.get("Env"))));
     if is_empty(config.get("Hostname")) {
-        let host = uts.and_then(Value::as_str) == Some("host");
-        let name = if host { rustix::system::uname().nodename().to_string_lossy().into_owned() } else { short_id.to_owned() };
+        // Who has the host's network has its name too, because tools look the one up in the other.
+        let is_hosts = |key: &str| host_config.get(key).and_then(Value::as_str) == Some("host");
+        let name = if is_hosts("UTSMode") || is_hosts("NetworkMode") {
+            rustix::system::uname().nodename().to_string_lossy().into_owned()
+        } else {
+            short_id.to_owned()
+        };
         config.insert("Hostname".to_owned(), json!(name));
     }
 }

@@ -153,15 +153,23 @@ struct Security {
 fn security(host: &Host) -> Result<Security> {
     let mut all = Security { seccomp: Seccomp::Default, no_new_privileges: false, unmasked: false, apparmor: None };
     for option in host.security_opt.iter().flatten() {
-        let (key, value) = option.split_once('=').or_else(|| option.split_once(':')).unwrap_or((option, ""));
+        if option == "no-new-privileges" {
+            all.no_new_privileges = true;
+            continue;
+        }
+        // The texts are moby's, numbers and all.
+        let (key, value) = option
+            .split_once('=')
+            .or_else(|| option.split_once(':'))
+            .ok_or_else(|| Error::invalid(format!("invalid --security-opt 1: {option:?}")))?;
         match (key, value) {
-            ("no-new-privileges", "" | "true") => all.no_new_privileges = true,
-            ("no-new-privileges", "false") => all.no_new_privileges = false,
+            ("no-new-privileges", "1" | "t" | "T" | "TRUE" | "true" | "True") => all.no_new_privileges = true,
+            ("no-new-privileges", "0" | "f" | "F" | "FALSE" | "false" | "False") => all.no_new_privileges = false,
             ("seccomp", "unconfined") => all.seccomp = Seccomp::Unconfined,
             ("seccomp", "builtin" | "default") => all.seccomp = Seccomp::Default,
-            ("seccomp", profile) if profile.trim_start().starts_with('{') => all.seccomp = Seccomp::Profile(profile.to_owned()),
+            ("seccomp", profile) => all.seccomp = Seccomp::Profile(profile.to_owned()),
             ("systempaths", "unconfined") => all.unmasked = true,
-            ("apparmor", profile) if !profile.is_empty() => all.apparmor = Some(profile.to_owned()),
+            ("apparmor", profile) => all.apparmor = Some(profile.to_owned()).filter(|profile| !profile.is_empty()),
             // There are no labels in what we run.
             ("label", "disable") => {}
             ("label", _) => {

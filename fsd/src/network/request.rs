@@ -197,10 +197,18 @@ fn check_mode(mode: &Mode, request: &Request<'_>) -> Result<()> {
 
 /// `--hostname` and `--expose` are about the container's own config, before the image's is merged in.
 pub fn check_config(mode: &Mode, config: &Map<String, Value>, host: &Map<String, Value>) -> Result<()> {
+    let is_given = |key: &str| config.get(key).and_then(Value::as_str).is_some_and(|name| !name.is_empty());
+    if host.get("UTSMode").and_then(Value::as_str) == Some("host") {
+        for (key, what) in [("Hostname", "hostname"), ("Domainname", "domainname")] {
+            if is_given(key) {
+                return Err(Error::invalid(format!("conflicting options: {what} and the UTS mode")));
+            }
+        }
+    }
     if !matches!(mode, Mode::Of(_)) {
         return Ok(());
     }
-    if config.get("Hostname").and_then(Value::as_str).is_some_and(|name| !name.is_empty()) {
+    if is_given("Hostname") {
         return Err(Error::invalid("conflicting options: hostname and the network mode"));
     }
     let says = |from: &Map<String, Value>, key: &str| from.get(key).and_then(Value::as_object).is_some_and(|map| !map.is_empty());

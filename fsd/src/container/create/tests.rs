@@ -91,7 +91,7 @@ fn what_is_not_supported_is_refused_by_name() {
         ("--link", |b| b["HostConfig"]["Links"] = json!(["a:b"])),
         ("--log-driver syslog", |b| b["HostConfig"]["LogConfig"]["Type"] = json!("syslog")),
         ("HostConfig.TimeMachine", |b| b["HostConfig"]["TimeMachine"] = json!(true)),
-        ("--security-opt apparmor=x", |b| b["HostConfig"]["SecurityOpt"] = json!(["apparmor=x"])),
+        ("--security-opt label=type:x", |b| b["HostConfig"]["SecurityOpt"] = json!(["label=type:x"])),
     ];
     for (flag, change) in cases {
         let error = settle(change, &json!({"Cmd": ["true"]})).unwrap_err();
@@ -124,12 +124,37 @@ fn values_that_make_no_sense_are_refused_in_dockers_words() {
             b["HostConfig"]["IpcMode"] = json!("host");
             b["HostConfig"]["Sysctls"] = json!({"kernel/shmmax": "0"});
         }),
+        ("invalid --security-opt 1: \"nonsense\"", |b| b["HostConfig"]["SecurityOpt"] = json!(["nonsense"])),
+        ("invalid --security-opt 2: \"no=sense\"", |b| b["HostConfig"]["SecurityOpt"] = json!(["no=sense"])),
+        ("invalid --security-opt 2: \"no-new-privileges:maybe\"", |b| {
+            b["HostConfig"]["SecurityOpt"] = json!(["no-new-privileges:maybe"]);
+        }),
+        ("conflicting options: hostname and the UTS mode", |b| {
+            b["HostConfig"]["UTSMode"] = json!("host");
+            b["Hostname"] = json!("h");
+        }),
+        ("conflicting options: domainname and the UTS mode", |b| {
+            b["HostConfig"]["UTSMode"] = json!("host");
+            b["Domainname"] = json!("d");
+        }),
         ("bad format for add-host", |b| b["HostConfig"]["ExtraHosts"] = json!(["nonsense"])),
     ];
     for (text, change) in cases {
         let error = settle(change, &json!({"Cmd": ["true"]})).unwrap_err().to_string();
         assert!(error.starts_with(text), "{text}: {error}");
     }
+}
+
+#[test]
+fn a_container_has_the_hosts_name_with_its_network_or_its_uts_namespace() {
+    let name = |key: &str, mode: &str| {
+        let settled = settle(|b| b["HostConfig"][key] = json!(mode), &json!({"Cmd": ["true"]})).unwrap();
+        settled.config["Hostname"].as_str().unwrap().to_owned()
+    };
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    assert_eq!(name("NetworkMode", "host"), host);
+    assert_eq!(name("UTSMode", "host"), host);
+    assert_eq!(name("NetworkMode", "none").len(), 12);
 }
 
 #[test]
