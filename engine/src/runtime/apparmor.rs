@@ -6,16 +6,14 @@
 //! the root of a procfs without crossing a mount; whatever procfs that is, `self` in it is this process or nobody.
 //! Source: kernel `Documentation/security/` on `/proc/PID/attr`, `aa_change_profile`.
 
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use fs_base::{Error, IoContext, Result};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::rootfs::PROC_SUPER_MAGIC;
-
-/// The inode of a procfs's root. Source: kernel `include/linux/proc_ns.h`.
-const PROC_ROOT_INODE: u64 = 1;
+use super::proc;
 
 /// When a profile is to be in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +31,7 @@ pub fn confine(profile: &str, when: When) -> Result<()> {
         When::Exec => ("exec", "exec"),
         When::Now => ("current", "changeprofile"),
     };
-    apply(Path::new("/proc"), file, &format!("{word} {profile}")).map_err(|error| {
+    apply(Path::new(proc::PROC), file, &format!("{word} {profile}")).map_err(|error| {
         let error = match error.raw_os_error().map(Errno::from_raw_os_error) {
             // The kernel's word for it is "no such file or directory", which people take for their program.
             Some(Errno::NOENT) => Error::unavailable("it is not loaded"),
@@ -43,17 +41,16 @@ pub fn confine(profile: &str, when: When) -> Result<()> {
     })
 }
 
-fn apply(proc: &Path, file: &str, text: &str) -> Result<()> {
+fn apply(top: &Path, file: &str, text: &str) -> Result<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let root = rustix::fs::openat(CWD, proc, flags, Mode::empty()).map_err(|error| no_proc(proc, &error.to_string()))?;
-    let kind = rustix::fs::fstatfs(&root).at("stat", proc)?.f_type as u64;
-    if kind != PROC_SUPER_MAGIC || rustix::fs::fstat(&root).at("stat", proc)?.st_ino != PROC_ROOT_INODE {
-        return Err(no_proc(proc, "it is no procfs"));
+    let root = rustix::fs::openat(CWD, top, flags, Mode::empty()).map_err(|error| no_proc(top, &error.to_string()))?;
+    if !proc::is_root(root.as_fd(), top)? {
+        return Err(no_proc(top, "it is no procfs"));
     }
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
     let open = |path: String| {
         let opened = rustix::fs::openat2(&root, &path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty(), resolve);
-        opened.map_err(|error| (error, no_proc(&proc.join(path), &error.to_string())))
+        opened.map_err(|error| (error, no_proc(&top.join(path), &error.to_string())))
     };
     // Before 5.8 modules share one folder.
     let opened = match open(format!("self/attr/apparmor/{file}")) {
@@ -61,7 +58,7 @@ fn apply(proc: &Path, file: &str, text: &str) -> Result<()> {
         other => other,
     };
     let attribute = opened.map_err(|(_, error)| error)?;
-    rustix::io::write(&attribute, text.as_bytes()).map(drop).at("write", proc.join("self/attr").join(file))
+    rustix::io::write(&attribute, text.as_bytes()).map(drop).at("write", top.join("self/attr").join(file))
 }
 
 fn no_proc(path: &Path, why: &str) -> Error {

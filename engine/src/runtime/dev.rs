@@ -55,6 +55,18 @@ pub fn null_of(dev: &Mount) -> Result<OwnedFd> {
     rustix::fs::openat(dev, "null", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).at("open", "/dev/null")
 }
 
+/// The same of the host, as long as this process sees it.
+pub fn null_of_host() -> Result<OwnedFd> {
+    let path = Path::new("/dev/null");
+    let null = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).at("open", path)?;
+    let stat = rustix::fs::fstat(&null).at("stat", path)?;
+    let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+    if !is_device || stat.st_rdev != rustix::fs::makedev(1, 3) {
+        return Err(Error::unavailable("the host's /dev/null is none"));
+    }
+    Ok(null)
+}
+
 /// In the maker: all of /dev for a container with a user namespace; `None` if its spec mounts none.
 pub fn make(spec: &Spec, ids: &IdMap) -> Result<Option<Mount>> {
     let is_dev =
@@ -96,8 +108,12 @@ fn named(device: &LinuxDevice, error: Error) -> Error {
     error.context(format!("device {}", device.path().display()))
 }
 
-/// Further nodes, by their paths in the container.
+/// Further nodes, by their paths in the container. A /dev that is mounted from somewhere is not ours to make any in.
 pub fn make_all(root: &Root, spec: &Spec) -> Result<()> {
+    let mut mounts = spec.mounts().iter().flatten().filter(|mount| mount.destination() == Path::new(DEV));
+    if mounts.any(|mount| mount.typ().as_deref() == Some("bind")) {
+        return Ok(());
+    }
     let devices = spec.linux().as_ref().and_then(|linux| linux.devices().as_ref());
     let make = |device: &LinuxDevice| make_device(root, device.path(), device, None).map_err(|error| named(device, error));
     devices.into_iter().flatten().try_for_each(make)

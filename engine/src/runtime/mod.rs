@@ -19,6 +19,7 @@ mod external;
 mod init;
 mod network;
 mod options;
+mod proc;
 mod process;
 mod reaper;
 mod refuse;

@@ -12,12 +12,9 @@ use oci_spec::runtime::Spec;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::mount::{MountAttrFlags, MountPropagationFlags};
 
-use super::dev;
 use super::options::Options;
+use super::{dev, proc};
 use crate::cgroup;
-
-/// Source: linux/magic.h.
-pub const PROC_SUPER_MAGIC: u64 = 0x9fa0;
 
 /// The source of a bind mount, cloned from the host's tree.
 #[derive(Debug)]
@@ -146,8 +143,12 @@ impl<'a> Rootfs<'a> {
     }
 
     fn bind(&self, source: &Source, target: &Path, options: &Options) -> Result<()> {
+        proc::refuse_bind(source.mount.as_fd(), source.is_dir, target)?;
         let place = if source.is_dir { self.directory(target)? } else { self.file(target)? };
-        refuse_proc(&place, target)?;
+        if !proc::is_replaceable(target, source.is_dir) {
+            // By way of a symlink.
+            proc::refuse_inside(&place, target)?;
+        }
         let (propagation, recursive) = options.propagation.unwrap_or((Propagation::Private, true));
         source.mount.set_propagation(propagation, recursive)?;
         source.mount.set_attributes(options.set.0, options.set.cleared(), false)?;
@@ -159,13 +160,16 @@ impl<'a> Rootfs<'a> {
         if !matches!(typ, "proc" | "sysfs" | "tmpfs" | "devpts" | "mqueue") {
             return Err(Error::unsupported(format!("file system type {typ:?} is not supported by the built-in runtime")));
         }
+        if typ != "proc" {
+            proc::refuse_over(target)?;
+        }
         let place = match typ {
             // Behind a symlink they would be where nobody guards them. (CVE-2019-19921)
             "proc" | "sysfs" => self.ordinary_directory(target)?,
             _ => self.directory(target)?,
         };
         if typ != "proc" {
-            refuse_proc(&place, target)?;
+            proc::refuse_inside(&place, target)?;
         }
         let fill = target == Path::new(dev::DEV);
         if let Some(dev) = self.dev.take_if(|_| fill) {
@@ -278,8 +282,14 @@ impl<'a> Rootfs<'a> {
             let mask = self.empty_directory()?;
             return mask.attach_at(place.as_fd(), Path::new(""));
         }
-        let null = self.null.as_ref().ok_or_else(|| Error::unsupported("there is no /dev of ours to mask it with"))?;
-        Mount::clone_at(null.as_fd(), Path::new(""), false)?.attach_at(place.as_fd(), Path::new(""))
+        let null = match self.null.take() {
+            Some(null) => null,
+            // The container's /dev is its user's. This process still sees the host's.
+            None => dev::null_of_host()?,
+        };
+        Mount::clone_at(null.as_fd(), Path::new(""), false)?.attach_at(place.as_fd(), Path::new(""))?;
+        self.null = Some(null);
+        Ok(())
     }
 
     /// One empty file system serves all masked directories.
@@ -301,7 +311,7 @@ impl<'a> Rootfs<'a> {
         for (name, value) in sysctls.into_iter().flatten() {
             let path = sysctl_path(name)?;
             let file = self.root.open_at(&path, OFlags::WRONLY, Mode::empty())?;
-            if rustix::fs::fstatfs(&file).at("stat", &path)?.f_type as u64 != PROC_SUPER_MAGIC {
+            if !proc::is_part(file.as_fd(), &path)? {
                 return Err(Error::denied(format!("sysctl {name}: {} is no procfs", path.display())));
             }
             rustix::io::write(&file, value.as_bytes()).at("write", &path)?;
@@ -376,14 +386,6 @@ fn mounting_error(error: Error, target: &Path) -> Error {
          vice-versa)? Check if the specified host path exists and is the expected type",
         target.display()
     ))
-}
-
-/// Whatever is mounted over a part of procfs could fool those who trust it.
-fn refuse_proc(place: &OwnedFd, target: &Path) -> Result<()> {
-    if rustix::fs::fstatfs(place).at("stat", target)?.f_type as u64 == PROC_SUPER_MAGIC {
-        return Err(Error::denied(format!("{} cannot be mounted because it is inside /proc", target.display())));
-    }
-    Ok(())
 }
 
 /// `net.ipv4.x` as a path; dots and slashes as sysctl(8) reads them. Only settings of the container's own namespaces.

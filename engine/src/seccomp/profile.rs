@@ -124,7 +124,7 @@ fn architectures(listed: Option<Vec<Arch>>, map: Option<Vec<Architecture>>, mach
     let (listed, map) = (listed.unwrap_or_default(), map.unwrap_or_default());
     if !listed.is_empty() && !map.is_empty() {
         return Err(Error::invalid(
-            "both 'architectures' and 'archMap' are specified in the seccomp profile, use either 'architectures' or 'archMap'",
+            "'architectures' and 'archMap' were specified in the seccomp profile, use either 'architectures' or 'archMap'",
         ));
     }
     let native = machine.native().arch();
@@ -155,7 +155,7 @@ impl Rule {
         let names = match (self.name.filter(|name| !name.is_empty()), self.names.unwrap_or_default()) {
             (Some(_), names) if !names.is_empty() => {
                 return Err(Error::invalid(
-                    "both 'name' and 'names' are specified in the seccomp profile, use either 'name' or 'names'",
+                    "'name' and 'names' were specified in the seccomp profile, use either 'name' or 'names'",
                 ));
             }
             (Some(name), _) => vec![name],

@@ -134,17 +134,14 @@ fn answer(action: Action, errno: Option<u32>) -> Result<u32> {
         }
         value => Ok(answer | value.unwrap_or(EPERM)),
     };
-    let plain = |answer: u32| match errno {
-        Some(_) => Err(Error::invalid(format!("seccomp profile: {action} has no errnoRet"))),
-        None => Ok(answer),
-    };
     match action {
-        Action::ScmpActAllow => plain(ALLOW),
+        // A number that goes with another action is left where somebody only changed the action, and runc takes that.
+        Action::ScmpActAllow => Ok(ALLOW),
         Action::ScmpActErrno => with_value(ERRNO, MAX_ERRNO),
-        Action::ScmpActKill | Action::ScmpActKillThread => plain(KILL_THREAD),
-        Action::ScmpActKillProcess => plain(KILL_PROCESS),
-        Action::ScmpActTrap => plain(TRAP),
-        Action::ScmpActLog => plain(LOG),
+        Action::ScmpActKill | Action::ScmpActKillThread => Ok(KILL_THREAD),
+        Action::ScmpActKillProcess => Ok(KILL_PROCESS),
+        Action::ScmpActTrap => Ok(TRAP),
+        Action::ScmpActLog => Ok(LOG),
         Action::ScmpActTrace => with_value(TRACE, VALUE),
         Action::ScmpActNotify => Err(no_agent("SCMP_ACT_NOTIFY")),
     }

@@ -134,6 +134,8 @@ fn environment(container: &Container, user: &User) -> Vec<String> {
         env.push("TERM=xterm".to_owned());
     }
     let mut env = merge_env(env, &container.env);
+    // An empty one is none, as runc has it.
+    env.retain(|pair| pair != "HOME=");
     if !env.iter().any(|pair| pair.starts_with("HOME=")) {
         env.push(format!("HOME={}", user.home));
     }

@@ -1,4 +1,4 @@
-//! The mounts of a container: the kernel's own file systems, the daemon's files, then what its user asked for.
+//! The mounts of a container: the kernel's own file systems, then the daemon's files and what its user asked for.
 
 use std::path::{Path, PathBuf};
 
@@ -12,21 +12,34 @@ const SHM_SIZE: u64 = 64 << 20;
 
 /// All mounts, parents before what lies below them.
 pub fn all(container: &Container) -> Result<Vec<Mount>> {
-    let mut mounts = kernel(container)?;
-    let daemon_file = |file: &crate::config::ManagedFile| !container.mounts.iter().any(|mount| mount.target == file.target);
-    for file in container.files.iter().filter(|file| daemon_file(file)) {
-        let writable = if container.read_only_root { "ro" } else { "rw" };
-        mounts.push(owned(container, make(&file.target, "bind", Some(&file.source), &["bind", "rprivate", writable])?)?);
+    let is_users = |target: &Path| container.mounts.iter().any(|mount| mount.target == target);
+    let is_below = |target: &Path, above: &str| target != Path::new(above) && target.starts_with(above);
+    let (mut mounts, mut later) = (Vec::new(), Vec::new());
+    for mount in kernel(container)? {
+        let target = mount.destination();
+        // What a user mounts at a place of ours is there instead of ours, and a /dev of his with all that is in it, but
+        // for the terminals.
+        if is_users(target) {
+            continue;
+        }
+        match target.to_str() {
+            Some("/dev/pts") if is_users(Path::new("/dev")) => later.push(mount),
+            _ if is_below(target, "/dev") && is_users(Path::new("/dev")) => {}
+            _ => mounts.push(mount),
+        }
     }
-    let mut own: Vec<&MountSpec> = container.mounts.iter().collect();
-    own.sort_by_key(|mount| mount.target.components().count());
-    for mount in own {
-        // What a user mounts at a place of ours is there instead of ours.
-        mounts.retain(|ours| ours.destination() != &mount.target);
+    for file in container.files.iter().filter(|file| !is_users(&file.target)) {
+        let writable = if container.read_only_root { "ro" } else { "rw" };
+        later.push(owned(container, make(&file.target, "bind", Some(&file.source), &["bind", "rprivate", writable])?)?);
+    }
+    for mount in &container.mounts {
         let made = of_user(mount)?;
         let is_ours = matches!(mount.kind, MountKind::Volume { .. });
-        mounts.push(if is_ours { owned(container, made)? } else { made });
+        later.push(if is_ours { owned(container, made)? } else { made });
     }
+    // Those that are as deep stay in order: ours, then the user's.
+    later.sort_by_key(|mount| mount.destination().components().count());
+    mounts.extend(later);
     Ok(mounts)
 }
 
