@@ -65,8 +65,7 @@ fn make(app: &App, name: Option<String>, new: New, image: &ImageRow) -> Result<M
     for volume in &attached.created {
         app.events.object("volume", "create", volume.name.as_str(), &[("driver", &volume.driver)]);
     }
-    let finished = app.db.add_endpoints(&endpoints).and_then(|()| finish(app, &mut row, name, image));
-    if let Err(error) = finished {
+    if let Err(error) = finish(app, &mut row, name, image, &endpoints) {
         undo(app, &row);
         return Err(error);
     }
@@ -75,18 +74,18 @@ fn make(app: &App, name: Option<String>, new: New, image: &ImageRow) -> Result<M
 }
 
 /// Its folder, the contents of its volumes, and last its row.
-fn finish(app: &App, row: &mut ContainerRow, name: Option<String>, image: &ImageRow) -> Result<()> {
+fn finish(app: &App, row: &mut ContainerRow, name: Option<String>, image: &ImageRow, endpoints: &[Endpoint]) -> Result<()> {
     let dir = app.container_dir(&row.id);
     std::fs::create_dir_all(&dir).at("make directory", &dir)?;
     fill(app, &row.definition.mounts, image)?;
     if let Some(name) = name {
         row.name = name;
-        return app.db.add_container(row);
+        return app.db.add_container(row, endpoints);
     }
     let mut attempt = 0;
     loop {
         row.name = names::random(attempt)?;
-        match app.db.add_container(row) {
+        match app.db.add_container(row, endpoints) {
             Err(error) if error.class() == Class::Conflict && attempt < ATTEMPTS => attempt += 1,
             other => return other,
         }
@@ -108,7 +107,6 @@ fn networks(app: &App, id: &ContainerId, settled: &mut Settled) -> Result<Vec<En
 }
 
 fn undo(app: &App, row: &ContainerRow) {
-    crate::network::forget(app, &row.id);
     let anonymous = app.volumes.detach(&row.id, &row.definition.mounts, true);
     let anonymous = anonymous.map(|names| super::remove::destroyed(app, row, &names));
     let discarded = app.trash.discard(&app.container_dir(&row.id)).map(drop);

@@ -38,7 +38,6 @@ pub fn remove(app: &Arc<App>, row: &ContainerRow, options: Options) -> Result<()
         crate::mounts::release(app, ObjectKind::Container, row.id.as_str(), options.force || row.definition.auto_remove());
     mounted.map_err(|error| error.context(format!("cannot remove container \"/{}\"", row.name)))?;
     app.db.remove_container(&row.id)?;
-    crate::network::forget(app, &row.id);
     // From here on it is gone; what can't be cleaned now is cleaned at the next start.
     let volumes = app.volumes.detach(&row.id, &row.definition.mounts, options.volumes);
     let discarded = app.trash.discard(&app.container_dir(&row.id)).map(drop);

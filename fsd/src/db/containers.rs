@@ -3,15 +3,17 @@
 use fs_base::{ContainerId, Error, Result};
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
+use super::networks::add_endpoint;
 use super::volumes::{json, to_json};
 use super::{Db, parsed};
 use crate::container::{ContainerRow, State};
+use crate::network::Endpoint;
 
 const COLUMNS: &str = "id, name, image, image_name, created, spec, state";
 
 impl Db {
-    /// Records a new container. Its name must be free, and its image there.
-    pub fn add_container(&self, row: &ContainerRow) -> Result<()> {
+    /// Records a new container, and which networks it is to be in. Its name must be free, and its image there.
+    pub fn add_container(&self, row: &ContainerRow, endpoints: &[Endpoint]) -> Result<()> {
         let taken = self.write(|t| {
             // Removed since it was found. Clients that are told so pull it again.
             let image = t
@@ -36,6 +38,7 @@ impl Db {
                         to_json(&row.state)?,
                     ],
                 )?;
+                endpoints.iter().try_for_each(|endpoint| add_endpoint(t, endpoint))?;
             }
             Ok(Ok(holder))
         })??;
@@ -118,9 +121,13 @@ impl Db {
         taken.map_or(Ok(()), |holder| Err(name_taken(name, &holder)))
     }
 
-    /// Forgets a container; whether there was one.
+    /// Forgets a container and its places in networks; whether there was one.
     pub fn remove_container(&self, id: &ContainerId) -> Result<bool> {
-        self.write(|t| Ok(t.prepare_cached("DELETE FROM container WHERE id = ?")?.execute([id.as_str()])? == 1))
+        self.write(|t| {
+            t.prepare_cached("DELETE FROM endpoint WHERE container = ?")?.execute([id.as_str()])?;
+            t.prepare_cached("DELETE FROM published WHERE container = ?")?.execute([id.as_str()])?;
+            Ok(t.prepare_cached("DELETE FROM container WHERE id = ?")?.execute([id.as_str()])? == 1)
+        })
     }
 }
 
@@ -186,7 +193,7 @@ mod tests {
         with_db(|db| {
             let image = image(db, '1');
             for (id, name) in [("ab1", "web"), ("ab2", "ab1"), ("cd", "db")] {
-                db.add_container(&row(id, name, image)).unwrap();
+                db.add_container(&row(id, name, image), &[]).unwrap();
             }
             let found = |text: &str| db.find_container(text).map(|row| row.name);
             for (text, name) in [("web", "web"), ("/web", "web"), ("ab1", "ab1"), ("ab10", "web"), ("c", "db")] {
@@ -214,15 +221,15 @@ mod tests {
         with_db(|db| {
             let image = image(db, '1');
             let first = row("aa", "web", image);
-            db.add_container(&first).unwrap();
+            db.add_container(&first, &[]).unwrap();
             let second = row("bb", "db", image);
-            db.add_container(&second).unwrap();
+            db.add_container(&second, &[]).unwrap();
             let text = format!(
                 "Conflict. The container name \"/web\" is already in use by container \"{}\". You have to remove (or rename) \
                  that container to be able to reuse that name.",
                 first.id
             );
-            assert_eq!(db.add_container(&row("cc", "web", image)).unwrap_err().to_string(), text);
+            assert_eq!(db.add_container(&row("cc", "web", image), &[]).unwrap_err().to_string(), text);
             assert_eq!(db.rename_container(&second.id, "web").unwrap_err().to_string(), text);
             assert!(db.remove_container(&first.id).unwrap());
             assert!(!db.remove_container(&first.id).unwrap());
@@ -235,11 +242,11 @@ mod tests {
     fn a_container_needs_its_image_and_keeps_it() {
         with_db(|db| {
             let gone: Digest = format!("sha256:{}", "2".repeat(64)).parse().unwrap();
-            let missing = db.add_container(&row("aa", "web", gone)).unwrap_err();
+            let missing = db.add_container(&row("aa", "web", gone), &[]).unwrap_err();
             assert_eq!((missing.class(), missing.to_string().as_str()), (Class::NotFound, "No such image: i"));
             let image = image(db, '1');
             let row = row("aa", "web", image);
-            db.add_container(&row).unwrap();
+            db.add_container(&row, &[]).unwrap();
             assert_eq!(db.remove_image(&image).unwrap_err().class(), Class::Conflict);
             db.remove_container(&row.id).unwrap();
             assert!(db.remove_image(&image).unwrap());
@@ -250,7 +257,7 @@ mod tests {
     fn what_is_recorded_of_a_container_is_read_again() {
         with_db(|db| {
             let row = row("aa", "web", image(db, '1'));
-            db.add_container(&row).unwrap();
+            db.add_container(&row, &[]).unwrap();
             let exited = row.state.running(4, 10).exited(137, true, 20);
             db.set_container_state(&row.id, &exited).unwrap();
             let read = db.container(&row.id).unwrap().unwrap();

@@ -73,9 +73,9 @@ impl Db {
         })
     }
 
-    /// Notes which networks a new container is to be in.
-    pub fn add_endpoints(&self, all: &[Endpoint]) -> Result<()> {
-        self.write(|t| all.iter().try_for_each(|endpoint| add_endpoint(t, endpoint)))
+    /// Notes a further network that a container is to be in.
+    pub fn add_endpoint(&self, endpoint: &Endpoint) -> Result<()> {
+        self.write(|t| add_endpoint(t, endpoint))
     }
 
     /// The networks of a container, in the order in which they were asked for.
@@ -112,9 +112,9 @@ impl Db {
     }
 
     /// Gives a container its places, each as `choose` says, which sees those that are taken. The network under `from`
-    /// becomes the endpoint's own.
+    /// becomes the endpoint's own. No container runs on after a reboot, so what it has while it runs waits for no disk.
     pub fn lease(&self, container: &ContainerId, network: &Network, from: &str, choose: &mut Choose<'_>) -> Result<Lease> {
-        self.write(|t| {
+        self.write_until_reboot(|t| {
             let taken = endpoints(t, "network = ? AND lease IS NOT NULL", &network.id)?;
             let lease = match choose(&taken) {
                 Ok(lease) => lease,
@@ -131,7 +131,7 @@ impl Db {
 
     /// Takes a container's places and ports back; what they were.
     pub fn release(&self, container: &ContainerId) -> Result<(Vec<Endpoint>, Vec<Published>)> {
-        self.write(|t| {
+        self.write_until_reboot(|t| {
             let mut had = endpoints(t, "container = ?", container.as_str())?;
             had.retain(|endpoint| endpoint.lease.is_some());
             let ports = published(t, Some(container))?.into_iter().map(|(_, port)| port).collect();
@@ -150,15 +150,6 @@ impl Db {
         .map(drop)
     }
 
-    /// Forgets what a container that is there no more wanted.
-    pub fn remove_endpoints(&self, container: &ContainerId) -> Result<()> {
-        self.write(|t| {
-            t.prepare_cached("DELETE FROM endpoint WHERE container = ?")?.execute([container.as_str()])?;
-            t.prepare_cached("DELETE FROM published WHERE container = ?")?.execute([container.as_str()])
-        })
-        .map(drop)
-    }
-
     /// Forgets what is noted of containers that have no row.
     pub fn remove_lost_endpoints(&self) -> Result<()> {
         self.write(|t| {
@@ -170,7 +161,7 @@ impl Db {
 
     /// Records published ports. One that another container has is an error that names it.
     pub fn publish(&self, container: &ContainerId, ports: &[Published]) -> Result<()> {
-        self.write(|t| {
+        self.write_until_reboot(|t| {
             for port in ports {
                 t.prepare_cached(
                     "INSERT INTO published (container, protocol, host, host_port, container_port) VALUES (?, ?, ?, ?, ?)",
@@ -200,7 +191,7 @@ impl Db {
 /// Chooses a lease, among those that are taken.
 pub type Choose<'a> = dyn FnMut(&[Endpoint]) -> Result<Lease> + 'a;
 
-fn add_endpoint(t: &Transaction<'_>, endpoint: &Endpoint) -> rusqlite::Result<()> {
+pub(super) fn add_endpoint(t: &Transaction<'_>, endpoint: &Endpoint) -> rusqlite::Result<()> {
     t.prepare_cached(&format!("INSERT INTO endpoint ({ENDPOINT}) VALUES (?, ?, ?, ?, ?, NULL)"))?
         .execute(params![
             endpoint.container.as_str(),
@@ -320,7 +311,9 @@ mod tests {
     fn an_address_is_given_once_and_comes_back() {
         with_db(|db, network| {
             let (one, two) = (ContainerId::random().unwrap(), ContainerId::random().unwrap());
-            db.add_endpoints(&[endpoint(&one, network), endpoint(&two, network)]).unwrap();
+            for container in [&one, &two] {
+                db.add_endpoint(&endpoint(container, network)).unwrap();
+            }
             let give = |container: &ContainerId, last: u8| db.lease(container, network, &network.id, &mut |_| Ok(lease(last)));
             give(&one, 2).unwrap();
             assert_eq!(give(&two, 2).unwrap_err().class(), Class::Conflict, "whoever chose it");

@@ -53,7 +53,7 @@ pub fn connect(app: &App, network: &Network, container: &str, asked: &Asked) -> 
         settings,
         lease: None,
     };
-    app.db.add_endpoints(std::slice::from_ref(&endpoint))?;
+    app.db.add_endpoint(&endpoint)?;
     if !row.state.is_running() {
         return Ok(());
     }

@@ -148,13 +148,6 @@ pub fn sample_spec() -> model::NetworkSpec {
     }
 }
 
-/// A container is there no more.
-pub fn forget(app: &App, container: &ContainerId) {
-    if let Err(error) = app.db.remove_endpoints(container) {
-        tracing::warn!(%container, %error, "the networks of a removed container are still noted");
-    }
-}
-
 /// A container has another name.
 pub fn renamed(app: &App, container: &ContainerId) -> Result<()> {
     let endpoints = app.db.endpoints_of(container)?;
