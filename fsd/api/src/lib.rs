@@ -14,10 +14,14 @@
 //! | `POST /fsd/v1/volumes/{name}/mount` [`MountRequest`] | 201 [`Mounted`] |
 //! | `GET /fsd/v1/mounts` | `[`[`MountInfo`]`]` |
 //! | `DELETE /fsd/v1/mounts/{id or target}?`[`UnmountQuery`] | 204 |
+//! | `GET /fsd/v1/mounts/{id or target}/changes` | `[`[`DiffEntry`]`]`: what was written to it |
+//! | `POST /fsd/v1/mounts/prune` | [`PrunedMounts`] |
 //! | `GET /fsd/v1/diff?`[`DiffQuery`] | `[`[`DiffEntry`]`]` |
 //! | `GET /fsd/v1/duplicates?`[`DuplicatesQuery`] | [`Duplicates`] |
 //! | `POST /fsd/v1/check?`[`CheckQuery`] | a stream of JSON lines, each a [`CheckEvent`], [`CheckEvent::Summary`] last |
 //! | `GET /fsd/v1/info` | [`Info`] |
+//!
+//! Docker's `GET /system/df` answers with one key more, `Mounts`: `[`[`UsedMount`]`]`.
 //!
 //! In a URL's path an image's name is percent-encoded as a whole (`debian%3A12`, `localhost%3A5000%2Fa%2Fb`), and so is
 //! the target of a mount. Times are RFC 3339 in UTC. A path is a string; where its bytes are not UTF-8 it is shown with
