@@ -437,6 +437,12 @@ fn on_the_host_a_container_is_mounted_as_the_host_knows_it() {
     ok(&daemon.docker(&["restart", "-t", "0", "c1"]));
     assert_eq!(owner(at.join("own/f")), shown);
     ok(&daemon.ctl(&["container", "umount", place]));
+    // Where the tree is not the one that it runs on, owners are those inside.
+    for how in ["--fuse", "--rw"].into_iter().filter(|how| *how != "--fuse" || system_tests::fuse::has_fuse()) {
+        ok(&daemon.ctl(&["container", "mount", how, "c1", place]));
+        assert_eq!(owner(at.join("own/f")), (1000, 1000), "{how}");
+        ok(&daemon.ctl(&["container", "umount", place]));
+    }
     // With the host's users they are the image's.
     ok(&daemon.docker(&["create", "--name", "plain", "--userns=host", "box:1"]));
     ok(&daemon.ctl(&["container", "mount", "plain", place]));

@@ -72,6 +72,10 @@ impl MountImage {
 ///
 /// Shown is its image and what it has changed, as it is now and as it changes, but not its volumes. Nothing can be written;
 /// with --rw to a directory that goes with the mount, never to the container.
+///
+/// Of a container with users of its own (--userns, a daemon with --userns-remap) owners are shown as the host knows them,
+/// whether it runs or not: its root's files belong to the user that its root is on the host. With --fuse or --rw they are
+/// those inside, as in `ctl cp`, `ctl diff` and images.
 #[derive(Debug, Args)]
 pub struct MountContainer {
     #[command(flatten)]
