@@ -32,6 +32,12 @@ fn is_silent_to(daemon: &Daemon, container: &str, host: &str, port: &str) -> boo
     !reaches_within(daemon, container, (host, port), NO_ANSWER)
 }
 
+/// The first of so many ports that are free a moment before they are used.
+fn free_ports(count: u16) -> u16 {
+    let is_free = |port: u16| TcpListener::bind(("::", port)).is_ok();
+    (10_000..30_000).step_by(usize::from(count)).find(|first| (*first..first + count).all(is_free)).unwrap()
+}
+
 /// An address of this host that is not on loopback.
 fn host_address() -> Option<String> {
     let text = sh(std::path::Path::new("/"), "ip -4 -o addr show scope global up | awk '{print $4}' | cut -d/ -f1 | head -1");
@@ -106,6 +112,19 @@ fn ports_are_published_in_every_form() {
     if let Some(host) = host_address() {
         assert!(is_silent(&format!("{host}:{other}")), "it is published on 127.0.0.1 only");
     }
+    // More than one answer of the kernel's holds.
+    let many = free_ports(1000);
+    let range = format!("{many}-{}:9000-9999", many + 999);
+    ok(&daemon.docker(&["run", "-d", "--name", "many", "-p", &range, "busybox", "httpd", "-f", "-p", "9997", "-h", "/etc"]));
+    let last = many + 997;
+    for host in ["127.0.0.1", "[::1]"] {
+        let place = format!("{host}:{last}/hostname");
+        until("the last of a long range is served", || {
+            Command::new("curl").args(["-sgf", "-m", "9", &place]).output().unwrap().status.success()
+        });
+    }
+    ok(&daemon.docker(&["rm", "-f", "many"]));
+    assert!(TcpListener::bind(("127.0.0.1", last)).is_ok(), "all are given back");
     let mapped = ok(&daemon.ctl(&["run", "-d", "-p", "0:80", "--name", "zero", "busybox", "sleep", "100"]));
     assert_eq!(mapped.trim().len(), 64);
     assert!(number(&ports("zero"), "80/tcp") > 0);

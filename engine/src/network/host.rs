@@ -17,6 +17,9 @@ use super::{Mac, conntrack, firewall, namespace};
 /// Where a daemon's store is if nobody says otherwise: its names are the short ones.
 const USUAL_ROOT: &str = "/var/lib/fsd";
 
+/// Ports that are changed in one step: what the kernel says of each waits in a socket of some 200 KiB.
+const AT_ONCE: usize = 64;
+
 /// The names that one daemon's links and rules are known by, so that several never touch each other's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scope {
@@ -171,7 +174,8 @@ impl Host {
         self.with(|sockets| self.rules().exists(sockets.netfilter()?))
     }
 
-    /// Makes the table anew with these networks and ports, in one step: packets never pass without it.
+    /// Makes the table anew with these networks and ports, in one step: packets never pass without it. Only where there are
+    /// very many ports, some follow.
     pub fn reset_rules(&self, bridges: &[Bridge], ports: &[Port]) -> Result<()> {
         self.with(|sockets| {
             let mut batch = self.rules().batch();
@@ -180,13 +184,15 @@ impl Host {
             for bridge in bridges {
                 Ruleset::add_network(&mut batch, &bridge.rules);
             }
-            for port in ports {
+            let (first, rest) = ports.split_at(ports.len().min(AT_ONCE));
+            for port in first {
                 Ruleset::add_port(&mut batch, port);
             }
             batch.commit(sockets.netfilter()?)?;
             sockets.has_table = true;
-            Ok(())
+            Ok(rest)
         })
+        .and_then(|rest| self.publish(rest))
     }
 
     /// Makes a bridge, or finds it as it was made, and lets its packets through.
@@ -297,14 +303,14 @@ impl Host {
 
     /// Opens the way of ports to containers.
     pub fn publish(&self, ports: &[Port]) -> Result<()> {
-        if ports.is_empty() {
-            return Ok(());
+        for some in ports.chunks(AT_ONCE) {
+            self.change(|batch| {
+                for port in some {
+                    Ruleset::add_port(batch, port);
+                }
+            })?;
         }
-        self.change(|batch| {
-            for port in ports {
-                Ruleset::add_port(batch, port);
-            }
-        })
+        Ok(())
     }
 
     /// Closes it again. That it is closed already is no error.
@@ -312,6 +318,10 @@ impl Host {
         if ports.is_empty() || !self.has_rules()? {
             return Ok(());
         }
+        ports.chunks(AT_ONCE).try_for_each(|some| self.unpublish_at_once(some))
+    }
+
+    fn unpublish_at_once(&self, ports: &[Port]) -> Result<()> {
         let all = self.change(|batch| {
             for port in ports {
                 Ruleset::remove_port(batch, port);
@@ -320,7 +330,7 @@ impl Host {
         match all {
             // One that is missing keeps the others from being closed.
             Err(error) if error.class() == Class::NotFound && ports.len() > 1 => {
-                ports.iter().try_for_each(|port| self.unpublish(std::slice::from_ref(port)))
+                ports.iter().try_for_each(|port| self.unpublish_at_once(std::slice::from_ref(port)))
             }
             other => ignoring_missing(other),
         }

@@ -9,16 +9,20 @@ use tokio::net::UdpSocket;
 /// How long to wait after what failed, for want of memory say.
 const BREATH: Duration = Duration::from_millis(50);
 
+/// The largest datagram.
+const SIZE: usize = 65_536;
+
 /// A place for one datagram, used in turn.
 #[derive(Debug, Clone)]
 pub struct Buffer(Arc<Mutex<Vec<u8>>>);
 
-impl Buffer {
-    /// For datagrams of that size; of larger ones the end is lost.
-    pub fn new(size: usize) -> Buffer {
-        Buffer(Arc::new(Mutex::new(vec![0; size])))
+impl Default for Buffer {
+    fn default() -> Buffer {
+        Buffer(Arc::new(Mutex::new(vec![0; SIZE])))
     }
+}
 
+impl Buffer {
     /// The next datagram, and who sent it. Others get their turn before it, however many there are.
     pub async fn next(&self, socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
         loop {

@@ -22,8 +22,6 @@ use super::wire::Passage;
 const SILENT: Duration = Duration::from_secs(90);
 /// UDP clients of one port at once; a further one takes the place of whoever has said nothing for longest.
 const CLIENTS: usize = 1024;
-/// The largest datagram.
-const DATAGRAM: usize = 65_536;
 /// How long to wait after what failed for want of descriptors.
 const BREATH: Duration = Duration::from_millis(100);
 /// How long a container may take to accept.
@@ -46,7 +44,7 @@ pub fn serve(shared: &Arc<Shared>, passage: Passage, socket: OwnedFd, places: &A
             let socket = std::net::UdpSocket::from(socket);
             socket.set_nonblocking(true).at("configure", "socket")?;
             let socket = Arc::new(UdpSocket::from_std(socket).at("listen on", "published port")?);
-            (Held::Udp(Arc::clone(&socket)), tokio::spawn(datagrams(socket, passage.to)))
+            (Held::Udp(Arc::clone(&socket)), tokio::spawn(datagrams(socket, passage.to, shared.buffer.clone())))
         }
         Protocol::Sctp => return Err(Error::unsupported("SCTP is not passed on")),
     };
@@ -112,9 +110,8 @@ fn touch(last: &Mutex<Instant>) {
     *last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
 }
 
-async fn datagrams(socket: Arc<UdpSocket>, container: SocketAddr) {
+async fn datagrams(socket: Arc<UdpSocket>, container: SocketAddr, buffer: Buffer) {
     let mut clients: HashMap<SocketAddr, Client> = HashMap::new();
-    let buffer = Buffer::new(DATAGRAM);
     loop {
         let (message, from) = buffer.next(&socket).await;
         if !clients.contains_key(&from) {

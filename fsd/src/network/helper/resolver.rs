@@ -12,7 +12,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, watch};
 
-use super::datagram::Buffer;
 use super::names::Known;
 use super::shared::{Answering, Connection, Group, Shared};
 
@@ -59,9 +58,11 @@ pub fn serve(shared: &Arc<Shared>, container: &ContainerId, udp: OwnedFd, tcp: O
 }
 
 async fn serve_udp(resolver: Arc<Resolver>, socket: Arc<UdpSocket>) {
-    let buffer = Buffer::new(DATAGRAM);
     loop {
-        let (message, from) = buffer.next(&socket).await;
+        let (message, from) = resolver.shared.buffer.next(&socket).await;
+        if message.len() > DATAGRAM {
+            continue;
+        }
         match resolver.own(&message) {
             Some(Own::Answer(answer)) => drop(socket.try_send_to(&answer, from)),
             Some(Own::Ask(question, upstream)) => {

@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
+use super::datagram::Buffer;
 use super::names::{Asker, Known, Names, Table};
 use super::wire::{Passage, Served};
 use crate::network::end;
@@ -123,6 +124,8 @@ impl State {
 pub struct Shared {
     state: Mutex<State>,
     changed: Notify,
+    /// For all datagrams.
+    pub buffer: Buffer,
 }
 
 /// A connection that is counted, as long as this lives.
