@@ -495,3 +495,11 @@ fn a_user_without_ids_is_refused_at_start() {
         assert!(said.contains(why), "{said}");
     }
 }
+
+#[test]
+fn the_hosts_dev_is_taken_as_it_is() {
+    let Some(daemon) = remapped() else { return };
+    let flags = ["run", "--rm", "--network", "none", "-v", "/dev:/dev", "--device", "/dev/null:/dev/fsd-test-users"];
+    let masked = "echo x > /dev/null; cat /proc/keys; ls /dev/fsd-test-users 2> /dev/null || echo none";
+    assert_eq!(ok(&daemon.docker(&[&flags[..], &["box:1", "sh", "-c", masked]].concat())), "none\n");
+}

@@ -74,8 +74,8 @@ pub fn make(spec: &Spec, ids: &IdMap) -> Result<Option<Mount>> {
     let devices: Vec<_> = spec.linux().as_ref().and_then(|linux| linux.devices().as_ref()).into_iter().flatten().collect();
     let Some(mount) = spec.mounts().iter().flatten().find(is_dev) else {
         return match devices.first() {
-            Some(device) => Err(elsewhere(device)),
-            None => Ok(None),
+            Some(device) if !is_given(spec) => Err(elsewhere(device)),
+            _ => Ok(None),
         };
     };
     let options = Options::parse(mount)?;
@@ -108,10 +108,15 @@ fn named(device: &LinuxDevice, error: Error) -> Error {
     error.context(format!("device {}", device.path().display()))
 }
 
+/// Whether /dev is mounted from somewhere.
+fn is_given(spec: &Spec) -> bool {
+    let mut mounts = spec.mounts().iter().flatten().filter(|mount| mount.destination() == Path::new(DEV));
+    mounts.any(|mount| mount.typ().as_deref() == Some("bind"))
+}
+
 /// Further nodes, by their paths in the container. A /dev that is mounted from somewhere is not ours to make any in.
 pub fn make_all(root: &Root, spec: &Spec) -> Result<()> {
-    let mut mounts = spec.mounts().iter().flatten().filter(|mount| mount.destination() == Path::new(DEV));
-    if mounts.any(|mount| mount.typ().as_deref() == Some("bind")) {
+    if is_given(spec) {
         return Ok(());
     }
     let devices = spec.linux().as_ref().and_then(|linux| linux.devices().as_ref());
