@@ -29,6 +29,9 @@ pub struct Container {
     pub domainname: String,
     /// Whether it gets a terminal.
     pub tty: bool,
+    /// The size of that from the start, lines and characters in a line; the kernel's, which is none, if `None`.
+    #[serde(default)]
+    pub console_size: Option<(u16, u16)>,
     /// Whether its standard input is kept open.
     pub open_stdin: bool,
     /// Whether its standard input ends when the first client that attached to it leaves.

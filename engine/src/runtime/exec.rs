@@ -187,7 +187,7 @@ fn enter(request: Exec<'_>, channel: Channel, tell_number: &Channel) -> Result<(
             tell_number.send_pid(child.pid)
         }
         Ok(Forked::Child) => {
-            let error = match set_up(request.stdio) {
+            let error = match set_up(request.stdio, request.process) {
                 Ok(console) => become_program(request.process, request.filter, &mut warnings, console, &channel),
                 Err(error) => error,
             };
@@ -199,13 +199,13 @@ fn enter(request: Exec<'_>, channel: Channel, tell_number: &Channel) -> Result<(
 }
 
 /// Session and streams. The result is the master side of its terminal.
-fn set_up(stdio: Stdio) -> Result<Option<OwnedFd>> {
+fn set_up(stdio: Stdio, process: &Process) -> Result<Option<OwnedFd>> {
     rustix::process::setsid().at("setsid", "new process")?;
     let (console, slave) = match &stdio {
         Stdio::Terminal => {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let devpts = rustix::fs::open("/dev/pts", flags, Mode::empty()).at("open", "/dev/pts")?;
-            let terminal = Terminal::open(devpts.as_fd())?;
+            let terminal = Terminal::open(devpts.as_fd(), process)?;
             (Some(terminal.master), Some(terminal.slave))
         }
         Stdio::Streams { .. } => (None, None),

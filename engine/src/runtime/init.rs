@@ -121,7 +121,7 @@ fn set_up(
     let (console, slave) = match &stdio {
         Stdio::Terminal => {
             let devpts = tree.devpts().ok_or_else(|| Error::invalid("a terminal needs /dev/pts in the spec"))?;
-            let terminal = Terminal::open(devpts)?;
+            let terminal = Terminal::open(devpts, process)?;
             tree.mount_console(terminal.slave.as_fd())?;
             (Some(terminal.master), Some(terminal.slave))
         }

@@ -3,8 +3,10 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use fs_base::{Error, IoContext, Result};
+use oci_spec::runtime::Process;
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::OpenptFlags;
+use rustix::termios::Winsize;
 
 /// Source: linux/magic.h.
 const DEVPTS_SUPER_MAGIC: u64 = 0x1cd1;
@@ -19,9 +21,9 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// A new terminal of the devpts whose root is `devpts`. It is checked to be one, because in a running container
+    /// A new terminal of the devpts whose root is `devpts`, of the size that the process wants from its start. It is checked to be one, because in a running container
     /// anything may be mounted at /dev/pts.
-    pub fn open(devpts: BorrowedFd<'_>) -> Result<Terminal> {
+    pub fn open(devpts: BorrowedFd<'_>, process: &Process) -> Result<Terminal> {
         let master =
             rustix::fs::openat(devpts, "ptmx", OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
                 .at("open", "/dev/pts/ptmx")?;
@@ -31,6 +33,12 @@ impl Terminal {
         rustix::pty::unlockpt(&master).at("unlock", "terminal")?;
         let slave = rustix::pty::ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
             .at("open", "terminal")?;
+        if let Some(size) = process.console_size() {
+            // Source: ioctl_tty(2), a size is of 16 bits.
+            let [rows, columns] = [size.height(), size.width()].map(|length| u16::try_from(length).unwrap_or(u16::MAX));
+            let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+            rustix::termios::tcsetwinsize(&master, size).at("resize", "terminal")?;
+        }
         Ok(Terminal { master, slave })
     }
 }

@@ -13,8 +13,9 @@ use fs_base::sys::ids::{IdMap, IdRange};
 use fs_base::sys::root::Root;
 use fs_base::{Error, Result};
 use oci_spec::runtime::{
-    Capabilities, Capability, Linux, LinuxCapabilities, LinuxDevice, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace,
-    LinuxNamespaceBuilder, LinuxNamespaceType, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Spec, User as SpecUser,
+    Box as SpecBox, BoxBuilder, Capabilities, Capability, Linux, LinuxCapabilities, LinuxDevice, LinuxIdMapping,
+    LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, PosixRlimit, PosixRlimitBuilder,
+    PosixRlimitType, Process, Spec, User as SpecUser,
 };
 
 use crate::config::{Container, Namespace, Network, Ulimit, Users};
@@ -73,6 +74,8 @@ pub struct ExecProcess {
     pub user: Option<String>,
     /// Whether it gets a terminal.
     pub tty: bool,
+    /// As in [`Container::console_size`].
+    pub console_size: Option<(u16, u16)>,
     /// Whether it gets all capabilities and all system calls.
     pub privileged: bool,
 }
@@ -85,6 +88,7 @@ pub fn exec_process(container: &Container, exec: &ExecProcess, root: &Root) -> R
     let mut same = container.clone();
     same.args.clone_from(&exec.args);
     same.tty = exec.tty;
+    same.console_size = exec.console_size;
     same.privileged |= exec.privileged;
     if let Some(user) = &exec.user {
         same.user.clone_from(user);
@@ -104,6 +108,7 @@ fn process_of(container: &Container, root: &Root) -> Result<Process> {
     let mut process = Process::default();
     process
         .set_terminal(Some(container.tty))
+        .set_console_size(container.console_size.filter(|_| container.tty).map(console).transpose()?)
         .set_args(Some(container.args.clone()))
         .set_env(Some(environment(container, &user)))
         .set_cwd(cwd(&container.cwd)?)
@@ -116,6 +121,11 @@ fn process_of(container: &Container, root: &Root) -> Result<Process> {
     spec_user.set_uid(user.uid).set_gid(user.gid).set_additional_gids(Some(user.groups));
     process.set_user(spec_user);
     Ok(process)
+}
+
+fn console((rows, columns): (u16, u16)) -> Result<SpecBox> {
+    let size = BoxBuilder::default().height(rows).width(columns).build();
+    size.map_err(|error| Error::internal(format!("size of the terminal: {error}")))
 }
 
 fn cwd(text: &str) -> Result<PathBuf> {

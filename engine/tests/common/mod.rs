@@ -156,6 +156,7 @@ fn value(args: &[&str]) -> Container {
         hostname: "boxed".to_owned(),
         domainname: String::new(),
         tty: false,
+        console_size: None,
         open_stdin: false,
         stdin_once: false,
         read_only_root: false,

@@ -110,9 +110,7 @@ pub async fn write(
     let read_only = row.definition.host_flag("ReadonlyRootfs");
     let done = {
         let (app, row) = (Arc::clone(&app), row.clone());
-        let work = move |root: &fs_base::sys::root::Root| {
-            extract(root, &path, &mut reader, &options).map(drop).inspect_err(|_| reader.refuse())
-        };
+        let work = move |root: &fs_base::sys::root::Root| extract(root, &path, &mut reader, &options).map(drop);
         blocking(move || copy::with_root(&app, &row, work)).await
     };
     done.map_err(|Failure(error)| match error.class() {

@@ -129,6 +129,6 @@ fn flag(value: Option<&str>) -> bool {
 }
 
 /// A body as a blocking reader.
-fn reader_of(body: Body) -> upload::Upload {
+fn reader_of(body: Body) -> impl std::io::Read + Send {
     upload::Upload::new(body)
 }

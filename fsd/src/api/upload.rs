@@ -2,11 +2,9 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
-use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use futures_util::StreamExt;
-use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 /// Bytes that are handed over at once. The `docker` CLI sends 32 KiB at a time; waking a thread for each of them takes
@@ -29,26 +27,6 @@ impl Upload {
         let (to, batches) = channel(QUEUE);
         tokio::spawn(pump(body, to));
         Upload { batches, batch: VecDeque::new() }
-    }
-}
-
-/// Bytes of a body that are taken in although nobody wants them, and for how long: a client that is answered while it
-/// still sends tells of a broken pipe rather than of the answer. Source: Go, `net/http`, `maxPostHandlerReadBytes`.
-const UNWANTED: usize = 256 << 10;
-const PATIENCE: Duration = Duration::from_secs(1);
-const STEP: Duration = Duration::from_millis(2);
-
-impl Upload {
-    /// Takes in what is left, as far as is reasonable, before its client is told that it was refused.
-    pub fn refuse(&mut self) {
-        let (mut left, until) = (UNWANTED, Instant::now() + PATIENCE);
-        while left > 0 && Instant::now() < until {
-            match self.batches.try_recv() {
-                Ok(Ok(batch)) => left = left.saturating_sub(batch.iter().map(Bytes::len).sum()),
-                Err(TryRecvError::Empty) => std::thread::sleep(STEP),
-                Ok(Err(_)) | Err(TryRecvError::Disconnected) => return,
-            }
-        }
     }
 }
 

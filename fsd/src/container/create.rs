@@ -183,7 +183,10 @@ fn default_host_config(host: &mut Map<String, Value>) {
         host.insert("NetworkMode".to_owned(), json!("bridge"));
     }
     super::resources::defaults(host);
-    let fill = [("ShmSize", json!(64 << 20)), ("IpcMode", json!("private")), ("CgroupnsMode", json!("private"))];
+    // Programs that look after other cgroups run privileged, and find them on v1 only by the host's paths.
+    let has_hosts_cgroups = host.get("Privileged") == Some(&json!(true)) && engine::cgroup::support()?.version == 1;
+    let cgroupns = if has_hosts_cgroups { "host" } else { "private" };
+    let fill = [("ShmSize", json!(64 << 20)), ("IpcMode", json!("private")), ("CgroupnsMode", json!(cgroupns))];
     for (key, default) in fill {
         let unset = is_empty(host.get(key)) || host.get(key) == Some(&json!(0));
         if unset {

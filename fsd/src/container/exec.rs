@@ -47,6 +47,8 @@ pub struct Wanted {
     pub privileged: bool,
     /// How a client leaves.
     pub detach_keys: Option<String>,
+    /// The size of its terminal, lines and characters in a line.
+    pub console_size: Option<(u16, u16)>,
 }
 
 /// A further process, from its creation on.
@@ -205,12 +207,14 @@ fn run(app: &Arc<App>, exec: &Arc<Exec>, detach: bool, size: Option<(u16, u16)>)
     let root = Root::from_fd(client.root().map_err(ended)?);
     let wanted = &exec.wanted;
     let text = |value: &Option<String>| value.clone().filter(|text| !text.is_empty());
+    let size = size.or(wanted.console_size).filter(|size| *size != (0, 0));
     let process = ExecProcess {
         args: wanted.cmd.clone().unwrap_or_default(),
         env: wanted.env.clone().unwrap_or_default(),
         cwd: text(&wanted.working_dir),
         user: text(&wanted.user),
         tty: wanted.tty,
+        console_size: size,
         privileged: wanted.privileged,
     };
     let mut container = to_engine(&row, Vec::new(), Vec::new(), engine::config::Network::Own)?;

@@ -9,12 +9,12 @@ use tokio::io::AsyncReadExt;
 use super::State;
 use crate::app::App;
 
-/// Hears of it from the container's shim until that hangs up. Of one that was `adopted`, what happened before is not told
-/// again. Must be called on a thread of the runtime's.
+/// Hears of it from the container's shim until that hangs up. Of one that was `adopted`, what happened while no daemon was
+/// there is told now, and what was told before is not told again. Must be called on a thread of the runtime's.
 pub fn watch(app: &Arc<App>, id: &ContainerId, adopted: bool) {
     let (app, id) = (Arc::clone(app), id.clone());
     tokio::runtime::Handle::current().spawn(async move {
-        let mut known = if adopted { None } else { Some(0) };
+        let mut known = if adopted { told_before(&app, &id) } else { Some(0) };
         while let Some(kills) = next(&app, &id, known).await {
             if known.is_some() {
                 let (app, id) = (Arc::clone(&app), id.clone());
@@ -24,6 +24,14 @@ pub fn watch(app: &Arc<App>, id: &ContainerId, adopted: bool) {
             known = Some(kills);
         }
     });
+}
+
+/// How many an earlier daemon told of; `None` if it kept no number.
+fn told_before(app: &App, id: &ContainerId) -> Option<u64> {
+    let state = app.db.container(id).ok().flatten()?.state;
+    let known = Some(state.oom_kills).filter(|kills| *kills > 0 || !state.oom_killed)?;
+    app.containers.of(id).tell_oom(known);
+    Some(known)
 }
 
 /// How many there are when there are more than are known of.
@@ -51,9 +59,8 @@ fn tell(app: &App, id: &ContainerId, kills: u64) {
     if !row.state.is_running() || !live.tell_oom(kills) {
         return;
     }
-    if !row.state.oom_killed
-        && let Err(error) = app.db.set_passing_state(id, &State { oom_killed: true, ..row.state.clone() })
-    {
+    let state = State { oom_killed: true, oom_kills: kills, ..row.state.clone() };
+    if let Err(error) = app.db.set_passing_state(id, &state) {
         tracing::warn!(container = %id, %error, "want of memory could not be recorded");
     }
     app.events.container("oom", &row, &[]);

@@ -120,6 +120,9 @@ pub struct State {
     pub error: String,
     /// Whether its last end was for want of memory.
     pub oom_killed: bool,
+    /// How many processes of this run the kernel ended for want of memory, as far as that was told.
+    #[serde(default)]
+    pub oom_kills: u64,
     /// Nanoseconds since the epoch; 0 is never.
     pub started: i64,
     /// Nanoseconds since the epoch; 0 is never.
@@ -148,6 +151,7 @@ impl State {
             exit_code: 0,
             error: String::new(),
             oom_killed: false,
+            oom_kills: 0,
             started: 0,
             finished: 0,
             restart_count: 0,
@@ -188,6 +192,7 @@ impl State {
             started: now,
             error: String::new(),
             oom_killed: false,
+            oom_kills: 0,
             exit_code: 0,
             stopped_by_hand: false,
             ..self.clone()

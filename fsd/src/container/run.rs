@@ -316,7 +316,7 @@ pub fn ended(app: &Arc<App>, id: &ContainerId, exit: Option<Exit>) -> Result<()>
     }
     let seconds = (state.finished - state.started).max(0) / 1_000_000_000;
     let told = [("exitCode", state.exit_code.to_string()), ("execDuration", seconds.to_string())];
-    if live.end_oom() && state.oom_killed {
+    if live.end_oom() && row.state.oom_kills == 0 && state.oom_killed {
         app.events.container("oom", &row, &[]);
     }
     app.events.container("die", &row, &told);

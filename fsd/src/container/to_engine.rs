@@ -31,6 +31,7 @@ struct Host {
     cgroup_parent: Option<String>,
     oom_score_adj: Option<i32>,
     init: Option<bool>,
+    console_size: Option<(u16, u16)>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -97,6 +98,7 @@ pub fn to_engine(row: &ContainerRow, mounts: Vec<MountSpec>, files: Vec<ManagedF
         hostname: definition.config_text("Hostname").to_owned(),
         domainname: definition.config_text("Domainname").to_owned(),
         tty: definition.config_flag("Tty"),
+        console_size: host.console_size.filter(|size| *size != (0, 0)),
         open_stdin: definition.config_flag("OpenStdin"),
         stdin_once: definition.config_flag("StdinOnce"),
         read_only_root: definition.host_flag("ReadonlyRootfs"),
