@@ -375,7 +375,7 @@ mod tests {
         assert_eq!(groups(&["wheel", "777", "root", "777"]).unwrap(), [1001, 10, 44, 777, 0]);
         assert_eq!(resolve(&root, "5000", &strings(&["video"])).unwrap().groups, [0, 44]);
         let error = groups(&["nope"]).unwrap_err();
-        assert_eq!(error.to_string(), "unable to find group nope: no matching entries in group file");
+        assert_eq!(error.to_string(), "Unable to find group nope: no matching entries in group file");
         assert_eq!(groups(&["-1"]).unwrap_err().to_string(), RANGE);
         assert_eq!(groups(&[""]).unwrap_err().to_string(), "unable to find group : no matching entries in group file");
     }
