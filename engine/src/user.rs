@@ -377,7 +377,7 @@ mod tests {
         let error = groups(&["nope"]).unwrap_err();
         assert_eq!(error.to_string(), "Unable to find group nope: no matching entries in group file");
         assert_eq!(groups(&["-1"]).unwrap_err().to_string(), RANGE);
-        assert_eq!(groups(&[""]).unwrap_err().to_string(), "unable to find group : no matching entries in group file");
+        assert_eq!(groups(&[""]).unwrap_err().to_string(), "Unable to find group : no matching entries in group file");
     }
 
     #[test]
