@@ -58,7 +58,6 @@ pub fn decode(body: &[u8]) -> Result<New> {
     types::host_config(&mut host_config)?;
     refuse::config(&config)?;
     refuse::host_config(&host_config)?;
-    refuse::together(&config, &host_config)?;
     let mode = Mode::parse(host_config.get("NetworkMode").and_then(Value::as_str).unwrap_or_default());
     request::check_config(&mode, &config, &host_config)?;
     Ok(New { image, config, host_config, networking })
@@ -184,7 +183,8 @@ fn default_host_config(host: &mut Map<String, Value>) {
     }
     super::resources::defaults(host);
     // Programs that look after other cgroups run privileged, and find them on v1 only by the host's paths.
-    let has_hosts_cgroups = host.get("Privileged") == Some(&json!(true)) && engine::cgroup::support()?.version == 1;
+    let has_hosts_cgroups =
+        host.get("Privileged") == Some(&json!(true)) && engine::cgroup::support().is_ok_and(|support| support.version == 1);
     let cgroupns = if has_hosts_cgroups { "host" } else { "private" };
     let fill = [("ShmSize", json!(64 << 20)), ("IpcMode", json!("private")), ("CgroupnsMode", json!(cgroupns))];
     for (key, default) in fill {

@@ -84,6 +84,7 @@ const KNOWN: &[&str] = &[
 
 /// Refuses what the config asks for in vain.
 pub fn config(config: &Map<String, Value>) -> Result<()> {
+    names(config)?;
     if config.get("NetworkDisabled") == Some(&Value::Bool(true)) {
         return Err(unsupported("NetworkDisabled", "--network none does that"));
     }
@@ -123,12 +124,8 @@ pub fn host_config(host: &Map<String, Value>) -> Result<()> {
 /// Longest host name. Source: gethostname(2), `HOST_NAME_MAX`.
 const HOST_NAME_MAX: usize = 64;
 
-/// Refuses what can't go together, and names that the kernel would refuse at the start.
-pub fn together(config: &Map<String, Value>, host: &Map<String, Value>) -> Result<()> {
-    let name = config.get("Hostname").and_then(Value::as_str).unwrap_or_default();
-    if !name.is_empty() && host.get("UTSMode").and_then(Value::as_str) == Some("host") {
-        return Err(Error::invalid("conflicting options: hostname and the UTS mode"));
-    }
+/// Refuses names that the kernel would refuse at the start.
+fn names(config: &Map<String, Value>) -> Result<()> {
     for (key, flag) in [("Hostname", "--hostname"), ("Domainname", "--domainname")] {
         let text = config.get(key).and_then(Value::as_str).unwrap_or_default();
         if text.len() > HOST_NAME_MAX {
