@@ -671,6 +671,12 @@ fn a_directory_whose_files_were_read_is_worth_listing_once() {
     assert!(fs.is_worth_listing(folder) && !fs.is_worth_listing(ROOT));
     list();
     assert!(!fs.is_worth_listing(folder), "the kernel knows all of them again");
+    for name in &names {
+        read(name);
+        let file = fs.lookup(folder, name.as_bytes()).unwrap().unwrap().number;
+        fs.getattr(file).unwrap();
+    }
+    assert!(!fs.is_worth_listing(folder), "it has asked already");
 }
 
 #[test]

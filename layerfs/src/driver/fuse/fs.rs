@@ -367,6 +367,7 @@ impl Fs {
 
     /// Attributes as the caller sees them.
     pub(super) fn shown(&self, node: &Node, mut attr: Attr) -> Attr {
+        node.note_told();
         attr.number = node.id;
         if attr.is_dir() && (self.static_links || node.is_merged()) {
             attr.links = 1;

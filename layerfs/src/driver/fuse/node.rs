@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
@@ -59,8 +59,10 @@ pub struct Node {
     lookups: AtomicU64,
     /// A directory: how many names it had when it was listed last.
     listed: AtomicU32,
-    /// A directory: how many reads of its files began since.
-    reads: AtomicU32,
+    /// A directory: how many of its files were read, and their attributes not told since.
+    read_files: AtomicU32,
+    /// It was read, and its attributes were not told since.
+    was_read: AtomicBool,
     spot: Mutex<Spot>,
 }
 
@@ -88,7 +90,8 @@ pub struct Spot {
 impl Node {
     fn new(id: u64, serial: u64, kind: FileKind, lookups: u64, spot: Spot) -> Node {
         let (lookups, spot) = (AtomicU64::new(lookups), Mutex::new(spot));
-        Node { id, serial, kind, lookups, listed: AtomicU32::new(0), reads: AtomicU32::new(0), spot }
+        let (listed, read_files, was_read) = (AtomicU32::new(0), AtomicU32::new(0), AtomicBool::new(false));
+        Node { id, serial, kind, lookups, listed, read_files, was_read, spot }
     }
 
     /// Where it lies.
@@ -112,22 +115,36 @@ impl Node {
 
     /// Reading of it begins: the kernel no longer knows when it was accessed last.
     pub fn note_read(&self) {
-        if let Some(name) = self.spot().names.first() {
-            name.parent.reads.fetch_add(1, Ordering::Relaxed);
+        if !self.was_read.swap(true, Ordering::Relaxed)
+            && let Some(name) = self.spot().names.first()
+        {
+            name.parent.read_files.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The kernel is told its attributes.
+    pub fn note_told(&self) {
+        if self.was_read.load(Ordering::Relaxed)
+            && self.was_read.swap(false, Ordering::Relaxed)
+            && let Some(name) = self.spot().names.first()
+        {
+            let count = &name.parent.read_files;
+            // It may have come from another directory meanwhile.
+            let _ = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1));
         }
     }
 
     /// A directory was listed, with the attributes of so many files.
     pub fn note_listed(&self, names: usize) {
         self.listed.store(u32::try_from(names).unwrap_or(u32::MAX), Ordering::Relaxed);
-        self.reads.store(0, Ordering::Relaxed);
+        self.read_files.store(0, Ordering::Relaxed);
     }
 
     /// Whether the kernel has forgotten so much of the files in this directory that listing it again costs less than its
     /// questions would.
     pub fn is_worth_listing(&self) -> bool {
-        let reads = self.reads.load(Ordering::Relaxed);
-        reads > 0 && reads.saturating_mul(NAMES_PER_READ) >= self.listed.load(Ordering::Relaxed)
+        let read = self.read_files.load(Ordering::Relaxed);
+        read > 0 && read.saturating_mul(NAMES_PER_READ) >= self.listed.load(Ordering::Relaxed)
     }
 }
 
