@@ -82,6 +82,47 @@ fn the_docker_cli_works_with_images() {
     store_is_empty(&daemon);
 }
 
+/// An archive of one image that was made in this year, with this label.
+fn made_in(year: u32, label: &str) -> Vec<u8> {
+    let one = layer(&[("year", &year.to_string())]);
+    let mut config: Value = serde_json::from_slice(&config(&[&one])).unwrap();
+    config["created"] = format!("{year}-06-01T00:00:00Z").into();
+    config["config"]["Labels"] = serde_json::json!({ label: "" });
+    let manifest = format!(r#"[{{"Config":"c.json","RepoTags":["of:{year}"],"Layers":["a.tar"]}}]"#);
+    archive(&[("manifest.json", manifest.as_bytes()), ("c.json", config.to_string().as_bytes()), ("a.tar", &one)])
+}
+
+#[test]
+fn images_are_chosen_by_age_and_label() {
+    if !has("docker") {
+        return;
+    }
+    let daemon = Daemon::start();
+    for (year, label) in [(2020, "keep"), (2021, "old"), (2022, "old")] {
+        load(&daemon, &made_in(year, label));
+    }
+    let listed = |filters: &[&str]| {
+        let filters: Vec<&str> = filters.iter().flat_map(|filter| ["--filter", filter]).collect();
+        let words = [&["images", "--format", "{{.Tag}}"], &filters[..]].concat();
+        ok(&daemon.docker(&words)).lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(&[]), ["2022", "2021", "2020"]);
+    assert_eq!(listed(&["before=of:2022"]), ["2021", "2020"]);
+    assert_eq!(listed(&["since=of:2020"]), ["2022", "2021"]);
+    assert_eq!(listed(&["since=of:2020", "before=of:2022"]), ["2021"]);
+    assert_eq!(listed(&["label=keep"]), ["2020"]);
+    assert!(fails(&daemon.docker(&["images", "--filter", "before=of:1999"])).contains("No such image: of:1999"));
+    let prune = |filter: &str| {
+        ok(&daemon.docker(&["image", "prune", "-af", "--filter", filter]));
+        listed(&[])
+    };
+    assert_eq!(prune("until=2021-01-01T00:00:00Z"), ["2022", "2021"], "older ones only");
+    assert_eq!(prune("label=keep"), ["2022", "2021"]);
+    assert_eq!(prune("label!=old"), ["2022", "2021"]);
+    assert_eq!(prune("label=old"), [""; 0]);
+    store_is_empty(&daemon);
+}
+
 #[test]
 fn every_archive_format_gives_the_same_image() {
     let daemon = Daemon::start();
