@@ -218,7 +218,7 @@ fn a_disk_that_fills_up_in_any_layer_gives_back_what_the_load_took() {
         let said = load(&daemon, "large", &docker_archive("large:1", &borrowed(&image)));
         let error: Value = serde_json::from_str(&said).unwrap();
         let message = error["message"].as_str().unwrap_or_else(|| panic!("{megabytes}: {said}"));
-        assert!(message.contains("No space left") && message.contains("layer "), "{megabytes}: {said}");
+        assert!(message.contains("no space left on device") && message.contains("layer "), "{megabytes}: {said}");
         let after = (used(daemon.dir()), sh(daemon.dir(), "find root/layers root/tmp root/trash | sort"));
         assert_eq!(after.1, before.1, "{megabytes}");
         // The write-ahead log of the database may have grown by a few rows.
