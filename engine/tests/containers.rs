@@ -234,6 +234,22 @@ fn mounts_limits_and_settings_are_in_force() {
 }
 
 #[test]
+fn nothing_of_a_container_is_mounted_on_the_host_by_way_of_what_they_share() {
+    if !able() {
+        return;
+    }
+    let host = tempfile::tempdir().unwrap();
+    for (propagation, refused) in [(Propagation::Shared, true), (Propagation::Slave, false)] {
+        let mut container = Box::new(&["true"]);
+        let kind = MountKind::Bind { source: host.path().into(), propagation, recursive: true };
+        container.container.mounts = vec![MountSpec { target: "/dev".into(), kind, read_only: false }];
+        let built = engine::spec::build(&container.container, &Root::open(&container.tree()).unwrap());
+        let said = built.map_or_else(|error| error.to_string(), |_| String::new());
+        assert_eq!(said.contains("invalid mount of /dev: it is shared with the host"), refused, "{said}");
+    }
+}
+
+#[test]
 fn symlinks_of_the_image_lead_nowhere_else() {
     if !able() {
         return;

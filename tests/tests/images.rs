@@ -57,6 +57,9 @@ fn the_docker_cli_works_with_images() {
     assert_eq!(ok(&daemon.docker(&["load", "-i", &file])), "Loaded image: app:1\n");
     assert_eq!(ok(&daemon.docker(&["images", "--format", "{{.Repository}}:{{.Tag}} {{.Size}}"])), "app:1 5.01kB\n");
     ok(&daemon.docker(&["tag", "app:1", "localhost:5000/team/app:2"]));
+    assert!(fails(&daemon.docker(&["tag", "app:1", "sha256:1"])).contains("ambiguous"));
+    ok(&daemon.docker(&["tag", "app:1", "localhost:5000/team/sha256:1"]));
+    ok(&daemon.docker(&["rmi", "localhost:5000/team/sha256:1"]));
     let id = ok(&daemon.docker(&["images", "-q", "--no-trunc", "app:1"])).trim().to_owned();
     assert_eq!(id, digest(&config(&[&a, &b])));
     for name in [&id, &id[7..19], "app:1", "docker.io/library/app:1", "localhost:5000/team/app:2"] {
@@ -112,6 +115,8 @@ fn images_are_chosen_by_age_and_label() {
     assert_eq!(listed(&["since=of:2020", "before=of:2022"]), ["2021"]);
     assert_eq!(listed(&["label=keep"]), ["2020"]);
     assert!(fails(&daemon.docker(&["images", "--filter", "before=of:1999"])).contains("No such image: of:1999"));
+    let two = fails(&daemon.docker(&["image", "prune", "-af", "--filter", "until=1h", "--filter", "until=2h"]));
+    assert!(two.contains("more than one until filter specified"), "{two}");
     let prune = |filter: &str| {
         ok(&daemon.docker(&["image", "prune", "-af", "--filter", filter]));
         listed(&[])

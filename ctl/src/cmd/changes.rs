@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use fsd_api::{ChangeKind, DiffEntry};
 use rustix::io::Errno;
@@ -64,20 +64,21 @@ impl MountDiff {
             return Ok(changes);
         }
         // Without a daemon there is only the tree to ask.
-        let known = mounts(client).await.unwrap_or_default();
-        match find(&known, target) {
-            Ok(id) => {
-                let target = known.iter().find(|mount| mount.id == id).map(|mount| mount.target.clone()).unwrap_or_default();
-                if let Some(changes) = changes(&target).ok().flatten() {
-                    return Ok(changes);
-                }
-                let bytes = client.get_bytes(&format!("/fsd/v1/mounts/{}/changes", escape(&id))).await?;
-                Ok(serde_json::from_slice(&bytes)?)
-            }
-            Err(_) => bail!(
+        let asked = mounts(client).await;
+        let known = asked.as_deref().unwrap_or_default();
+        let Ok(id) = find(known, target) else {
+            let alone = || format!("{target} is not the top of a tree that FUSE serves, and the daemon can't be asked");
+            asked.with_context(alone)?;
+            bail!(
                 "{target} is not the top of a tree that FUSE serves, nor a mount of the daemon: nobody knows what was changed in it"
-            ),
+            );
+        };
+        let target = known.iter().find(|mount| mount.id == id).map(|mount| mount.target.clone()).unwrap_or_default();
+        if let Some(changes) = changes(&target).ok().flatten() {
+            return Ok(changes);
         }
+        let bytes = client.get_bytes(&format!("/fsd/v1/mounts/{}/changes", escape(&id))).await?;
+        Ok(serde_json::from_slice(&bytes)?)
     }
 }
 

@@ -23,12 +23,16 @@ pub fn all(container: &Container) -> Result<Vec<Mount>> {
             continue;
         }
         match target.to_str() {
-            Some("/dev/pts") if is_users(Path::new("/dev")) => later.push(mount),
+            Some("/dev/pts") if is_users(Path::new("/dev")) => {
+                stays_inside(container, target)?;
+                later.push(mount);
+            }
             _ if is_below(target, "/dev") && is_users(Path::new("/dev")) => {}
             _ => mounts.push(mount),
         }
     }
     for file in container.files.iter().filter(|file| !is_users(&file.target)) {
+        stays_inside(container, &file.target)?;
         let writable = if container.read_only_root { "ro" } else { "rw" };
         later.push(owned(container, make(&file.target, "bind", Some(&file.source), &["bind", "rprivate", writable])?)?);
     }
@@ -41,6 +45,20 @@ pub fn all(container: &Container) -> Result<Vec<Mount>> {
     later.sort_by_key(|mount| mount.destination().components().count());
     mounts.extend(later);
     Ok(mounts)
+}
+
+/// What we mount below a mount that is shared with the host would be there on the host too, and stay.
+fn stays_inside(container: &Container, target: &Path) -> Result<()> {
+    let is_shared = |kind: &MountKind| matches!(kind, MountKind::Bind { propagation: Propagation::Shared, .. });
+    match container.mounts.iter().find(|mount| target.starts_with(&mount.target) && is_shared(&mount.kind)) {
+        None => Ok(()),
+        Some(mount) => Err(Error::invalid(format!(
+            "invalid mount of {}: it is shared with the host, where the container's {} would be mounted too",
+            mount.target.display(),
+            target.display()
+        ))
+        .with_hint("mount it with bind-propagation=rslave, which lets the host's mounts in and none out")),
+    }
 }
 
 fn kernel(container: &Container) -> Result<Vec<Mount>> {

@@ -147,11 +147,21 @@ struct PruneQuery {
 
 async fn prune(State(app): State<Arc<App>>, Query(query): Query<PruneQuery>) -> Answer {
     let filters = filters(query.filters.as_deref(), &["until", "label", "label!"])?;
-    let before = filters.get("until").and_then(|values| values.first()).map(|text| until(text)).transpose()?;
+    let before = before(&filters)?;
     let wanted = move |row: &ContainerRow| before.is_none_or(|before| row.created < before) && labelled(row, &filters);
     let (removed, bytes) = blocking(move || container::prune(&app, &wanted)).await?;
     let deleted = if removed.is_empty() { json!(null) } else { json!(removed) };
     Ok(Json(json!({"ContainersDeleted": deleted, "SpaceReclaimed": bytes})).into_response())
+}
+
+/// The moment before which what is pruned was made, if there is to be one.
+pub(super) fn before(filters: &HashMap<String, Vec<String>>) -> fs_base::Result<Option<i64>> {
+    match filters.get("until").map(Vec::as_slice) {
+        None => Ok(None),
+        Some([text]) => until(text).map(Some),
+        // Source: moby; the laxer of two would take what the stricter keeps.
+        Some(_) => Err(fs_base::Error::invalid("more than one until filter specified")),
+    }
 }
 
 fn labelled(row: &ContainerRow, filters: &HashMap<String, Vec<String>>) -> bool {

@@ -211,7 +211,7 @@ async fn save_names(app: Arc<App>, names: Vec<String>) -> Answer {
 async fn prune(State(app): State<Arc<App>>, Query(query): Query<ListQuery>) -> Answer {
     let filters = filters(query.filters.as_deref(), &["dangling", "until", "label", "label!"])?;
     check_dangling(&filters)?;
-    let before = filters.get("until").and_then(|values| values.first()).map(|text| super::containers::until(text)).transpose()?;
+    let before = super::containers::before(&filters)?;
     let all = filters.get("dangling").is_some_and(|values| values.iter().any(|v| v == "false" || v == "0"));
     let wanted = move |row: &ImageRow| -> fs_base::Result<bool> {
         let config = Config::parse(&row.config)?;

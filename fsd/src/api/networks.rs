@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::containers::until;
+use super::containers::before;
 use super::error::Failure;
 use super::images::filters;
 use super::query::Query;
@@ -126,7 +126,7 @@ async fn delete(State(app): State<Arc<App>>, Path(name): Path<String>) -> Answer
 
 async fn prune(State(app): State<Arc<App>>, Query(query): Query<FilterQuery>) -> Answer {
     let filters = filters(query.filters.as_deref(), &["until", "label", "label!"])?;
-    let before = filters.get("until").and_then(|values| values.first()).map(|text| until(text)).transpose()?;
+    let before = before(&filters)?;
     let wanted = move |network: &Network| before.is_none_or(|before| network.created < before) && labelled(network, &filters);
     let removed = blocking(move || remove::prune(&app, &wanted)).await?;
     let deleted = if removed.is_empty() { json!(null) } else { json!(removed) };

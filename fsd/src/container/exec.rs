@@ -220,6 +220,8 @@ fn run(app: &Arc<App>, exec: &Arc<Exec>, detach: bool, size: Option<(u16, u16)>)
     let mut container = to_engine(&row, Vec::new(), Vec::new(), engine::config::Network::Own)?;
     // If somebody has taken away the profile that it joins, it is loaded again.
     apparmor::settle(&mut container)?;
+    // Its shim knows which one that is, and one of an older version refuses to be told.
+    container.apparmor = None;
     let request = ExecRequest {
         id: exec.id.clone(),
         process: exec_process(&container, &process, &root)?,

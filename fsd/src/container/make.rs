@@ -39,7 +39,8 @@ pub fn create(app: &App, name: Option<&str>, body: &[u8]) -> Result<Made> {
     let image_name = new.image.clone();
     let image = image::find(app, &image_name)?;
     make(app, name, new, &image).map_err(|error| match error.class() {
-        Class::NotFound => error.with_class(Class::Invalid),
+        // Unless it was removed meanwhile.
+        Class::NotFound if app.db.image(&image.id).is_ok_and(|image| image.is_some()) => error.with_class(Class::Invalid),
         _ => error,
     })
 }

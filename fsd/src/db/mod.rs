@@ -69,12 +69,11 @@ impl Db {
     /// Like [`Db::write`], for what a reboot undoes, such as mounts: the death of this process loses nothing of it, a
     /// power cut may. Saves the wait for the disk.
     pub fn write_until_reboot<T>(&self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T> {
-        let mut connection = lock(&self.writer);
+        let connection = lock(&self.writer);
         // In WAL mode this leaves out the sync at the commit, and keeps the order of all commits.
         connection.pragma_update(None, "synchronous", "NORMAL").map_err(failure)?;
-        let value = self.commit(&mut connection, work);
-        connection.pragma_update(None, "synchronous", "FULL").map_err(failure)?;
-        value
+        let mut unsynced = Unsynced(connection);
+        self.commit(&mut unsynced.0, work)
     }
 
     fn commit<T>(&self, c: &mut Connection, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T> {
@@ -107,6 +106,17 @@ impl Db {
             found.extend(others.map(|(table, parent)| format!("a row of {table} refers to one of {parent} that is not there")));
             Ok(found)
         })
+    }
+}
+
+/// The writing connection while it waits for no disk; afterwards it does again, whatever happened.
+struct Unsynced<'a>(MutexGuard<'a, Connection>);
+
+impl Drop for Unsynced<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.pragma_update(None, "synchronous", "FULL") {
+            tracing::error!(%error, "the database's commits don't wait for the disk any more");
+        }
     }
 }
 

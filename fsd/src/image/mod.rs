@@ -124,7 +124,7 @@ pub fn tag(app: &App, name: &str, repository: &str, tag: &str) -> Result<()> {
     let target = if tag.is_empty() { repository.to_owned() } else { format!("{repository}:{tag}") };
     let reference: Reference = target.parse()?;
     // Source: moby, `tag`: it would be taken for a digest.
-    if reference.repository.ends_with("/sha256") {
+    if familiar(&reference.repository) == "sha256" {
         return Err(Error::invalid("refusing to create an ambiguous tag using digest algorithm as name"));
     }
     if reference.digest.is_some() {

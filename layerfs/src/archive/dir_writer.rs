@@ -91,7 +91,12 @@ impl<'a> DirWriter<'a> {
     /// Sets the times of directories, and what is inherited in them from now on. An item that fails leaves what was
     /// written before it.
     pub fn finish(mut self) -> Result<Stats> {
+        let mut done = HashSet::new();
         for late in std::mem::take(&mut self.directories).into_iter().rev() {
+            // Of several entries for one directory the last counts.
+            if !done.insert(late.path.clone()) {
+                continue;
+            }
             let (parent, name) = split(&late.path);
             let directory = match self.directory(parent) {
                 // Replaced by a later entry of the same archive.
