@@ -19,6 +19,8 @@ const LOCAL_FILES: u32 = 5;
 const LOCAL_SIZE: u64 = 20 << 20;
 /// Docker's bytes that wait for a log in its non-blocking mode.
 const BUFFER: u64 = 1_000_000;
+/// A `max-size` that says nothing: of json-file, and of local in what earlier versions made.
+const DEFAULT_SIZE: &str = "-1";
 /// The drivers that there are, as `/info` tells them.
 pub const DRIVERS: &[&str] = &["journald", "json-file", "local", "none"];
 /// Docker's others.
@@ -53,18 +55,35 @@ pub fn choose(config: &Config, host: &mut Map<String, Value>) -> Result<()> {
 
 /// Whether there is such a driver that takes such options.
 pub fn check(driver: &str, options: &Options) -> Result<()> {
-    of(driver, options).map(drop)
+    let Some(log) = of(driver, options)? else { return Ok(()) };
+    if driver == "local" {
+        if options.get("max-size").is_some_and(|text| text == DEFAULT_SIZE) {
+            return Err(Error::invalid(format!("invalid value for max-size: {DEFAULT_SIZE}: invalid size: '{DEFAULT_SIZE}'")));
+        }
+        if log.compress && log.max_files < 2 {
+            return Err(Error::invalid("compression cannot be enabled when max file count is 1"));
+        }
+    } else if log.compress && (log.max_size.is_none() || log.max_files < 2) {
+        return Err(Error::invalid("compress cannot be true when max-file is less than 2 or max-size is not set"));
+    }
+    Ok(())
 }
 
-/// Where a container logs; `None` if it does not. The path is that of its folder, relative. `local` is the same format
-/// with limits from the start: its own is Docker's affair, and nobody else reads it.
+/// Where a container that is there logs; `None` if it does not. The path is that of its folder, relative. `local` is the
+/// same format with limits from the start: its own is Docker's affair, and nobody else reads it.
+///
+/// What only [`check`] refuses is taken: an earlier version may have made it so.
 pub fn log_options(host_config: &Value) -> Result<Option<LogOptions>> {
     let log: LogConfig = match &host_config["LogConfig"] {
         Value::Null => LogConfig::default(),
         value => read(value, "LogConfig")?,
     };
     let driver = log.r#type.filter(|name| !name.is_empty()).unwrap_or_else(|| "json-file".to_owned());
-    of(&driver, &log.config.unwrap_or_default())
+    let mut options = of(&driver, &log.config.unwrap_or_default())?;
+    if let Some(log) = &mut options {
+        log.compress &= log.max_files > 1;
+    }
+    Ok(options)
 }
 
 fn of(driver: &str, options: &Options) -> Result<Option<LogOptions>> {
@@ -117,7 +136,7 @@ fn buffer(options: &Options) -> Result<Option<u64>> {
 }
 
 fn json_file(options: &Options) -> Result<LogOptions> {
-    let max_size = options.get("max-size").filter(|text| *text != "-1").map(|text| size(text, 1000.0)).transpose()?;
+    let max_size = options.get("max-size").filter(|text| *text != DEFAULT_SIZE).map(|text| size(text, 1000.0)).transpose()?;
     if max_size == Some(0) {
         return Err(Error::invalid("max-size must be a positive number"));
     }
@@ -126,15 +145,12 @@ fn json_file(options: &Options) -> Result<LogOptions> {
         return Err(Error::invalid("max-file cannot be less than 1"));
     }
     let compress = options.get("compress").map_or(Ok(false), |text| truth(text))?;
-    if compress && (max_size.is_none() || max_files < 2) {
-        return Err(Error::invalid("compress cannot be true when max-file is less than 2 or max-size is not set"));
-    }
     Ok(in_file(max_size, max_files, compress))
 }
 
 fn local(options: &Options) -> Result<LogOptions> {
     let bad = |key: &str, text: &str, error: &Error| Error::invalid(format!("invalid value for {key}: {text}: {error}"));
-    let max_size = match options.get("max-size") {
+    let max_size = match options.get("max-size").filter(|text| *text != DEFAULT_SIZE) {
         Some(text) => size(text, 1000.0).map_err(|error| bad("max-size", text, &error))?,
         None => LOCAL_SIZE,
     };
@@ -146,9 +162,6 @@ fn local(options: &Options) -> Result<LogOptions> {
         Some(text) => truth(text).map_err(|error| error.context("invalid boolean value for compress"))?,
         None => true,
     };
-    if compress && max_files <= 1 {
-        return Err(Error::invalid("compression cannot be enabled when max file count is 1"));
-    }
     Ok(in_file(Some(max_size).filter(|size| *size > 0), max_files.max(1), compress))
 }
 
@@ -231,6 +244,7 @@ mod tests {
             ("json-file", json!({"color": "x"}), "unknown log opt 'color' for json-file log driver"),
             ("local", json!({"color": "x"}), "unknown log opt 'color' for log driver local"),
             ("local", json!({"max-file": "1"}), "compression cannot be enabled when max file count is 1"),
+            ("local", json!({"max-size": "-1"}), "invalid value for max-size: -1: invalid size: '-1'"),
             ("local", json!({"compress": "x"}), "invalid boolean value for compress: strconv.ParseBool: parsing \"x\""),
             ("journald", json!({"max-size": "1m"}), "unknown log opt 'max-size' for journald log driver"),
             ("json-file", json!({"mode": "fast"}), "logger: logging mode not supported: fast"),
@@ -247,8 +261,21 @@ mod tests {
             ("syslog", json!({}), "--log-driver syslog is not supported"),
             ("nosuch", json!({}), "logger: no log driver named 'nosuch' is registered"),
         ] {
-            let error = options(driver, &config).unwrap_err().to_string();
+            let error = check(driver, &read(&config, "Config").unwrap()).unwrap_err().to_string();
             assert!(error.starts_with(text), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_version_made_is_still_read() {
+        for (config, max_size, max_files, compress) in [
+            (json!({"max-file": "1"}), LOCAL_SIZE, 1, false),
+            (json!({"max-file": "1", "max-size": "1m"}), 1_000_000, 1, false),
+            (json!({"max-size": "-1"}), LOCAL_SIZE, LOCAL_FILES, true),
+        ] {
+            let log = options("local", &config).unwrap().unwrap();
+            assert_eq!((log.max_size, log.max_files, log.compress), (Some(max_size), max_files, compress), "{config}");
+            assert!(check("local", &read(&config, "Config").unwrap()).is_err(), "{config}");
         }
     }
 
