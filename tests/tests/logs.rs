@@ -354,6 +354,15 @@ fn a_journald_that_stops_holds_up_its_containers_and_nothing_else() {
         journald.signal(Signal::CONT);
         assert!(ok(&daemon.docker(&["logs", "loses"])).lines().count() < 3001);
         ok(&daemon.docker(&["rm", "waits", "loses"]));
+        // What is still in the pipe when its container ends is not lost either, however long that waits.
+        journald.signal(Signal::STOP);
+        let script = "i=0; while [ $i -lt 4000 ]; do echo line-$i; i=$((i+1)); done";
+        detached(daemon, "ends", &["--log-driver", "journald"], script);
+        ok(&daemon.docker(&["wait", "ends"]));
+        journald.signal(Signal::CONT);
+        until("all is logged", || last("ends") == "line-3999\n");
+        assert_eq!(ok(&daemon.docker(&["logs", "ends"])).lines().count(), 4000, "nothing is lost");
+        ok(&daemon.docker(&["rm", "ends"]));
         // Without it nothing starts, by name.
         ok(&daemon.docker(&["create", "--name", "c1", "--network", "none", "--log-driver", "journald", "busybox", "true"]));
         std::fs::rename(SOCKET, "/run/elsewhere").unwrap();

@@ -34,6 +34,11 @@ impl Queue {
         self.bytes.is_empty()
     }
 
+    /// How many bytes wait.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// How many lines found no room, or were lost later.
     pub fn dropped(&self) -> u64 {
         self.dropped

@@ -98,6 +98,22 @@ impl Log {
         }
     }
 
+    /// How many bytes wait for it in memory.
+    pub fn waiting(&self) -> usize {
+        match &self.way {
+            Way::File(_) => 0,
+            Way::Queued(queued) => queued.queue.len(),
+        }
+    }
+
+    /// Gives up what waits; how many lines that is.
+    pub fn give_up(&mut self) -> u64 {
+        let Way::Queued(queued) = &mut self.way else { return 0 };
+        let before = queued.queue.dropped();
+        queued.queue.clear();
+        queued.queue.dropped() - before
+    }
+
     /// How many lines are not in it for want of room or because they could not be written.
     pub fn dropped(&self) -> u64 {
         match &self.way {

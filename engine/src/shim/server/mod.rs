@@ -201,6 +201,10 @@ impl Shim {
             self.work(answers, &mut buffer)?;
             self.collect()?;
         }
+        let lines = self.main.give_up_log();
+        if lines > 0 {
+            eprintln!("log: {lines} lines were not taken for {} seconds and are lost", LINGER.as_secs());
+        }
         Ok(())
     }
 

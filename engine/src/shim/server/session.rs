@@ -16,6 +16,8 @@ use crate::shim::proto::Exit;
 
 /// How long output is waited for after its process has ended: somebody else may hold the stream open.
 const DRAIN: Duration = Duration::from_secs(2);
+/// Bytes of output that wait for the log of a process that has ended: more than its pipes hold, were every line empty.
+const REST_MAX: usize = 4 << 20;
 /// Input that waits for a process that does not read.
 const INPUT_MAX: usize = 64 << 10;
 
@@ -233,15 +235,17 @@ impl Session {
         !self.clients.iter().all(ClientStream::has_room)
     }
 
-    /// Whether its log does not hold it up.
+    /// Whether its log does not hold it up. Of what has ended the rest is read at once, as its outputs are not kept open
+    /// for as long as the rest may wait.
     fn has_log_room(&self) -> bool {
-        self.log.as_ref().is_none_or(Log::has_room)
+        let takes_rest = |log: &Log| self.ended.is_some() && log.waiting() < REST_MAX;
+        self.log.as_ref().is_none_or(|log| log.has_room() || takes_rest(log))
     }
 
     /// When its outputs are closed although somebody holds them open, or its log takes nothing.
     fn drained_by(&self) -> Option<Instant> {
         let (_, ended) = self.ended.filter(|_| !self.outputs.is_empty() && !self.is_held())?;
-        let slow = self.log.as_ref().filter(|log| !log.has_room()).and_then(Log::moved);
+        let slow = self.log.as_ref().filter(|_| !self.has_log_room()).and_then(Log::moved);
         [self.held, slow].into_iter().flatten().max().map_or(Some(ended), |held| Some(held.max(ended))).map(|last| last + DRAIN)
     }
 
@@ -368,9 +372,14 @@ impl Session {
         self.log.as_ref().is_none_or(Log::is_finished)
     }
 
-    /// How many lines of its output are not in its log.
+    /// How many lines of its output are not in its log, as far as is known now.
     pub fn unlogged(&self) -> u64 {
         self.log.as_ref().map_or(0, Log::dropped)
+    }
+
+    /// The log is waited for no more; how many lines it has not taken.
+    pub fn give_up_log(&mut self) -> u64 {
+        self.log.as_mut().map_or(0, Log::give_up)
     }
 
     /// Whether every client has what it was to get. Afterwards they can be let go.
