@@ -91,6 +91,36 @@ fn a_disk_that_stalls_holds_up_no_container_whose_log_may_lose_lines() {
 }
 
 #[test]
+fn what_a_full_disk_does_not_take_is_counted_at_the_end() {
+    const LINES: u64 = 5000;
+    if !able() {
+        return;
+    }
+    let Some(disk) = Disk::new() else { return };
+    let log = disk.path().join("log");
+    let script = format!("i=0; while [ $i -lt {LINES} ]; do echo line-number-$i-of-many; i=$((i+1)); done");
+    let mut container = Box::new(&["sh", "-c", &script]);
+    let options = container.options.log.as_mut().unwrap();
+    // All of it finds room in memory.
+    (options.path, options.buffer) = (log.clone(), Some(4 << 20));
+    container.launch().unwrap();
+    let mut filler = std::fs::File::create(disk.path().join("filler")).unwrap();
+    for size in [1 << 20, 4096] {
+        while std::io::Write::write_all(&mut filler, &vec![0; size]).and_then(|()| filler.sync_data()).is_ok() {}
+    }
+    let client = container.client();
+    let waiting = {
+        let client = client.clone();
+        std::thread::spawn(move || client.wait())
+    };
+    client.start().unwrap();
+    let exit = waiting.join().unwrap().or_else(|_| client.exit_record().map(Option::unwrap)).unwrap();
+    container.ended();
+    assert!(exit.unlogged > LINES / 2, "{}", exit.unlogged);
+    assert_eq!(records(&log).len() as u64 + exit.unlogged, LINES, "each line is in the log, or counted");
+}
+
+#[test]
 fn what_found_no_room_is_counted_by_the_line_after_it() {
     const LINES: u64 = 20_000;
     if !able() {

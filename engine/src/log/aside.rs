@@ -24,9 +24,20 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub struct Aside {
     path: PathBuf,
     options: Options,
-    /// Our end of what it reads, and itself.
-    running: Option<(Option<OwnedFd>, Child)>,
+    running: Option<Running>,
     started: Option<Instant>,
+    /// How many lines those that ran could not write.
+    lost: u64,
+}
+
+/// The process.
+#[derive(Debug)]
+struct Running {
+    /// Our end of what it reads; `None` when there is no more to come.
+    pipe: Option<OwnedFd>,
+    /// Our end of what it says: how many more lines it could not write, in 64 bits each time.
+    said: OwnedFd,
+    child: Child,
 }
 
 impl Aside {
@@ -34,18 +45,19 @@ impl Aside {
     pub fn open(path: &Path, options: Options) -> Result<Aside> {
         // What is wrong with it is said now, where somebody hears it.
         Writer::open(path, options.clone())?;
-        Ok(Aside { path: path.to_owned(), options, running: None, started: None })
+        Ok(Aside { path: path.to_owned(), options, running: None, started: None, lost: 0 })
     }
 
     /// Hands over what the pipe takes now; whether it took something.
     pub fn send(&mut self, queue: &mut Queue) -> Result<bool> {
         let mut moved = false;
+        self.hear();
         while !queue.is_empty() {
             if self.running.is_none() && self.started.is_some_and(|started| started.elapsed() < AGAIN) {
                 return Ok(moved);
             }
-            let (Some(pipe), _) = self.process()? else { return Ok(moved) };
-            match rustix::io::write(&*pipe, queue.piece()) {
+            let Some(pipe) = &self.process()?.pipe else { return Ok(moved) };
+            match rustix::io::write(pipe, queue.piece()) {
                 Ok(count) => {
                     queue.advance(count);
                     moved = true;
@@ -62,7 +74,22 @@ impl Aside {
         Ok(moved)
     }
 
-    fn process(&mut self) -> Result<&mut (Option<OwnedFd>, Child)> {
+    /// How many lines could not be written, as far as that was said: of one that is killed nobody knows.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Takes what was said.
+    fn hear(&mut self) {
+        let Some(Running { said, .. }) = &self.running else { return };
+        let mut lines = [0; 8];
+        // So few bytes are written and read in one piece.
+        while matches!(rustix::io::read(said, &mut lines), Ok(8)) {
+            self.lost += u64::from_le_bytes(lines);
+        }
+    }
+
+    fn process(&mut self) -> Result<&mut Running> {
         if self.running.is_none() {
             self.started = Some(Instant::now());
             self.running = Some(begin(&self.path, &self.options)?);
@@ -72,21 +99,22 @@ impl Aside {
 
     /// There is no more to come: the process ends when it has written all that it was handed.
     pub fn close(&mut self) {
-        if let Some((pipe, _)) = &mut self.running {
-            *pipe = None;
+        if let Some(running) = &mut self.running {
+            running.pipe = None;
         }
     }
 
     /// Whether nothing more can be handed over.
     pub fn is_closed(&self) -> bool {
-        !matches!(self.running, Some((Some(_), _)))
+        self.running.as_ref().is_none_or(|running| running.pipe.is_none())
     }
 
     /// What to wait for: that it takes more, or its end.
     pub fn wish(&self, waits: bool) -> Option<(BorrowedFd<'_>, PollFlags)> {
-        match self.running.as_ref()? {
-            (Some(pipe), _) => waits.then(|| (pipe.as_fd(), PollFlags::OUT)),
-            (None, child) => Some((child.pidfd.as_fd(), PollFlags::IN)),
+        let Running { pipe, child, .. } = self.running.as_ref()?;
+        match pipe {
+            Some(pipe) => waits.then(|| (pipe.as_fd(), PollFlags::OUT)),
+            None => Some((child.pidfd.as_fd(), PollFlags::IN)),
         }
     }
 
@@ -102,25 +130,28 @@ impl Aside {
 
     /// It has ended.
     pub fn reap(&mut self) -> Result<()> {
-        match self.running.take() {
-            Some((_, child)) => crate::runtime::reap(child.pidfd.as_fd()).map(drop),
-            None => Ok(()),
-        }
+        let Some(running) = &self.running else { return Ok(()) };
+        let reaped = crate::runtime::reap(running.child.pidfd.as_fd()).map(drop);
+        self.hear();
+        self.running = None;
+        reaped
     }
 }
 
-fn begin(path: &Path, options: &Options) -> Result<(Option<OwnedFd>, Child)> {
+fn begin(path: &Path, options: &Options) -> Result<Running> {
     let (theirs, ours) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).at("make", "pipe")?;
     rustix::io::ioctl_fionbio(&ours, true).at("configure", "pipe")?;
+    let (said, says) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).at("make", "pipe")?;
     match fork(&ForkOptions::default())? {
-        Forked::Parent(child) => Ok((Some(ours), child)),
-        Forked::Child => exit_now(i32::from(serve(&theirs, path, options).is_err())),
+        Forked::Parent(child) => Ok(Running { pipe: Some(ours), said, child }),
+        Forked::Child => exit_now(i32::from(serve(&theirs, &says, path, options).is_err())),
     }
 }
 
 /// In the new process: writes what comes, until there is no more to come.
-fn serve(from: &OwnedFd, path: &Path, options: &Options) -> Result<()> {
+fn serve(from: &OwnedFd, says: &OwnedFd, path: &Path, options: &Options) -> Result<()> {
     rustix::stdio::dup2_stdin(from).at("set", "standard input")?;
+    rustix::stdio::dup2_stdout(says).at("set", "standard output")?;
     // Nobody waits for the end of a stream because we hold it.
     close_inherited()?;
     let _ = rustix::thread::set_name(c"fsd-shim-log");
@@ -128,6 +159,7 @@ fn serve(from: &OwnedFd, path: &Path, options: &Options) -> Result<()> {
     let mut bytes = Vec::new();
     let mut piece = vec![0; PIECE];
     let mut failed = false;
+    let mut told = 0;
     loop {
         match rustix::io::read(rustix::stdio::stdin(), &mut *piece) {
             Ok(0) => return Ok(()),
@@ -146,5 +178,10 @@ fn serve(from: &OwnedFd, path: &Path, options: &Options) -> Result<()> {
             _ => {}
         }
         failed = writer.is_failing();
+        let untold = writer.lost() - told;
+        // If it finds no room, the next one tells of these too.
+        if untold > 0 && rustix::io::write(rustix::stdio::stdout(), &untold.to_le_bytes()).is_ok() {
+            told += untold;
+        }
     }
 }

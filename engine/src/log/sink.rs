@@ -114,11 +114,12 @@ impl Log {
         queued.queue.dropped() - before
     }
 
-    /// How many lines are not in it for want of room or because they could not be written.
+    /// How many lines are not in it for want of room or because they could not be written, as far as is known now: what
+    /// still waits is not among them.
     pub fn dropped(&self) -> u64 {
         match &self.way {
             Way::File(writer) => writer.lost(),
-            Way::Queued(queued) => queued.queue.dropped(),
+            Way::Queued(queued) => queued.queue.dropped() + queued.outlet.lost(),
         }
     }
 
@@ -249,6 +250,13 @@ impl Outlet {
         match self {
             Outlet::File(aside) => aside.has_ended(),
             Outlet::Journal(_) => true,
+        }
+    }
+
+    fn lost(&self) -> u64 {
+        match self {
+            Outlet::File(aside) => aside.lost(),
+            Outlet::Journal(_) => 0,
         }
     }
 

@@ -157,7 +157,9 @@ pub struct Exit {
     pub oom_killed: bool,
     /// When, in nanoseconds since the epoch.
     pub finished: i64,
-    /// How many lines of its output its log does not have: there was no room, or they could not be written.
+    /// How many lines of its output its log does not have: there was no room, or they could not be written. As far as
+    /// was known at its end: lines that still waited then are not among them. They may be logged yet; if they never are,
+    /// the shim's own log says so.
     #[serde(default)]
     pub unlogged: u64,
 }
