@@ -71,7 +71,7 @@ impl Control {
             Request::Pass { container, ports } => {
                 let places = shared.meet(&container, next()?)?;
                 let passing = ports.into_iter().map(|port| proxy::serve(shared, port, next()?, &places));
-                shared.add_ports(&container, passing.collect::<Result<_>>()?);
+                shared.add_ports(&container, passing.collect::<Result<_>>()?, &self.runtime);
             }
             Request::Answer { container, asker } => {
                 shared.meet(&container, next()?)?;
@@ -83,8 +83,13 @@ impl Control {
             Request::ClosePorts(container) => shared.close_ports(&container, &self.runtime),
             Request::Forget(container) => shared.forget(&container, &self.runtime),
             Request::Leave => {
-                let mut give = |served, sockets: &[BorrowedFd<'_>]| wire::send(daemon, &Reply::Left(served), sockets);
-                shared.leave(wire::DESCRIPTORS, &mut give)?;
+                for (served, sockets) in shared.leave(wire::DESCRIPTORS) {
+                    let sockets: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
+                    if wire::send(daemon, &Reply::Left(served), &sockets).is_err() {
+                        // What was given is lost, and nothing is served any more: a new one is to be started.
+                        std::process::exit(1);
+                    }
+                }
             }
             Request::End => std::process::exit(0),
         }

@@ -111,8 +111,9 @@ struct State {
 impl State {
     /// How long it may stay as it is; for ever if `None`.
     fn spare(&self) -> Option<Duration> {
-        if self.is_leaving && self.connections == 0 {
-            return Some(Duration::ZERO);
+        if self.is_leaving {
+            // The daemon is still being told what it gets.
+            return (self.connections == 0 && !self.is_connected).then_some(Duration::ZERO);
         }
         let spare = if self.is_connected { SPARE } else { Duration::ZERO };
         self.containers.is_empty().then_some(spare)
@@ -124,6 +125,8 @@ impl State {
 pub struct Shared {
     state: Mutex<State>,
     changed: Notify,
+    /// Held while what a container had is being closed: what was taken from it is closed when this is free.
+    closing: tokio::sync::Mutex<()>,
     /// For all datagrams.
     pub buffer: Buffer,
 }
@@ -208,7 +211,7 @@ impl Shared {
         let (shared, id) = (Arc::clone(self), container.clone());
         let end = tokio::spawn(async move {
             end.await;
-            shared.ended(&id);
+            shared.ended(&id).await;
         });
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         let known = Container {
@@ -224,21 +227,39 @@ impl Shared {
         Ok(places)
     }
 
-    fn ended(&self, container: &ContainerId) {
-        let mut state = self.lock();
-        state.names.forget(container);
-        let gone = state.containers.remove(container);
-        drop(state);
-        drop(gone);
+    async fn ended(&self, container: &ContainerId) {
+        let _closing = self.closing.lock().await;
+        // More may come while what there was is being closed.
+        while let Some(tasks) = self.take_all(container) {
+            ended(tasks).await;
+        }
         self.changed.notify_one();
     }
 
-    /// It passes on more ports of a container.
-    pub fn add_ports(&self, container: &ContainerId, more: Vec<Passing>) {
-        // One that has ended meanwhile is not found: `more` goes, and so do its sockets.
+    /// Takes all that an ended container has, to be closed; the container itself if it has nothing any more.
+    fn take_all(&self, container: &ContainerId) -> Option<Vec<JoinHandle<()>>> {
+        let mut state = self.lock();
+        state.names.forget(container);
+        let known = state.containers.get_mut(container)?;
+        let (ports, names) = (std::mem::take(&mut known.ports), known.names.take());
+        if ports.is_empty() && names.is_none() {
+            let gone = state.containers.remove(container);
+            drop(state);
+            drop(gone);
+            return None;
+        }
+        drop(state);
+        Some(stopped(ports, names))
+    }
+
+    /// It passes on more ports of a container. Must not be called on the runtime's thread.
+    pub fn add_ports(&self, container: &ContainerId, more: Vec<Passing>, runtime: &tokio::runtime::Handle) {
         if let Some(known) = self.lock().containers.get_mut(container) {
             known.ports.extend(more);
+            return;
         }
+        // It has ended meanwhile.
+        runtime.block_on(ended(stopped(more, None)));
     }
 
     /// It answers a container.
@@ -269,46 +290,44 @@ impl Shared {
 
     /// Holds a container's ports no more; they are free when this returns. Must not be called on the runtime's thread.
     pub fn close_ports(&self, container: &ContainerId, runtime: &tokio::runtime::Handle) {
+        let _closing = runtime.block_on(self.closing.lock());
         let ports = self.lock().containers.get_mut(container).map(|known| std::mem::take(&mut known.ports));
-        close(ports.into_iter().flatten().map(|port| (port.group, port.held)), runtime);
+        runtime.block_on(ended(stopped(ports.unwrap_or_default(), None)));
     }
 
     /// Does nothing for a container any more. Must not be called on the runtime's thread.
     pub fn forget(&self, container: &ContainerId, runtime: &tokio::runtime::Handle) {
+        let _closing = runtime.block_on(self.closing.lock());
         let Some(mut known) = self.lock().containers.remove(container) else { return };
-        close(std::mem::take(&mut known.ports).into_iter().map(|port| (port.group, port.held)), runtime);
-        close(known.names.take().into_iter().map(|names| (names.group, names.sockets)), runtime);
+        runtime.block_on(ended(stopped(std::mem::take(&mut known.ports), known.names.take())));
         self.changed.notify_one();
     }
 
-    /// Listens no more, and gives the sockets to `give`, at most `most` at once. Connections go on until they end.
-    pub fn leave(&self, most: usize, give: &mut dyn FnMut(Served, &[BorrowedFd<'_>]) -> Result<()>) -> Result<()> {
+    /// Listens no more. The result is what each container had, and its sockets, at most `most` at once. Connections go on
+    /// until they end.
+    pub fn leave(&self, most: usize) -> Vec<(Served, Vec<Held>)> {
+        let mut all = Vec::new();
         let mut state = self.lock();
         for (container, known) in &mut state.containers {
             for ports in known.ports.chunks_mut(most) {
-                let held: Vec<(Passage, Held)> =
-                    ports.iter_mut().filter_map(|port| port.held.take().map(|held| (port.passage, held))).collect();
                 for port in ports.iter() {
                     port.group.stop();
                 }
-                let served = Served {
-                    container: container.clone(),
-                    ports: held.iter().map(|(passage, _)| *passage).collect(),
-                    names: false,
-                };
-                give(served, &held.iter().map(|(_, held)| held.as_fd()).collect::<Vec<_>>())?;
+                let held = ports.iter_mut().filter_map(|port| port.held.take().map(|held| (port.passage, held)));
+                let (ports, held) = held.unzip();
+                all.push((Served { container: container.clone(), ports, names: false }, held));
             }
             let Some(names) = &mut known.names else { continue };
             names.group.stop();
             if let Some((udp, tcp)) = names.sockets.take() {
                 let served = Served { container: container.clone(), ports: Vec::new(), names: true };
-                give(served, &[udp.as_fd(), tcp.as_fd()])?;
+                all.push((served, vec![Held::Udp(udp), Held::Tcp(tcp)]));
             }
         }
         state.is_leaving = true;
         drop(state);
         self.changed.notify_one();
-        Ok(())
+        all
     }
 
     /// What is known of a container's question, and who may know more.
@@ -326,18 +345,20 @@ impl Shared {
     }
 }
 
-/// Ends tasks, and lets go of what they had.
-fn close<T>(groups: impl Iterator<Item = (Group, T)>, runtime: &tokio::runtime::Handle) {
+/// Lets go of what there was; the tasks that are to end for it.
+fn stopped(ports: Vec<Passing>, names: Option<Answering>) -> Vec<JoinHandle<()>> {
     let mut tasks = Vec::new();
-    for (mut group, held) in groups {
+    for mut group in ports.into_iter().map(|port| port.group).chain(names.map(|names| names.group)) {
         group.stop();
         tasks.append(&mut group.tasks);
-        drop(held);
     }
-    runtime.block_on(async {
-        for task in tasks {
-            // That it was ended is what is wanted.
-            let _ = task.await;
-        }
-    });
+    tasks
+}
+
+/// Waits for stopped tasks, with which the last of their sockets is closed.
+async fn ended(tasks: Vec<JoinHandle<()>>) {
+    for task in tasks {
+        // That it was ended is what is wanted.
+        let _ = task.await;
+    }
 }
