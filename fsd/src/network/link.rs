@@ -166,10 +166,10 @@ impl Folder {
         }
     }
 
-    /// A new helper, in a new folder.
+    /// A new helper, in a new folder. One that is there still is ended, unless it leaves.
     pub fn launch(&self) -> Result<Link> {
         use std::os::unix::fs::DirBuilderExt;
-        self.remove();
+        self.end();
         std::fs::DirBuilder::new().mode(0o700).create(&self.path).at("make directory", &self.path)?;
         let path = self.path.join(SOCKET);
         let listener = UnixListener::bind(&path).at("bind", &path)?;
@@ -231,11 +231,20 @@ impl Folder {
         }
         tracing::info!(pid = hello.process.pid(), "the network helper is of another version, and is replaced");
         let kept = if hello.version == wire::VERSION { take(&stream) } else { Err(Error::unsupported("its version")) };
-        Some(Found::Other(kept.unwrap_or_else(|error| {
-            tracing::warn!(%error, "the network helper gives nothing back, and is ended");
-            end_process(&hello.process);
-            Kept::default()
-        })))
+        match kept {
+            // It finishes its connections; what ends the helper of this folder must not find it any more.
+            Ok(kept) => {
+                if let Err(error) = std::fs::remove_file(self.path.join(PID)) {
+                    tracing::warn!(%error, "the network helper that leaves may be ended before its connections");
+                }
+                Some(Found::Other(kept))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the network helper gives nothing back, and is ended");
+                end_process(&hello.process);
+                Some(Found::Other(Kept::default()))
+            }
+        }
     }
 
     /// Ends the helper whose folder this is, whether it answers or not, and takes the folder away.
@@ -246,11 +255,18 @@ impl Folder {
             && let Ok(process) = Process::open(number as i32)
             // Only now: with the descriptor open, the number is nobody else's.
             && pid::start_time(process.pid()).is_ok_and(|own| own == started)
+            && is_helper(process.pid())
         {
             end_process(&process);
         }
         self.remove();
     }
+}
+
+/// A start time says little if the machine was started anew meanwhile and the folder is still there.
+fn is_helper(number: i32) -> bool {
+    std::fs::read(format!("/proc/{number}/cmdline"))
+        .is_ok_and(|words| words.split(|byte| *byte == 0).next() == Some(NAME.as_bytes()))
 }
 
 /// All sockets of a helper, which leaves.

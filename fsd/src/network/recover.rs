@@ -33,8 +33,9 @@ pub fn recover(app: &Arc<App>) -> Result<()> {
             places.push((row, own));
         }
     }
-    clear(app, &places)?;
+    // Before anything can fail: a helper that nobody has found would be one that nobody ends.
     let (served, mut kept) = app.networks.serving.adopt(!places.is_empty());
+    clear(app, &places)?;
     if places.is_empty() {
         // A kernel without a firewall, and who may not look at it, has no rules of ours; a daemon starts there too.
         if let Err(error) = app.networks.host.remove_all() {
