@@ -204,7 +204,7 @@ pub fn answer(app: &App, row: &ContainerRow, pid: i32, places: &[Place]) -> Resu
         return Ok(());
     }
     let asker = resolver::asker(row, places);
-    if !serving.set_asker(&row.id, asker.clone())? && resolver::is_answered(places) {
+    if !serving.set_asker(&row.id, &asker)? && resolver::is_answered(places) {
         let sockets = resolver::sockets(&row.id, namespace::of_process(pid)?.as_fd())?;
         serving.answer(&row.id, pid, asker.clone(), &sockets)?;
     }

@@ -160,19 +160,26 @@ impl Serving {
     pub fn answer(&self, container: &ContainerId, pid: i32, asker: Asker, sockets: &(OwnedFd, OwnedFd)) -> Result<()> {
         let process = Process::open(pid)?;
         let mut state = lock(&self.state);
-        self.with_helper(&mut state, |state| state.tell_names(container, &process, &asker, sockets))?;
+        self.with_helper(&mut state, |state| {
+            self.tell_unknown(state, &asker)?;
+            state.tell_names(container, &process, &asker, sockets)
+        })?;
         let wanted = state.wanted.entry(container.clone()).or_insert(Wanted { process, ports: Vec::new(), asker: None });
         wanted.asker = Some(asker);
         Ok(())
     }
 
     /// What a container may know has changed; whether it is answered at all.
-    pub fn set_asker(&self, container: &ContainerId, asker: Asker) -> Result<bool> {
+    pub fn set_asker(&self, container: &ContainerId, asker: &Asker) -> Result<bool> {
         let mut state = lock(&self.state);
         let Some(wanted) = state.wanted.get_mut(container).filter(|wanted| wanted.asker.is_some()) else { return Ok(false) };
         wanted.asker = Some(asker.clone());
-        let request = Request::Asker { container: container.clone(), asker };
-        self.with_helper(&mut state, |state| state.tell(&request, &[])).map(|()| true)
+        let request = Request::Asker { container: container.clone(), asker: asker.clone() };
+        let told = self.with_helper(&mut state, |state| {
+            self.tell_unknown(state, asker)?;
+            state.tell(&request, &[])
+        });
+        told.map(|()| true)
     }
 
     /// Tells who is in these networks now. The database is read with all others kept out, so that what is told last is true.
@@ -197,6 +204,14 @@ impl Serving {
         Ok(Table { network: network.to_owned(), name, members: self.db.named_in(network)? })
     }
 
+    /// Tells of an asker's networks that the helper does not know. Without them, what is asked for there would be asked of
+    /// the world, so this comes before its questions are answered.
+    fn tell_unknown(&self, state: &mut State, asker: &Asker) -> Result<()> {
+        let unknown = asker.networks.iter().filter(|network| !state.told.contains(*network));
+        let tables: Vec<Table> = unknown.map(|id| self.table(id)).collect::<Result<_>>()?;
+        if tables.is_empty() { Ok(()) } else { state.tell_tables(tables) }
+    }
+
     fn tell_all_names(&self, state: &mut State) -> Result<()> {
         let askers = state.wanted.values().filter_map(|wanted| wanted.asker.as_ref());
         let networks: HashSet<&str> = askers.flat_map(|asker| asker.networks.iter().map(String::as_str)).collect();
@@ -218,9 +233,9 @@ impl Serving {
     /// Does nothing for a container any more. When this returns, its ports are free and its namespace is not held.
     pub fn forget(&self, container: &ContainerId) {
         let mut state = lock(&self.state);
-        if state.wanted.remove(container).is_some() {
-            tell_if_there(&mut state, &Request::Forget(container.clone()));
-        }
+        state.wanted.remove(container);
+        // Whether it is wanted or not: it may know some ports of one whose others it could not be told.
+        tell_if_there(&mut state, &Request::Forget(container.clone()));
     }
 
     /// Finds the helper of an earlier daemon, at the start of this one: whom it serves, and what it has given back if it was
@@ -259,6 +274,9 @@ impl Serving {
             _ => Some(Request::Forget(container.clone())),
         };
         let done = self.with_helper(&mut state, |state| {
+            if let Some(asker) = &wanted.asker {
+                self.tell_unknown(state, asker)?;
+            }
             request.iter().try_for_each(|request| state.tell(request, &[]))?;
             if is_same { Ok(()) } else { state.tell_all(container, &wanted, kept) }
         });
@@ -283,7 +301,7 @@ impl Serving {
         if let Some(link) = link {
             link.end();
         }
-        self.folder.remove();
+        self.folder.end();
     }
 
     /// Does `work` with a helper; once more with another if it loses the first.
@@ -294,6 +312,10 @@ impl Serving {
                 other => return other,
             }
         }
+        if state.wanted.is_empty() {
+            // It had nobody to serve, and may have ended for that.
+            state.short_lives = 0;
+        }
         self.begin(state)?;
         work(state)
     }
@@ -303,6 +325,8 @@ impl Serving {
         let link = self.folder.launch().map_err(|error| error.context("start the network helper"))?;
         self.watch(&link);
         state.link = Some(link);
+        // Names first: who asks before they are known would be told that there are none. Ports do not depend on them.
+        let told = self.tell_all_names(state);
         let wanted = std::mem::take(&mut state.wanted);
         for (container, one) in wanted.iter().filter(|(_, one)| !one.process.has_ended()) {
             if let Err(error) = state.tell_all(container, one, &mut Kept::default()) {
@@ -310,7 +334,7 @@ impl Serving {
             }
         }
         state.wanted = wanted;
-        self.tell_all_names(state)
+        told
     }
 
     /// Starts it anew when it ends, as long as somebody needs it. Must be called on a thread of the runtime's.
@@ -321,18 +345,20 @@ impl Serving {
                 Ok(end) => end.await,
                 Err(error) => return tracing::warn!(%error, "the network helper can't be watched"),
             }
+            let mut has_waited = false;
             while let Some(serving) = own.upgrade() {
                 let process = Arc::clone(&process);
-                match tokio::task::spawn_blocking(move || serving.replace(&process)).await {
+                match tokio::task::spawn_blocking(move || serving.replace(&process, has_waited)).await {
                     Ok(Some(wait)) => tokio::time::sleep(wait).await,
                     _ => return,
                 }
+                has_waited = true;
             }
         });
     }
 
     /// A helper has ended. If nobody has found that out and acted on it, it is done now; or later, if the result is a time.
-    fn replace(&self, process: &Arc<Process>) -> Option<Duration> {
+    fn replace(&self, process: &Arc<Process>, has_waited: bool) -> Option<Duration> {
         let mut state = lock(&self.state);
         match &state.link {
             Some(link) if Arc::ptr_eq(&link.process(), process) => state.lose(),
@@ -340,14 +366,13 @@ impl Serving {
             None => {}
         }
         if state.wanted.is_empty() {
+            state.short_lives = 0;
             self.folder.remove();
             return None;
         }
-        let wait = (BACK_OFF.0 * 2u32.saturating_pow(state.short_lives)).min(BACK_OFF.1);
-        if state.short_lives > 1 {
+        if state.short_lives > 1 && !has_waited {
             // Who needs it sooner starts it sooner.
-            state.short_lives -= 1;
-            return Some(wait);
+            return Some((BACK_OFF.0 * 2u32.saturating_pow(state.short_lives)).min(BACK_OFF.1));
         }
         tracing::warn!("the network helper has ended, and is started again");
         match self.begin(&mut state) {
