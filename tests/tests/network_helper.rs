@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use engine::network::{Host, Scope, namespace};
@@ -88,6 +88,15 @@ impl Inside {
     }
 }
 
+/// Says that it is the end, also to who must know it when a step has failed.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// The helper's process, if there is one.
 fn helper(daemon: &Daemon) -> Option<Process> {
     let text = std::fs::read_to_string(daemon.dir().join("run/network/pid")).ok()?;
@@ -156,7 +165,7 @@ fn datagrams_come(port: u16) {
     });
 }
 
-/// A server of names for the world, which knows every name that ends in `.world`; the others do not exist.
+/// A server of names for the world, which knows every name: who is told its address has asked the world.
 struct World {
     end: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -165,8 +174,9 @@ struct World {
 
 impl World {
     fn new() -> World {
+        static WORLDS: AtomicU32 = AtomicU32::new(1);
         // Nobody else has the port at such an address of the loopback network.
-        let address = format!("127.77.{}.53", std::process::id() % 250);
+        let address = format!("127.77.{}.{}", std::process::id() % 250, WORLDS.fetch_add(1, Ordering::Relaxed));
         let socket = UdpSocket::bind((address.as_str(), 53)).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         let end = Arc::new(AtomicBool::new(false));
@@ -228,7 +238,6 @@ fn names_and_ports_go_on_while_the_daemon_is_away() {
         asker.knows("tcp", &of_tcp);
         asker.knows("me.net", &of_asker);
         asker.knows("some.world", "192.0.2.77");
-        assert_eq!(asker.ask("some.world"), Some(Said::Address(Ipv4Addr::new(192, 0, 2, 77))));
         assert!(echoes(stream), "a connection of before");
         connected(tcp);
         datagrams_come(udp);
@@ -274,13 +283,20 @@ fn the_helper_is_started_again_when_it_was_killed() {
     let port = free_port();
     ok(&daemon.docker(&["network", "create", "net"]));
     server(&daemon, "web", &["--network", "net", "-p", &format!("{port}:80")]);
-    idle(&daemon, "asker", &["--network", "net"]);
+    let world = World::new();
+    // Whoever asks the world for a container's name is told something else.
+    idle(&daemon, "asker", &["--network", "net", "--dns", &world.address]);
     let (asker, of_web) = (Inside::of(&daemon, "asker"), address(&daemon, "web"));
+    let is_known = || {
+        let said = asker.ask("web");
+        assert!(said.is_none() || said == Some(Said::Address(of_web.parse().unwrap())), "{said:?}");
+        said.is_some()
+    };
     let place = format!("[::1]:{port}");
     for _ in 0..2 {
         kill_helper(&daemon);
         until("there is another", || helper(&daemon).is_some());
-        until("it serves", || asker.ask("web").is_some() && system_tests::networks::curl_within(&place, "2").is_some());
+        until("it serves", || is_known() && system_tests::networks::curl_within(&place, "2").is_some());
         asker.knows("web", &of_web);
     }
     // Whoever needs it next does not wait.
@@ -319,6 +335,8 @@ fn a_new_version_takes_over_without_a_gap() {
     let listening = || TcpStream::connect(("::1", beside)).is_ok();
     let end = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        // Whatever fails here, the other thread ends, and is not waited for in vain.
+        let ending = Ending(&end);
         let watching = scope.spawn(|| {
             while !end.load(Ordering::Relaxed) {
                 assert!(listening(), "a port was closed for a moment");
@@ -332,7 +350,7 @@ fn a_new_version_takes_over_without_a_gap() {
         let shim = program("fsd-shim").display().to_string();
         daemon.restart_as(&copy, &["--shim", &shim]);
         asker.knows("web", &of_web);
-        end.store(true, Ordering::Relaxed);
+        drop(ending);
         watching.join().unwrap();
     });
     let new = helper(&daemon).unwrap();
@@ -345,15 +363,46 @@ fn a_new_version_takes_over_without_a_gap() {
     nothing_is_left(&mut daemon);
 }
 
+/// Which socket listens at a port; another one has another number.
+fn listener(port: u16) -> Option<String> {
+    let table = std::fs::read_to_string("/proc/net/tcp6").unwrap();
+    let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let found = lines.find(|words| words[1].ends_with(&format!(":{port:04X}")) && words[3] == "0A");
+    found.map(|words| words[9].to_owned())
+}
+
+#[test]
+fn one_that_leaves_hands_over_all_with_no_connection_left() {
+    let Some(mut daemon) = with_busybox() else { return };
+    let port = free_port();
+    ok(&daemon.docker(&["network", "create", "net"]));
+    server(&daemon, "web", &["--network", "net", "-p", &format!("{port}:80")]);
+    let socket = listener(port);
+    assert!(socket.is_some());
+    let copy: PathBuf = daemon.dir().join("fsd");
+    std::fs::copy(program("fsd"), &copy).unwrap();
+    let shim = program("fsd-shim").display().to_string();
+    // Another file is another version, each time.
+    for (file, flags) in [(&copy, &["--shim", &*shim][..]), (&program("fsd"), &[]), (&copy, &[]), (&program("fsd"), &[])] {
+        let old = helper(&daemon).unwrap();
+        daemon.kill();
+        daemon.restart_as(file, flags);
+        until("the old one has ended", || old.has_ended());
+        assert_eq!(listener(port), socket, "the socket is the same");
+    }
+    assert_eq!(curl(&format!("[::1]:{port}")).as_deref(), Some("I am web"));
+    nothing_is_left(&mut daemon);
+}
+
 #[test]
 fn a_hostile_container_gets_no_more_than_its_share() {
     let Some(mut daemon) = with_busybox() else { return };
-    let (port, other) = (free_port(), free_port());
+    let (port, other, world) = (free_port(), free_port(), World::new());
     ok(&daemon.docker(&["network", "create", "net"]));
     ok(&daemon.docker(&["network", "create", "--internal", "inner"]));
-    server(&daemon, "web", &["--network", "net", "-p", &format!("{port}:80")]);
+    server(&daemon, "web", &["--network", "net", "-p", &format!("{port}:80"), "--dns", &world.address]);
     idle(&daemon, "bad", &["--network", "net", "-p", &format!("{other}:7")]);
-    idle(&daemon, "shut", &["--network", "inner"]);
+    idle(&daemon, "shut", &["--network", "inner", "--dns", &world.address]);
     let (bad, web, of_web) = (Inside::of(&daemon, "bad"), Inside::of(&daemon, "web"), address(&daemon, "web"));
     let process = helper(&daemon).unwrap();
     let before = descriptors(&process);
@@ -386,7 +435,8 @@ fn a_hostile_container_gets_no_more_than_its_share() {
         assert!(status.contains(line), "{status}");
     }
     // An internal network's names are known, the world's are not asked for.
-    assert_eq!(Inside::of(&daemon, "shut").told("example.org"), Said::No);
+    web.knows("some.world", "192.0.2.77");
+    assert_eq!(Inside::of(&daemon, "shut").told("some.world"), Said::No);
     until("all is given back", || descriptors(&process) <= before + 2);
     // Nothing adds up.
     for _ in 0..5 {
