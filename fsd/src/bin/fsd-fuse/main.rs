@@ -104,7 +104,14 @@ fn scratch(tree: &mut FsOptions, user: &User, before: Option<&Path>) -> Result<S
     }
     let scratch = before.map_or_else(Scratch::new, |path| Ok(Scratch::of(path)))?;
     let (upper, work) = (scratch.path().join("upper"), scratch.path().join("work"));
-    if before.is_none() {
+    if before.is_some() {
+        // They are a user's, who may have put something else there.
+        for dir in [scratch.path(), &upper, &work] {
+            if !dir.symlink_metadata().at("stat", dir)?.is_dir() {
+                return Err(Error::denied(format!("{} is no directory any more", dir.display())));
+            }
+        }
+    } else {
         for dir in [&upper, &work] {
             std::fs::create_dir(dir).at("make directory", dir)?;
         }
