@@ -122,7 +122,9 @@ impl Serving {
                 if let Some(scratch) = &mut self.scratch {
                     scratch.take_over();
                 }
-                guard(&server, &place, self.again.as_ref());
+                if guard(&server, &place, self.again.as_ref()) {
+                    std::mem::forget(self.scratch.take());
+                }
                 drop(self);
                 exit_now(0)
             }
@@ -194,20 +196,21 @@ fn quiet() -> Result<()> {
 
 /// Waits for the server to end, and takes away what it left mounted. One that ended well has left nothing: what is
 /// mounted at its place now is somebody else's. One that was killed is started again, if that was asked for: at once the
-/// first time, then with pauses that grow, until it fails too often in a row.
-fn guard(server: &Child, place: &Mounted, again: Option<&Again>) {
+/// first time, then with pauses that grow, until it fails too often in a row. Then whoever keeps the lock's file may do it,
+/// and this returns true: what was written has to stay.
+fn guard(server: &Child, place: &Mounted, again: Option<&Again>) -> bool {
     fs_base::sys::memory::give_back_heap();
     fs_base::sys::memory::give_back_code();
     let mut code = wait(server.pid);
     if code != Some(0) {
         let _ = place.detach();
     }
-    let Some(again) = again else { return };
+    let Some(again) = again else { return false };
     let (mut pause, mut failures) = (Duration::ZERO, 0);
     while is_killed(code) && failures < MOST_FAILURES {
         std::thread::sleep(pause);
         if !again.is_wanted() {
-            return;
+            return false;
         }
         let since = Instant::now();
         code = again.run();
@@ -220,6 +223,7 @@ fn guard(server: &Child, place: &Mounted, again: Option<&Again>) {
         pause = if lived { Duration::ZERO } else { (pause * 2).clamp(FIRST_PAUSE, LAST_PAUSE) };
         failures = if lived { 0 } else { failures + 1 };
     }
+    is_killed(code) && again.lock.is_some() && again.is_wanted()
 }
 
 /// Whether a server did not end by itself, nor because it was asked to.
