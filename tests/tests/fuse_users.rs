@@ -156,7 +156,7 @@ fn a_session_of_a_user_that_is_killed_leaves_nothing() {
     mount();
     kill(session(&dir)[1]);
     until("the guard to clean up", || !is_mounted(&dir));
-    assert_eq!(ok(&host.daemon.ctl(&["mount", "ls", "-q"])), "");
+    until("the daemon to notice", || ok(&host.daemon.ctl(&["mount", "ls", "-q"])).is_empty());
     assert!(!dir.exists());
     mount();
     for pid in session(&dir) {
@@ -194,7 +194,10 @@ fn a_session_that_is_killed_is_served_again_if_asked() {
             kill(pid);
         }
         until("their end", || session(&dir).is_empty());
-        until("the daemon to mount it again", || ok(&host.daemon.ctl(&["mount", "ls", "--format", "{{.State}}"])) == "mounted\n");
+        until("the daemon to mount it again", || {
+            ok(&host.daemon.ctl(&["mount", "ls", "--format", "{{.State}}"])) == "mounted\n"
+                && as_user(&format!("cat {}/etc/new", dir.display())).status.success()
+        });
         assert_eq!(ok(&as_user(&format!("cat {0}/etc/new; ls {0}/etc", dir.display()))), "kept\nnew\ntwo\n");
         ok(&as_user(&format!("$ctl umount {}", dir.display())));
         until("the session's end", || session(&dir).is_empty());

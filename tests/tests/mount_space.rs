@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 use system_tests::containers::with_busybox;
 use system_tests::fuse::{has_fuse, is_mounted, kill, session};
-use system_tests::{Daemon, ok, program, sh, swept, until};
+use system_tests::{Daemon, fails, ok, program, sh, swept, until};
 
 const MEGABYTE: usize = 1 << 20;
 
@@ -72,7 +72,9 @@ fn what_is_written_to_mounts_is_in_a_row_until_it_goes() {
             kill(pid);
         }
         until("their end", || session(&at("fuse")).is_empty());
-        until("the daemon to notice", || mounts(&daemon).0 == 1);
+        let (number, _, idle) = mounts(&daemon);
+        assert!(number == 1 && idle >= MEGABYTE as u64, "who asks for the space takes nothing away");
+        until("the daemon to notice", || ok(&daemon.ctl(&["mount", "ls", "-q"])).lines().count() == 1);
         assert!(!is_mounted(&at("fuse")));
         swept(&daemon);
     }
@@ -127,4 +129,82 @@ fn what_was_written_to_a_forgotten_mount_is_found_and_named() {
     assert!(said.contains("Deleted Mounts:\n111111111111\n"), "{said}");
     assert_eq!(mounts(&daemon), (0, 0, 0));
     swept(&daemon);
+}
+
+#[test]
+fn what_is_mounted_under_another_name_by_now_is_no_waste() {
+    let Some(daemon) = with_busybox() else { return };
+    let (folder, moved) = (daemon.dir().join("folder"), daemon.dir().join("moved"));
+    std::fs::create_dir(&folder).unwrap();
+    let target = folder.join("m").display().to_string();
+    ok(&daemon.ctl(&["image", "mount", "--rw", "busybox", &target]));
+    write(&daemon, &folder.join("m"));
+    std::fs::rename(&folder, &moved).unwrap();
+    ok(&daemon.docker(&["system", "prune", "-f"]));
+    ok(&daemon.ctl(&["system", "prune", "-f"]));
+    swept(&daemon);
+    assert_eq!(mounts(&daemon), (1, on_disk(&daemon), 0));
+    assert_eq!(std::fs::read(moved.join("m/written")).unwrap(), vec![1; MEGABYTE]);
+    assert_eq!(ok(&daemon.ctl(&["mount", "ls", "--format", "{{.Target}} {{.State}}"])), format!("{target} mounted\n"));
+    let refused = fails(&daemon.ctl(&["umount", &target]));
+    assert!(refused.contains("not there any more"), "{refused}");
+    // Gone from every place, but with a file open.
+    let open = std::fs::File::open(moved.join("m/written")).unwrap();
+    sh(&moved, "umount -l m");
+    ok(&daemon.ctl(&["system", "prune", "-f"]));
+    assert!(on_disk(&daemon) >= MEGABYTE as u64);
+    drop(open);
+    until("it to be let go", || mounts(&daemon).0 == 0);
+    let said = ok(&daemon.ctl(&["system", "prune", "-f"]));
+    assert!(said.contains("Total reclaimed space: 1.0"), "{said}");
+    swept(&daemon);
+    assert_eq!((on_disk(&daemon), mounts(&daemon)), (0, (0, 0, 0)));
+}
+
+#[test]
+fn a_mount_that_is_to_be_there_again_is_made_once_and_loses_nothing() {
+    let Some(daemon) = with_busybox() else { return };
+    if !has_fuse() {
+        return;
+    }
+    let (folder, moved) = (daemon.dir().join("folder"), daemon.dir().join("moved"));
+    std::fs::create_dir(&folder).unwrap();
+    let target = folder.join("m");
+    ok(&daemon.ctl(&["image", "mount", "--fuse", "--rw", "--restart", "busybox", target.to_str().unwrap()]));
+    let written = target.join("written");
+    std::fs::write(&written, vec![1; MEGABYTE]).unwrap();
+    std::fs::File::open(&written).unwrap().sync_all().unwrap();
+    let state = || ok(&daemon.ctl(&["mount", "ls", "--format", "{{.State}}"]));
+    let processes = session(&target).len();
+    let end = || {
+        // The guard first: it would do it itself.
+        for pid in session(&target) {
+            kill(pid);
+        }
+        until("their end", || session(&target).is_empty());
+    };
+    end();
+    std::thread::scope(|scope| {
+        for path in ["/fsd/v1/mounts", "/system/df"].repeat(4) {
+            scope.spawn(|| daemon.ask("GET", path, None));
+        }
+    });
+    // Processes that are about to be gone may have been taken for some that live.
+    until("it to be there again", || state() == "mounted\n" && written.exists());
+    assert!(is_mounted(&target) && std::fs::read(&written).unwrap() == vec![1; MEGABYTE]);
+    assert_eq!(session(&target).len(), processes, "one session");
+
+    // Where it can't be made again, what was written stays until somebody says otherwise.
+    end();
+    std::fs::rename(&folder, &moved).unwrap();
+    until("its end to be seen", || mounts(&daemon).0 == 0);
+    assert_eq!((state(), state()), ("gone\n".to_owned(), "gone\n".to_owned()));
+    sh(&moved, "umount -l m");
+    std::fs::rename(&moved, &folder).unwrap();
+    assert_eq!(state(), "mounted\n");
+    assert_eq!(std::fs::read(&written).unwrap(), vec![1; MEGABYTE]);
+    ok(&daemon.ctl(&["umount", target.to_str().unwrap()]));
+    until("the session's end", || session(&target).is_empty());
+    swept(&daemon);
+    assert_eq!(on_disk(&daemon), 0);
 }

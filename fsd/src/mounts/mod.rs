@@ -15,7 +15,7 @@ mod target;
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use fs_base::sys::fuse::unmount;
 use fs_base::sys::mount::{MountInfo, mount_table};
@@ -119,6 +119,14 @@ fn remove_target(row: &MountRow) -> Result<()> {
     if in_ours { remove() } else { fs_base::sys::user::as_user(&user, remove) }
 }
 
+/// Held by who judges what became of mounts and acts on it: two who did so at once would serve a tree twice, or take away
+/// what the other has just mounted.
+static JUDGING: Mutex<()> = Mutex::new(());
+
+fn judging() -> MutexGuard<'static, ()> {
+    JUDGING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// What became of a row's mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Now {
@@ -126,34 +134,58 @@ enum Now {
     There,
     /// It is not, but its session is about to mount it again.
     Soon,
+    /// It is not, though it was to be mounted again: what was written to it is kept until somebody says otherwise.
+    Failed,
     /// It is not.
     Gone,
 }
 
-/// What there is of a row now. What a session that was killed left behind is taken away: nobody could use it.
-fn now(app: &App, row: &MountRow, table: &[MountInfo]) -> Result<Now> {
-    let target = Path::new(&row.target);
-    let there = table.iter().any(|mount| mount.target == target);
-    if !session::is_one(app, &row.id) {
-        let dead = there && row.driver == FUSE && session::is_dead(target);
-        if dead {
-            tracing::warn!(target = row.target, "what served a tree was killed; unmounting what it left");
-            unmount(target, true)?;
+impl Now {
+    fn state(self) -> MountState {
+        match self {
+            Now::There => MountState::Mounted,
+            Now::Soon => MountState::Restarting,
+            Now::Failed | Now::Gone => MountState::Gone,
         }
-        return Ok(if there && !dead { Now::There } else { Now::Gone });
     }
-    let lives = session::lives(app, &row.id);
-    if there && !lives {
+}
+
+fn is_in(table: &[MountInfo], row: &MountRow) -> bool {
+    table.iter().any(|mount| mount.target == Path::new(&row.target))
+}
+
+/// What there is of a row now; nothing is done about it.
+fn seen(app: &App, row: &MountRow, table: &[MountInfo]) -> Now {
+    let there = is_in(table, row);
+    if session::is_one(app, &row.id) {
+        // One that lives is there, whatever the table says: its folder may have another name by now.
+        return match session::lives(app, &row.id) {
+            true if row.restart && !there => Now::Soon,
+            true => Now::There,
+            false if row.restart && row.mounted => Now::Failed,
+            false => Now::Gone,
+        };
+    }
+    let stands = if row.driver == FUSE { there && !session::is_dead(Path::new(&row.target)) } else { there };
+    if stands || scratch::is_in_use(app, row) { Now::There } else { Now::Gone }
+}
+
+/// What there is of a row now. What a session that was killed left behind is taken away: nobody could use it. One that is
+/// to be mounted again is, if nobody is left to do it but us.
+fn now(app: &App, row: &MountRow, table: &[MountInfo], _alone: &MutexGuard<'_, ()>) -> Result<Now> {
+    let mut seen = self::seen(app, row, table);
+    if seen == Now::There && !is_in(table, row) && session::is_one(app, &row.id) && session::ends(app, &row.id) {
+        seen = self::seen(app, row, table);
+    }
+    if row.driver != FUSE || !matches!(seen, Now::Failed | Now::Gone) {
+        return Ok(seen);
+    }
+    // The table may be older than what was seen.
+    if is_in(&mount_table()?, row) {
         tracing::warn!(target = row.target, "a FUSE session was killed; unmounting what it left");
-        unmount(target, true)?;
+        unmount(Path::new(&row.target), true)?;
     }
-    Ok(match (there, lives) {
-        (true, true) => Now::There,
-        (false, true) if row.restart => Now::Soon,
-        // With nobody left to do it, it is for us.
-        (_, false) if row.restart && row.mounted && again(app, row) => Now::There,
-        _ => Now::Gone,
-    })
+    Ok(if seen == Now::Failed && again(app, row) { Now::There } else { seen })
 }
 
 /// Serves a row's tree once more.
@@ -189,8 +221,12 @@ pub fn mount_info((row, state): (MountRow, MountState)) -> MountShown {
 }
 
 /// All mounts, and what they are now. One whose FUSE session ended is forgotten, and the folder that was made for it
-/// removed.
+/// removed, unless it was to be mounted again.
 pub fn list(app: &App) -> Result<Vec<(MountRow, MountState)>> {
+    listed(app, &judging())
+}
+
+fn listed(app: &App, alone: &MutexGuard<'_, ()>) -> Result<Vec<(MountRow, MountState)>> {
     let rows = app.db.mounts()?;
     let table = mount_table()?;
     let mut list = Vec::with_capacity(rows.len());
@@ -199,19 +235,30 @@ pub fn list(app: &App) -> Result<Vec<(MountRow, MountState)>> {
             list.push((row, MountState::Pending));
             continue;
         }
-        match now(app, &row, &table)? {
-            Now::There => list.push((row, MountState::Mounted)),
-            Now::Soon => list.push((row, MountState::Restarting)),
+        match now(app, &row, &table, alone)? {
             Now::Gone if row.driver == FUSE => clean_up(app, &row),
-            Now::Gone => list.push((row, MountState::Gone)),
+            now => list.push((row, now.state())),
         }
     }
     Ok(list)
 }
 
+/// All mounts as they are; nothing is done about those that ended.
+fn looked_at(app: &App) -> Result<Vec<(MountRow, MountState)>> {
+    let _alone = judging();
+    let rows = app.db.mounts()?;
+    let table = mount_table()?;
+    let looked_at = |row: MountRow| {
+        let state = if row.mounted { seen(app, &row, &table).state() } else { MountState::Pending };
+        (row, state)
+    };
+    Ok(rows.into_iter().map(looked_at).collect())
+}
+
 /// Takes a mount away by its id, the start of its id, or its target, for a user, who must have asked for it or be root.
 pub fn unmount_one(app: &App, which: &str, lazy: bool, user: &User) -> Result<()> {
-    take_away(app, &of_user(app, which, user)?, lazy)
+    let alone = judging();
+    take_away(app, &of_user(app, which, user)?, lazy, &alone)
 }
 
 /// What was changed in a mount that can be written to, of the user who asked for it or for root.
@@ -237,15 +284,18 @@ fn of_user(app: &App, which: &str, user: &User) -> Result<MountRow> {
     Ok(row)
 }
 
-fn take_away(app: &App, row: &MountRow, lazy: bool) -> Result<()> {
+fn take_away(app: &App, row: &MountRow, lazy: bool, _alone: &MutexGuard<'_, ()>) -> Result<()> {
     let target = Path::new(&row.target);
-    let mounted = || Ok::<_, Error>(mount_table()?.iter().any(|mount| mount.target == target));
+    let mounted = || Ok::<_, Error>(is_in(&mount_table()?, row));
     if mounted()? {
         unmount(target, lazy).map_err(|error| match error.class() {
             Class::Busy => Error::busy(format!("mount {} is in use", row.target))
                 .with_hint("close what is open on it, or detach it with --lazy"),
             _ => error,
         })?;
+    } else if !lazy && scratch::is_in_use(app, row) {
+        return Err(Error::busy(format!("mount {} is in use, but not there any more", row.target))
+            .with_hint("unmount it where it is now, or give up what was written to it with --lazy"));
     }
     clean_up(app, row);
     // A session that was just about to mount it again sees only now that it must not.
@@ -257,29 +307,36 @@ fn take_away(app: &App, row: &MountRow, lazy: bool) -> Result<()> {
 
 /// An object is about to be removed: refuses if it is mounted, or by `force` takes its mounts away.
 pub fn release(app: &App, kind: ObjectKind, object: &str, force: bool) -> Result<()> {
+    let alone = judging();
     for row in app.db.mounts_of(kind, object)? {
         // One that somebody else unmounted, or that died, keeps nothing.
-        let there = row.mounted && now(app, &row, &mount_table()?)? != Now::Gone;
+        let there = row.mounted && now(app, &row, &mount_table()?, &alone)? != Now::Gone;
         if there && !force {
             return Err(Error::conflict(format!("{} {} is mounted at {}", word(kind), row.name, row.target))
                 .with_hint(format!("unmount it first, `ctl umount {}`, or remove it by force", row.target)));
         }
-        take_away(app, &row, true)?;
+        take_away(app, &row, true, &alone)?;
     }
     Ok(())
 }
 
 /// At start: mounts that were made are adopted; what was only begun, or has been unmounted by others, is undone.
 pub fn recover(app: &App) -> Result<()> {
-    let table = mount_table()?;
+    let (alone, table) = (judging(), mount_table()?);
     for row in app.db.mounts()? {
-        let now = if row.mounted { now(app, &row, &table)? } else { Now::Gone };
+        let now = if row.mounted { now(app, &row, &table, &alone)? } else { Now::Gone };
         if now == Now::Gone {
-            if table.iter().any(|mount| mount.target == Path::new(&row.target)) {
+            if is_in(&table, &row) {
                 // Dead ones are gone by now.
                 let _ = unmount(Path::new(&row.target), true);
             }
             clean_up(app, &row);
+        } else if now == Now::Failed {
+            tracing::warn!(
+                target = row.target,
+                object = row.name,
+                "a mount could not be made again; what was written to it is kept"
+            );
         } else {
             tracing::info!(target = row.target, object = row.name, "adopted a mount");
         }
@@ -299,6 +356,10 @@ fn remove_strays(app: &App) -> Result<()> {
         }
     }
     for path in scratch::orphans(&app.config.root, &app.db)? {
+        if scratch::stands_on(&path) {
+            tracing::warn!(path = %path.display(), "this belongs to no mount that is known, and is mounted somewhere; it stays");
+            continue;
+        }
         tracing::warn!(path = %path.display(), bytes = scratch::bytes(&path), "this was written to a mount that is gone; removing it");
         app.trash.discard(&path)?;
     }

@@ -9,10 +9,11 @@ use fs_base::{Error, IoContext, Result, id};
 use fsd_api::{MountState, UsedMount};
 use layerfs::diff::Change;
 use layerfs::driver::fuse::{Fs, FsOptions, LowerSpec};
+use layerfs::driver::upper_in_use;
 
 use super::session::FUSE;
 use super::subject::Subject;
-use super::{clean_up, list, mount_info};
+use super::{clean_up, judging, listed, looked_at, mount_info};
 use crate::app::App;
 use crate::container::files;
 use crate::db::Db;
@@ -66,6 +67,20 @@ pub fn discard(app: &App, id: &str) -> u64 {
     bytes
 }
 
+/// Whether a writable mount of the kernel's stands on what was written to it, under whatever name.
+pub fn is_in_use(app: &App, row: &MountRow) -> bool {
+    row.writable && stands_on(&app.scratch_dir().join(&row.id))
+}
+
+/// Whether a mount of the kernel's stands on this directory. It does where the kernel does not say: what is removed does not
+/// come back.
+pub fn stands_on(scratch: &Path) -> bool {
+    upper_in_use(&scratch.join(files::UPPER)).unwrap_or_else(|error| {
+        tracing::warn!(%error, "taking a mount for one that is there");
+        true
+    })
+}
+
 /// Directories that belong to no mount, sorted.
 pub fn orphans(root: &Path, db: &Db) -> Result<Vec<PathBuf>> {
     // Before the rows are read: a mount that is made meanwhile has its row by then, or is among those being made.
@@ -92,8 +107,7 @@ pub fn remove_orphan(root: &Path, path: &Path) -> Result<()> {
 
 /// What is written to mounts, and what was left of some: each directory once.
 pub fn usage(app: &App) -> Result<Vec<UsedMount>> {
-    // Sessions that were killed are noticed, and what they left is removed.
-    let rows = list(app)?;
+    let rows = looked_at(app)?;
     let mut used = Vec::new();
     for (row, state) in rows.into_iter().filter(|(row, _)| row.writable) {
         let size = bytes(&app.scratch_dir().join(&row.id));
@@ -139,14 +153,15 @@ pub fn changes(app: &App, row: &MountRow) -> Result<Vec<Change>> {
 /// Forgets mounts that are not there any more, with all that was written to them; which, and how many bytes that were.
 pub fn prune(app: &App) -> Result<(Vec<String>, u64)> {
     let (mut gone, mut reclaimed) = (Vec::new(), 0);
-    for (row, state) in list(app)? {
+    let alone = judging();
+    for (row, state) in listed(app, &alone)? {
         if state == MountState::Gone {
             reclaimed += bytes(&app.scratch_dir().join(&row.id));
             clean_up(app, &row);
             gone.push(row.id);
         }
     }
-    for path in orphans(&app.config.root, &app.db)? {
+    for path in orphans(&app.config.root, &app.db)?.into_iter().filter(|path| !stands_on(path)) {
         let (id, size) = (path.file_name().unwrap_or_default().to_string_lossy().into_owned(), bytes(&path));
         remove_orphan(&app.config.root, &path).map_err(|e: Error| e.context(format!("remove what was written to mount {id}")))?;
         reclaimed += size;

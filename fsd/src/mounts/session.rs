@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fs_base::sys::user::User;
 use fs_base::{Error, IoContext, Result};
@@ -21,6 +21,10 @@ use crate::db::mounts::MountRow;
 
 /// How long a server may take to answer whether it lives.
 const ANSWER: Duration = Duration::from_secs(2);
+/// How long a session that was unmounted may take to end.
+const ENDING: Duration = Duration::from_millis(500);
+/// Between two looks at it.
+const PAUSE: Duration = Duration::from_millis(5);
 /// The driver of trees that a session serves.
 pub const FUSE: &str = "fuse";
 
@@ -61,7 +65,6 @@ pub fn start(app: &App, subject: &Subject, row: &MountRow, user: &User) -> Resul
     if output.status.success() {
         return Ok(());
     }
-    end(app, &row.id);
     let said = String::from_utf8_lossy(&output.stderr);
     Err(Error::unavailable(format!("mount {} by FUSE: {}", subject.shown(), said.trim().trim_start_matches("fsd-fuse: "))))
 }
@@ -85,6 +88,18 @@ pub fn is_one(app: &App, id: &str) -> bool {
 pub fn lives(app: &App, id: &str) -> bool {
     let Ok(file) = std::fs::File::open(lock_file(app, id)) else { return false };
     rustix::fs::flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK)
+}
+
+/// Whether a session ends that nothing is seen of any more: one that was unmounted does, one whose folder was moved does not.
+pub fn ends(app: &App, id: &str) -> bool {
+    let since = Instant::now();
+    while lives(app, id) {
+        if since.elapsed() > ENDING {
+            return false;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    true
 }
 
 /// Lets nobody mount it again.

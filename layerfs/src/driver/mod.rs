@@ -75,6 +75,7 @@
 
 mod erofs;
 pub mod fuse;
+mod in_use;
 mod layers;
 mod mounter;
 mod namespace;
@@ -92,6 +93,7 @@ use fs_base::{Probe, Result};
 use crate::overlayfs::Namespace;
 use crate::store::{Layer, Store};
 
+pub use in_use::upper_in_use;
 pub use layers::Lease;
 pub use mounter::{Choice, Mounter};
 pub use probe::{Part, Probed, Verdict};
