@@ -75,8 +75,10 @@ impl Control {
             }
             Request::Answer { container, asker } => {
                 shared.meet(&container, next()?)?;
+                // Questions may be there already.
+                shared.set_asker(&container, asker);
                 let answering = resolver::serve(shared, &container, next()?, next()?)?;
-                shared.set_names(&container, answering, asker);
+                shared.set_names(&container, answering);
             }
             Request::Asker { container, asker } => shared.set_asker(&container, asker),
             Request::Tables(tables) => shared.set_tables(tables),

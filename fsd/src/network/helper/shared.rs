@@ -262,13 +262,10 @@ impl Shared {
         runtime.block_on(ended(stopped(more, None)));
     }
 
-    /// It answers a container.
-    pub fn set_names(&self, container: &ContainerId, names: Answering, asker: Asker) {
+    /// It answers a container, whose asker is set before.
+    pub fn set_names(&self, container: &ContainerId, names: Answering) {
         let mut state = self.lock();
-        let before = state.containers.get_mut(container).map(|known| {
-            known.asker = asker;
-            known.names.replace(names)
-        });
+        let before = state.containers.get_mut(container).map(|known| known.names.replace(names));
         drop(state);
         drop(before);
     }
