@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use system_tests::{fails, has, may_mount, ok, sh};
 
-struct Bundle(tempfile::TempDir);
+/// A folder, and the name of its container, which is also that of its cgroup: no two tests have the same.
+struct Bundle(tempfile::TempDir, &'static str);
 
 impl Bundle {
     /// A bundle whose process is a script.
-    fn new(script: &str) -> Bundle {
+    fn new(id: &'static str, script: &str) -> Bundle {
         let dir = tempfile::tempdir().unwrap();
         sh(dir.path(), "mkdir -p b/rootfs/bin; cp \"$(command -v busybox)\" b/rootfs/bin/; ln -s busybox b/rootfs/bin/sh");
-        let bundle = Bundle(dir);
+        let bundle = Bundle(dir, id);
         bundle.write(&json!({
             "ociVersion": "1.0.2", "root": {"path": "rootfs"}, "annotations": {"k": "v"},
             "process": {
@@ -47,12 +48,12 @@ impl Bundle {
     }
 
     fn create(&self) -> Output {
-        self.call(&["create", "--bundle", self.0.path().join("b").to_str().unwrap(), "c1"])
+        self.call(&["create", "--bundle", self.0.path().join("b").to_str().unwrap(), self.1])
     }
 
     fn status(&self) -> String {
-        let state: Value = serde_json::from_str(&ok(&self.call(&["state", "c1"]))).unwrap();
-        assert_eq!((&state["id"], &state["annotations"]["k"]), (&json!("c1"), &json!("v")));
+        let state: Value = serde_json::from_str(&ok(&self.call(&["state", self.1]))).unwrap();
+        assert_eq!((&state["id"], &state["annotations"]["k"]), (&json!(self.1), &json!("v")));
         state["status"].as_str().unwrap().to_owned()
     }
 
@@ -76,7 +77,7 @@ fn created(bundle: &Bundle) {
     let status = Command::new("timeout")
         .args(["120", env!("CARGO_BIN_EXE_oci"), "--root"])
         .arg(path("run"))
-        .args(["create", "c1", "--bundle"])
+        .args(["create", bundle.1, "--bundle"])
         .arg(path("b"))
         .stdout(file("out"))
         .stderr(file("err"))
@@ -90,7 +91,7 @@ fn a_container_is_created_started_killed_and_deleted() {
     if !able() {
         return;
     }
-    let bundle = Bundle::new("echo said; exec busybox sleep 1000");
+    let bundle = Bundle::new("c1", "echo said; exec busybox sleep 1000");
     assert!(fails(&bundle.call(&["state", "c1"])).contains("container c1 does not exist"));
     created(&bundle);
     assert_eq!(bundle.status(), "created");
@@ -113,7 +114,7 @@ fn what_a_spec_asks_for_in_vain_is_refused_by_name_and_leaves_nothing() {
     if !able() {
         return;
     }
-    let bundle = Bundle::new("true");
+    let bundle = Bundle::new("c2", "true");
     let good = bundle.config();
     for (path, value, why) in [
         ("/hooks", json!({"prestart": [{"path": "/bin/true"}]}), "hooks is not supported"),
@@ -131,6 +132,6 @@ fn what_a_spec_asks_for_in_vain_is_refused_by_name_and_leaves_nothing() {
         bundle.write(&config);
         let said = fails(&bundle.create());
         assert!(said.contains(why), "{path}: {said}");
-        assert!(fails(&bundle.call(&["state", "c1"])).contains("does not exist"), "{path}");
+        assert!(fails(&bundle.call(&["state", "c2"])).contains("does not exist"), "{path}");
     }
 }
