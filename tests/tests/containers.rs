@@ -73,7 +73,7 @@ fn options_reach_the_process() {
         run(&["--read-only", "--tmpfs", "/t", "busybox", "sh", "-c", "touch /t/x && echo yes; touch /x 2>/dev/null || echo no"]),
         "yes\nno\n"
     );
-    assert_eq!(run(&["--add-host", "db:10.0.0.9", "busybox", "grep", "db", "/etc/hosts"]), "10.0.0.9\tdb\n");
+    assert_eq!(run(&["--add-host", "store:10.0.0.9", "busybox", "grep", "store", "/etc/hosts"]), "10.0.0.9\tstore\n");
     assert_eq!(run(&["--ulimit", "nofile=99:99", "busybox", "sh", "-c", "ulimit -n"]), "99\n");
     assert_eq!(run(&["--cap-drop", "ALL", "busybox", "grep", "CapEff", "/proc/self/status"]), "CapEff:\t0000000000000000\n");
     assert_eq!(
