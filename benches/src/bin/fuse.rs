@@ -19,7 +19,7 @@ struct Arguments {
     /// An image as `docker save` writes it
     image: PathBuf,
     /// Runs of each measurement; the best counts
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 4)]
     rounds: usize,
     /// Only rows whose name has this in it
     #[arg(long, default_value = "")]

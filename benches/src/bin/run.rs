@@ -145,15 +145,19 @@ fn measure(peers: &mut [Peer<'_>], image: &str, rounds: usize) -> Result<()> {
 }
 
 fn remove(peer: &mut Peer<'_>, image: &str) -> Result<()> {
-    let names: Vec<String> = (0..REMOVED).map(|number| format!("removed-{number}")).collect();
-    for name in &names {
-        (peer.cli)(&["run", "-d", "--name", name, "--network", "none", image, "sleep", "1000"])?;
-    }
     // podman's gives the container ten seconds to end by itself; docker's and ours end it.
     let words: &[&str] = if peer.name == "podman" { &["rm", "-f", "-t", "0"] } else { &["rm", "-f"] };
-    let took = names.iter().map(|name| (peer.cli)(&[words, &[name.as_str()]].concat())).sum::<Result<f64>>()?;
-    peer.removal = Some(took);
+    peer.removal = Some(removal(&peer.cli, words, &["--network", "none"], image)?);
     Ok(())
+}
+
+/// Seconds that it takes to remove [`REMOVED`] containers that run, one after the other.
+fn removal(cli: impl Fn(&[&str]) -> Result<f64>, words: &[&str], flags: &[&str], image: &str) -> Result<f64> {
+    let names: Vec<String> = (0..REMOVED).map(|number| format!("removed-{number}")).collect();
+    for name in &names {
+        cli(&[&["run", "-d", "--name", name], flags, &[image, "sleep", "1000"]].concat())?;
+    }
+    names.iter().map(|name| cli(&[words, &[name.as_str()]].concat())).sum()
 }
 
 /// What a network adds to a run: a bridge that is there, a wire, addresses, and with `-p` two ports and their rules. And
@@ -178,6 +182,12 @@ fn network(report: &mut Report, ctl: &Peer<'_>, docker: Option<&Daemon>, image: 
             peer.add(docker.cli("docker", &["run", "--rm", image, "true"])?);
         }
         kernel.add(run("unshare", &["-mnpiuC", "--fork", "sh", "-c", "ip link add type veth && ip link set veth0 up"])?);
+    }
+    let removed = |cli: &dyn Fn(&[&str]) -> Result<f64>| removal(cli, &["rm", "-f"], &[], image);
+    let (ours, theirs) = (removed(&ctl.cli)?, docker.map(|docker| removed(&|words| docker.cli("docker", words))).transpose()?);
+    report.seconds(&format!("{REMOVED} x rm -f with the default network, ctl"), ours).of_at_most("docker's", theirs, 0.1);
+    if let Some(theirs) = theirs {
+        report.seconds(&format!("{REMOVED} x rm -f with the default network, docker"), theirs);
     }
     let without = samples[0].median();
     for ((kind, _), samples) in kinds.iter().zip(&samples).skip(1) {
