@@ -18,6 +18,7 @@
 //! ```
 
 pub mod archive;
+mod capability;
 pub mod diff;
 pub mod driver;
 pub mod duplicates;

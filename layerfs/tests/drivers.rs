@@ -288,6 +288,97 @@ fn a_container_moves_from_driver_to_driver() {
     }
 }
 
+/// Whoever has the tree, the ids on the disk are those inside, and so are those that an ACL or a capability names.
+#[test]
+fn every_driver_serves_a_tree_for_a_user_namespace() {
+    use fs_base::sys::ids::{ActingAs, IdMap, IdRange};
+    use std::os::unix::fs::{MetadataExt, chown};
+    if !may_mount() {
+        return;
+    }
+    let range = |inside, outside, count| IdRange { inside, outside, count };
+    let users = vec![range(0, 200_000, 1000), range(1000, 300_000, 100)];
+    let ids = IdMap::new(users, vec![range(0, 400_000, 65_536)]).unwrap();
+    let owner = |path: &Path| std::fs::symlink_metadata(path).map(|there| (there.uid(), there.gid())).unwrap();
+    for driver in names() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
+        let Some(mounter) = mounter(&store, named(driver)) else { continue };
+        let owners = layerfs::driver::Owners::new(ids.clone()).unwrap();
+        mounter.probe_owners(&owners).unwrap_or_else(|error| panic!("{driver}: {error}"));
+        sh(
+            dir.path(),
+            &format!(
+                "mkdir -p l/shared; for f in changed kept gone able; do echo $f > l/$f; done; chown 1000:7 l/changed l/kept
+                 setfacl -m u:1005:r,g:9:rw l/kept l/changed; setfacl -d -m u:1001:rwx l/shared
+                 setfattr -n security.capability -v {MAY_CHOWN} l/able; setfattr -n security.capability -v {MAY_CHOWN} l/kept
+                 tar --xattrs --xattrs-include='*' --numeric-owner -C l -cf l.tar ."
+            ),
+        );
+        let layer = store.ingest(&mut std::fs::File::open(dir.path().join("l.tar")).unwrap(), &IngestOptions::default()).unwrap();
+        let (upper, work) = (dir.path().join("upper"), dir.path().join("work"));
+        let held = mounter.container_of(&[layer.id], &upper, &work, &owners).unwrap();
+        let tree = place_of(&held);
+        assert_eq!((owner(&tree.join("kept")), owner(&tree)), ((300_000, 400_007), (200_000, 400_000)), "{driver}");
+        let shown = named_by_acl(&tree.join("kept"));
+        // overlayfs shows them as they are on the disk before Linux 6.2.
+        assert!(shown == [300_005, 400_009] || driver != "fuse" && shown == [1005, 9], "{driver}: {shown:?}");
+        assert_eq!(root_of_capability(&tree.join("kept")), Some(200_000), "{driver}");
+        {
+            let _acting = ActingAs::root_of(&ids).unwrap();
+            std::fs::write(tree.join("changed"), "by root inside").unwrap();
+            std::fs::write(tree.join("shared/new"), "x").unwrap();
+            chown(tree.join("shared/new"), Some(300_009), Some(400_003)).unwrap();
+            std::fs::remove_file(tree.join("gone")).unwrap();
+            std::fs::set_permissions(tree.join("able"), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
+            set_capability(&tree.join("changed"), 200_000);
+        }
+        assert!(chown(tree.join("shared/new"), Some(0), None).is_err(), "{driver}: the host's root is nobody there");
+        assert_eq!((owner(&upper.join("changed")), owner(&upper.join("shared/new"))), ((1000, 7), (1009, 3)), "{driver}");
+        assert_eq!(
+            (named_by_acl(&upper.join("changed")), named_by_acl(&upper.join("shared/new"))),
+            (vec![1005, 9], vec![1001]),
+            "{driver}"
+        );
+        for changed in ["able", "changed"] {
+            assert_eq!(root_of_capability(&upper.join(changed)), Some(0), "{driver}: {changed}");
+        }
+        assert!(!upper.join("kept").exists(), "{driver}");
+        drop(held);
+        // The same directories, for the host's users.
+        let plain = mounter.container(&[layer.id], &upper, &work).unwrap();
+        let tree = place_of(&plain);
+        assert_eq!((owner(&tree.join("shared/new")), owner(&tree.join("kept"))), ((1009, 3), (1000, 7)), "{driver}");
+        assert_eq!(root_of_capability(&tree.join("changed")), Some(0), "{driver}");
+    }
+}
+
+/// `cap_chown=ep`, without a root of its own.
+const MAY_CHOWN: &str = "0x0100000201000000000000000000000000000000";
+
+fn attribute(path: &Path, name: &str) -> Option<Vec<u8>> {
+    let mut value = [0u8; 256];
+    rustix::fs::lgetxattr(path, name, &mut value[..]).ok().map(|length| value[..length].to_vec())
+}
+
+/// The users and groups that a file's ACL names besides its own, in their order.
+fn named_by_acl(path: &Path) -> Vec<u32> {
+    let value = attribute(path, "system.posix_acl_access").unwrap_or_default();
+    let entries = value.get(4..).unwrap_or_default().chunks_exact(8).filter(|entry| [2, 8].contains(&entry[0]));
+    entries.map(|entry| u32::from_le_bytes(entry[4..].try_into().unwrap())).collect()
+}
+
+/// Whose root has a file's capabilities.
+fn root_of_capability(path: &Path) -> Option<u32> {
+    let value = attribute(path, "security.capability")?;
+    Some(value.get(20..24).map_or(0, |root| u32::from_le_bytes(root.try_into().unwrap())))
+}
+
+fn set_capability(path: &Path, root: u32) {
+    let value = [&[1, 0, 0, 3, 1][..], &[0; 15], &root.to_le_bytes()].concat();
+    rustix::fs::lsetxattr(path, "security.capability", &value, rustix::fs::XattrFlags::empty()).unwrap();
+}
+
 #[test]
 fn where_nothing_stacks_whole_trees_are_served() {
     use layerfs::driver::Part;

@@ -3,22 +3,14 @@
 //! What is inside of the namespace is written in archives; what this process reads and sets is outside. The kernel turns
 //! the one into the other where an owner is concerned, and where a mount is mapped, but not the ids in a value that is
 //! handed to it.
-//! Source: Linux `include/uapi/linux/posix_acl_xattr.h`; `include/uapi/linux/capability.h`, `vfs_ns_cap_data`;
-//! capabilities(7), "File capability versioning".
+//! Source: Linux `include/uapi/linux/posix_acl_xattr.h`, `include/uapi/linux/capability.h`.
 
 use fs_base::sys::ids::IdMap;
 use fs_base::{Error, Result};
 
+use crate::capability::{CAPABILITY, root_of, set_root};
 use crate::metadata::NOBODY;
 use crate::tar::acl;
-
-const CAPABILITY: &[u8] = b"security.capability";
-/// `VFS_CAP_REVISION_MASK`, and the revisions without and with the root of a user namespace behind the sets.
-const REVISION: u32 = 0xff00_0000;
-const WITHOUT_ROOT: u32 = 0x0200_0000;
-const WITH_ROOT: u32 = 0x0300_0000;
-/// Bytes of a value without a root: the revision and two sets, in halves. The root's id comes behind them.
-const LENGTH: usize = 20;
 
 /// A value as this process has to set it. An error is an id that the namespace does not have.
 pub fn outside(ids: &IdMap, name: &[u8], mut value: Vec<u8>) -> Result<Vec<u8>> {
@@ -65,26 +57,6 @@ pub fn inside(ids: &IdMap, name: &[u8], mut value: Vec<u8>, on_overlay: impl FnO
         _ => {}
     }
     Some(value)
-}
-
-/// Whose root has the capabilities of this value; `None` for a value that the kernel would not take.
-fn root_of(value: &[u8]) -> Option<u32> {
-    let (revision, rest) = value.split_first_chunk::<4>()?;
-    match (u32::from_le_bytes(*revision) & REVISION, rest.len() + 4) {
-        (WITHOUT_ROOT, LENGTH) => Some(0),
-        (WITH_ROOT, length) if length == LENGTH + 4 => rest.last_chunk::<4>().map(|root| u32::from_le_bytes(*root)),
-        _ => None,
-    }
-}
-
-/// Root's own is written without an id, as the kernel shows it.
-fn set_root(value: &mut Vec<u8>, root: u32) {
-    value.truncate(LENGTH);
-    if root != 0 {
-        value.extend(root.to_le_bytes());
-    }
-    // The highest byte of a little-endian number.
-    value[3] = ((if root == 0 { WITHOUT_ROOT } else { WITH_ROOT }) >> 24) as u8;
 }
 
 #[cfg(test)]

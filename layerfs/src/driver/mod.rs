@@ -35,6 +35,7 @@
 //! 3. Where a chain is deeper than overlayfs takes, [`Merging::mount_merged`] is called for the whole of it instead, if
 //!    the driver has that; else the chain is refused by name. The result is shared by the chain's name.
 //! 4. A driver that serves whole trees is asked for each tree anew, [`Whole::mount_tree`]; nothing is shared or stacked.
+//!    For a container with a user namespace it maps owners itself, where layers are mapped by the kernel.
 //! 5. Nothing is called to unmount. A mount is a descriptor, in no mount table: it lives as long as somebody holds it
 //!    or a tree stands on it, so a daemon that is killed leaves nothing to clean.
 //!
@@ -87,6 +88,7 @@ mod stack;
 
 use std::sync::Arc;
 
+use fs_base::sys::ids::IdMap;
 use fs_base::sys::mount::Mount;
 use fs_base::{Probe, Result};
 
@@ -138,8 +140,16 @@ pub trait Layered: std::fmt::Debug {
 /// Serves trees without overlayfs.
 pub trait Whole: std::fmt::Debug {
     /// A detached mount of the tree that `chain`, bottom first, gives; with `writable` a container's, which takes changes
-    /// in overlayfs's format, else one to look at: read-only, without devices and set-user-id.
-    fn mount_tree(&self, store: &Store, chain: &[Arc<Layer>], writable: Option<Writable<'_>>) -> Result<Mount>;
+    /// in overlayfs's format, else one to look at: read-only, without devices and set-user-id. With `owners` it shows and
+    /// takes owners, also those that ACLs and capabilities name, as a user namespace with these ids has them outside; on the
+    /// disk they are those inside.
+    fn mount_tree(
+        &self,
+        store: &Store,
+        chain: &[Arc<Layer>],
+        writable: Option<Writable<'_>>,
+        owners: Option<&IdMap>,
+    ) -> Result<Mount>;
 }
 
 /// Serves a whole chain as one layer.

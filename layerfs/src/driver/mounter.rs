@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use fs_base::sys::ids::IdMap;
 use fs_base::sys::mount::Mount;
 use fs_base::{Error, IoContext, LayerId, Probe, Result};
 use rustix::mount::MountAttrFlags;
@@ -109,7 +110,7 @@ impl Mounter {
     /// The tree of an image, to look at: read-only, without devices and set-user-id.
     pub fn image(&self, layers: &[LayerId]) -> Result<Mount> {
         if let Serves::Trees(trees) = self.driver()?.serves() {
-            return self.tree(trees, layers, None);
+            return self.tree(trees, layers, None, None);
         }
         let mounts = self.lowers(layers)?;
         let stacker = self.stacker()?;
@@ -131,15 +132,7 @@ impl Mounter {
     /// system. What is missing of them is made; a new `upper` gets owner, mode and attributes of the image's root,
     /// because overlayfs shows those of the upper directory.
     pub fn container(&self, layers: &[LayerId], upper: &Path, work: &Path) -> Result<Mount> {
-        let mounts = self.lowers(layers)?;
-        self.make_upper(layers, upper)?;
-        std::fs::create_dir_all(work).at("make directory", work)?;
-        if let Serves::Trees(trees) = self.driver()?.serves() {
-            return self.tree(trees, layers, Some(Writable { upper, work }));
-        }
-        let below = if mounts.is_empty() { Some(Lower::empty()?) } else { None };
-        let all: Vec<&Lower> = below.iter().chain(mounts.iter().map(|layer| &layer.lower)).collect();
-        self.stacker()?.stack(&all, Some(Writable { upper, work }))
+        self.writable(layers, Writable { upper, work }, None)
     }
 
     /// A tree that may be written to and loses what is written: the layers, over them a directory in overlayfs's format if
@@ -175,30 +168,35 @@ impl Mounter {
     /// As [`Mounter::container`], for a container with a user namespace. What is written is on the disk with the ids
     /// inside, as if there were none: the same directories make the tree of a container without one, or with another.
     pub fn container_of(&self, layers: &[LayerId], upper: &Path, work: &Path, owners: &Owners) -> Result<Mount> {
-        self.layered()?;
+        self.writable(layers, Writable { upper, work }, Some(owners))
+    }
+
+    fn writable(&self, layers: &[LayerId], side: Writable<'_>, owners: Option<&Owners>) -> Result<Mount> {
         let mounts = self.lowers(layers)?;
-        self.make_upper(layers, upper)?;
-        std::fs::create_dir_all(work).at("make directory", work)?;
+        self.make_upper(layers, side.upper)?;
+        std::fs::create_dir_all(side.work).at("make directory", side.work)?;
+        if let Serves::Trees(trees) = self.driver()?.serves() {
+            return self.tree(trees, layers, Some(side), owners.map(Owners::ids));
+        }
         let below = if mounts.is_empty() { Some(Lower::empty()?) } else { None };
         let all: Vec<&Lower> = below.iter().chain(mounts.iter().map(|layer| &layer.lower)).collect();
-        self.stacker()?.stack_mapped(&all, Writable { upper, work }, owners)
+        match owners {
+            None => self.stacker()?.stack(&all, Some(side)),
+            Some(owners) => self.stacker()?.stack_mapped(&all, side, owners),
+        }
     }
 
     /// Whether this host can do that here, found by doing it.
     pub fn probe_owners(&self, owners: &Owners) -> Result<()> {
-        probe::mapped(&self.store, self.layered()?, self.stacker()?, owners)
-    }
-
-    /// What serves layers: a tree that is served whole can't be mapped.
-    fn layered(&self) -> Result<&dyn Layered> {
-        match self.driver()?.serves() {
-            Serves::Layers(layered) => Ok(layered),
-            Serves::Trees(_) => {
-                let name = self.driver()?.name();
-                Err(Error::unsupported(format!("the storage driver {name} can't serve containers that have users of their own"))
-                    .with_hint("user namespaces need a driver whose layers overlayfs stacks"))
+        probe::mapped(&self.store, owners, |layer, writable| match self.driver()?.serves() {
+            Serves::Trees(trees) => {
+                trees.mount_tree(&self.store, std::slice::from_ref(layer), Some(writable), Some(owners.ids()))
             }
-        }
+            Serves::Layers(layered) => {
+                let layer = Lower::new(layered.mount_layer(&self.store, layer)?);
+                self.stacker()?.stack_mapped(&[&layer], writable, owners)
+            }
+        })
     }
 
     /// Keeps layers mounted for as long as the lease is held. A container that is to share its files' memory with
@@ -223,9 +221,15 @@ impl Mounter {
     }
 
     /// A chain served whole.
-    fn tree(&self, trees: &dyn Whole, chain: &[LayerId], writable: Option<Writable<'_>>) -> Result<Mount> {
+    fn tree(
+        &self,
+        trees: &dyn Whole,
+        chain: &[LayerId],
+        writable: Option<Writable<'_>>,
+        owners: Option<&IdMap>,
+    ) -> Result<Mount> {
         let layers = chain.iter().map(|id| self.store.layer(id)).collect::<Result<Vec<_>>>()?;
-        trees.mount_tree(&self.store, &layers, writable)
+        trees.mount_tree(&self.store, &layers, writable, owners)
     }
 
     fn layers(&self, layered: &dyn Layered, ids: &[LayerId]) -> Result<Vec<Arc<LayerMount>>> {

@@ -8,7 +8,7 @@ use fs_base::sys::mount::Mount;
 use fs_base::{Class, Error, IoContext, Probe, Result, id};
 
 use super::stack::{Lower, Method, Owners, Stacker, Writable};
-use super::{Driver, Layered, Whole};
+use super::{Driver, Whole};
 use crate::ingest::{IngestOptions, ingest};
 use crate::store::{Layer, Store};
 
@@ -188,7 +188,7 @@ pub fn whole(store: &Store, driver: &dyn Whole) -> Probe {
         let scratch = Scratch::new(store)?;
         let layer = scratch.layer(store)?;
         let (upper, work) = (scratch.dir("upper")?, scratch.dir("work")?);
-        let mount = driver.mount_tree(store, &[layer], Some(Writable { upper: &upper, work: &work }))?;
+        let mount = driver.mount_tree(store, &[layer], Some(Writable { upper: &upper, work: &work }), None)?;
         read_back(&mount)?;
         rustix::fs::unlinkat(&mount, "probe", rustix::fs::AtFlags::empty()).at("remove", "mounted file")?;
         let mark = rustix::fs::lstat(upper.join("probe")).at("find what was removed in", &upper)?;
@@ -213,30 +213,27 @@ fn writable(store: &Store, stacker: &Stacker) -> Result<()> {
     upper.join("probe").metadata().at("find what was written to", &upper).map(drop)
 }
 
-/// Makes a layer of one file and a writable one over it, both for a user namespace, and changes the file's owner and
-/// bytes as root there.
-pub fn mapped(store: &Store, layered: &dyn Layered, stacker: &Stacker, owners: &Owners) -> Result<()> {
+/// Makes a layer of one file and has a tree of it mounted that can be written, for a user namespace; then changes the
+/// file's owner and bytes as root there.
+pub fn mapped(store: &Store, owners: &Owners, mount: impl FnOnce(&Arc<Layer>, Writable<'_>) -> Result<Mount>) -> Result<()> {
     let (scratch, sides) = (Scratch::new(store)?, Scratch::new(store)?);
     let built = ingest(&mut &one_file()[..], &scratch.0, &IngestOptions::default())?;
-    let layer = Lower::new(layered.mount_layer(store, &Arc::new(store.open_at(&built.id, scratch.0.clone())?))?);
-    let (upper, work) = (sides.0.join("upper"), sides.0.join("work"));
-    for dir in [&upper, &work] {
-        std::fs::create_dir(dir).at("make directory", dir)?;
-    }
-    let mount = stacker.stack_mapped(&[&layer], Writable { upper: &upper, work: &work }, owners)?;
+    let layer = Arc::new(store.open_at(&built.id, scratch.0.clone())?);
+    let (upper, work) = (sides.dir("upper")?, sides.dir("work")?);
+    let mount = mount(&layer, Writable { upper: &upper, work: &work })?;
     read_back(&mount)?;
     let root = owners.ids().root()?;
     let (uid, gid) = (rustix::fs::Uid::from_raw(root.0), rustix::fs::Gid::from_raw(root.1));
     {
         let _acting = ActingAs::root_of(owners.ids())?;
         rustix::fs::chownat(&mount, "probe", Some(uid), Some(gid), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
-            .at("set owner in", "overlay")?;
+            .at("set owner in", "mounted tree")?;
     }
     let written = std::fs::symlink_metadata(upper.join("probe")).at("find what was written to", &upper)?;
     if std::os::unix::fs::MetadataExt::uid(&written) == 0 {
         return Ok(());
     }
-    Err(Error::unsupported("an overlay for a user namespace does not keep the ids on the disk as they are"))
+    Err(Error::unsupported("a tree for a user namespace does not keep the ids on the disk as they are"))
 }
 
 const CONTENT: &[u8] = b"the probe's content\n";

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use fs_base::sys::fuse::{FuseOptions, mount_detached};
+use fs_base::sys::ids::{IdMap, IdRange};
 use fs_base::sys::mount::Mount;
 use fs_base::{Error, IoContext, Probe, Result};
 
@@ -68,7 +69,13 @@ impl Driver for Sessions {
 }
 
 impl Whole for Sessions {
-    fn mount_tree(&self, store: &Store, chain: &[Arc<Layer>], writable: Option<Writable<'_>>) -> Result<Mount> {
+    fn mount_tree(
+        &self,
+        store: &Store,
+        chain: &[Arc<Layer>],
+        writable: Option<Writable<'_>>,
+        owners: Option<&IdMap>,
+    ) -> Result<Mount> {
         if chain.is_empty() && writable.is_none() {
             return Lower::empty()?.into_look_only();
         }
@@ -87,6 +94,10 @@ impl Whole for Sessions {
         } else {
             options.push("ro".to_owned());
         }
+        if let Some(ids) = owners {
+            options.push(format!("uidmapping={}", mapping(ids.uids())));
+            options.push(format!("gidmapping={}", mapping(ids.gids())));
+        }
         let (device, mount) = mount_detached(&FuseOptions {
             source: "fsd".to_owned(),
             subtype: "fsd-fuse".to_owned(),
@@ -99,4 +110,10 @@ impl Whole for Sessions {
         self.start(store, device, options.join(","))?;
         Ok(mount)
     }
+}
+
+/// What is on the disk is inside, what is shown outside: the kernel turns that into what is inside for who looks.
+fn mapping(ranges: &[IdRange]) -> String {
+    let three = |range: &IdRange| format!("{}:{}:{}", range.inside, range.outside, range.count);
+    ranges.iter().map(three).collect::<Vec<_>>().join(":")
 }

@@ -3,6 +3,7 @@
 use rustix::fs::Stat;
 use rustix::io::Errno;
 
+use crate::capability::{CAPABILITY, root_of, set_root};
 use crate::erofs::FileKind;
 use crate::metadata::Metadata;
 
@@ -149,19 +150,37 @@ impl Owners {
         stored(&self.gids, gid)
     }
 
-    /// An ACL as the caller sees it.
-    pub(super) fn shown_acl(&self, mut acl: Vec<u8>) -> Vec<u8> {
-        let change = |is_user: bool, id| Ok(shown(if is_user { &self.uids } else { &self.gids }, id));
-        // What is shown has always a place.
-        let _ = map_acl(&mut acl, change);
-        acl
+    /// An attribute's value as the caller sees it.
+    pub(super) fn shown_value(&self, name: &[u8], mut value: Vec<u8>) -> Vec<u8> {
+        if is_acl(name) {
+            let change = |is_user: bool, id| Ok(shown(if is_user { &self.uids } else { &self.gids }, id));
+            // What is shown has always a place.
+            let _ = map_acl(&mut value, change);
+        } else if name == CAPABILITY
+            && let Some(root) = root_of(&value).and_then(|root| place_of(&self.uids, root))
+        {
+            // Those of another root give nothing to whom these ids are for.
+            set_root(&mut value, root);
+        }
+        value
     }
 
-    /// The ACL to store for one that a caller sets.
-    pub(super) fn stored_acl(&self, acl: &[u8]) -> Answer<Vec<u8>> {
-        let mut acl = acl.to_vec();
-        map_acl(&mut acl, |is_user, id| stored(if is_user { &self.uids } else { &self.gids }, id))?;
-        Ok(acl)
+    /// The value to store for one that a caller sets; `None` if that is the same.
+    pub(super) fn stored_value(&self, name: &[u8], value: &[u8]) -> Answer<Option<Vec<u8>>> {
+        if self.uids.is_empty() && self.gids.is_empty() {
+            return Ok(None);
+        }
+        let mut value = value.to_vec();
+        if is_acl(name) {
+            map_acl(&mut value, |is_user, id| stored(if is_user { &self.uids } else { &self.gids }, id))?;
+        } else if name == CAPABILITY
+            && let Some(root) = root_of(&value)
+        {
+            set_root(&mut value, stored(&self.uids, root)?);
+        } else {
+            return Ok(None);
+        }
+        Ok(Some(value))
     }
 
     /// Whether owners are shown as somebody else's, so that what is stored need not be what was meant.
@@ -183,12 +202,22 @@ fn map_acl(acl: &mut [u8], change: impl Fn(bool, u32) -> Answer<u32>) -> Answer<
     Ok(())
 }
 
+/// Whether an attribute names users and groups.
+fn is_acl(name: &[u8]) -> bool {
+    name.starts_with(b"system.posix_acl_")
+}
+
 fn shown(ranges: &[IdRange], id: u32) -> u32 {
+    place_of(ranges, id).unwrap_or(NOBODY)
+}
+
+/// What is shown for an id that is stored, if it has a place.
+fn place_of(ranges: &[IdRange], id: u32) -> Option<u32> {
     if ranges.is_empty() {
-        return id;
+        return Some(id);
     }
-    let found = ranges.iter().find(|range| id.checked_sub(range.stored).is_some_and(|at| at < range.count));
-    found.map_or(NOBODY, |range| range.shown + (id - range.stored))
+    let found = ranges.iter().find(|range| id.checked_sub(range.stored).is_some_and(|at| at < range.count))?;
+    Some(found.shown + (id - found.stored))
 }
 
 fn stored(ranges: &[IdRange], id: u32) -> Answer<u32> {
@@ -209,5 +238,19 @@ mod tests {
         assert_eq!((shown(&ranges, 1000), shown(&ranges, 100_005), shown(&ranges, 7)), (0, 6, NOBODY));
         assert_eq!((stored(&ranges, 0), stored(&ranges, 6), stored(&ranges, 70_000)), (Ok(1000), Ok(100_005), Err(Errno::INVAL)));
         assert_eq!((shown(&[], 7), stored(&[], 7)), (7, Ok(7)));
+    }
+
+    #[test]
+    fn capabilities_are_for_the_root_that_is_shown() {
+        let owners = Owners { uids: vec![IdRange { shown: 200_000, stored: 0, count: 1000 }], ..Owners::default() };
+        let stored: Vec<u8> = [&[1, 0, 0, 2][..], &[7; 16]].concat();
+        let shown = owners.shown_value(CAPABILITY, stored.clone());
+        assert_eq!(root_of(&shown), Some(200_000));
+        assert_eq!(owners.stored_value(CAPABILITY, &shown), Ok(Some(stored.clone())));
+        assert_eq!(owners.stored_value(CAPABILITY, &stored), Err(Errno::INVAL), "the host's root has no place");
+        assert_eq!(owners.stored_value(b"user.x", &stored), Ok(None));
+        let same = Owners::default();
+        assert_eq!(same.shown_value(CAPABILITY, shown.clone()), shown);
+        assert_eq!(same.stored_value(CAPABILITY, &shown), Ok(None));
     }
 }

@@ -42,11 +42,6 @@ pub(super) fn stored_name(shown: &[u8]) -> Vec<u8> {
     shown.to_vec()
 }
 
-/// Whether an attribute names users and groups.
-pub(super) fn is_acl(name: &[u8]) -> bool {
-    name.starts_with(b"system.posix_acl_")
-}
-
 /// Where a file's attributes are.
 enum Holder {
     File(Arc<OwnedFd>),
@@ -64,7 +59,7 @@ impl Fs {
             Holder::Known(all) => all.into_iter().find(|(known, _)| *known == stored).map(|(_, value)| value),
         };
         let value = value.ok_or(Errno::NODATA)?;
-        Ok(if is_acl(name) { self.owners.shown_acl(value) } else { value })
+        Ok(self.owners.shown_value(name, value))
     }
 
     /// The names of all attributes.

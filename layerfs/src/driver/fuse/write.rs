@@ -10,7 +10,7 @@ use rustix::fs::{FallocateFlags, OFlags, XattrFlags};
 use rustix::io::Errno;
 
 use super::attr::{Answer, Attr, Time};
-use super::attributes::{is_acl, stored_name};
+use super::attributes::stored_name;
 use super::copy_up::{remove_attribute, set_attribute, set_mode, set_times, times};
 use super::file::reopen;
 use super::fs::Fs;
@@ -184,7 +184,7 @@ impl Fs {
     pub fn setxattr(&self, node: u64, name: &[u8], value: &[u8], flags: u32) -> Answer<()> {
         let node = self.nodes.get(node)?;
         let flags = XattrFlags::from_bits(flags).ok_or(Errno::INVAL)?;
-        let mapped = is_acl(name).then(|| self.owners.stored_acl(value)).transpose()?;
+        let mapped = self.owners.stored_value(name, value)?;
         self.changeable(&node, false)?;
         let _names = self.shared();
         let done = set_attribute(self.upper_fd(&node)?.as_fd(), &stored_name(name), mapped.as_deref().unwrap_or(value), flags);
