@@ -69,10 +69,8 @@ pub fn null_of_host() -> Result<OwnedFd> {
 
 /// In the maker: all of /dev for a container with a user namespace; `None` if its spec mounts none.
 pub fn make(spec: &Spec, ids: &IdMap) -> Result<Option<Mount>> {
-    let is_dev =
-        |mount: &&oci_spec::runtime::Mount| mount.destination() == Path::new(DEV) && mount.typ().as_deref() == Some("tmpfs");
     let devices: Vec<_> = spec.linux().as_ref().and_then(|linux| linux.devices().as_ref()).into_iter().flatten().collect();
-    let Some(mount) = spec.mounts().iter().flatten().find(is_dev) else {
+    let Some(mount) = spec.mounts().iter().flatten().find(|mount| is_made(mount)) else {
         return match devices.first() {
             Some(device) if !is_given(spec) => Err(elsewhere(device)),
             _ => Ok(None),
@@ -98,6 +96,11 @@ pub fn make(spec: &Spec, ids: &IdMap) -> Result<Option<Mount>> {
         make_device(&tree, below, device, Some(ids)).map_err(|error| named(device, error))?;
     }
     Ok(Some(dev))
+}
+
+/// Whether this is the mount that [`make`] makes.
+pub fn is_made(mount: &oci_spec::runtime::Mount) -> bool {
+    mount.destination() == Path::new(DEV) && mount.typ().as_deref() == Some("tmpfs")
 }
 
 fn elsewhere(device: &LinuxDevice) -> Error {

@@ -1,8 +1,9 @@
 //! `--runtime`: an OCI runtime's program (runc, crun, …) in the built-in one's place.
 //!
-//! The shim's folder is the bundle. The container's tree is attached at `rootfs` in a mount namespace of the shim's own,
-//! so that the host's mount table does not see it; the runtime inherits that namespace. The container's processes become
-//! children of the shim when the runtime, their maker, has ended, because the shim is a subreaper for that moment.
+//! The shim's folder is the bundle. The container's tree is attached at `rootfs` in a mount namespace that only the runtime
+//! sees, and only while it makes the container, so that the host's mount table does not see it. For a container with users
+//! of its own more is prepared there, see `bundle.rs`. The container's processes become children of the shim when the
+//! runtime, their maker, has ended, because the shim is a subreaper for that moment.
 //!
 //! Source: OCI runtime spec 1.2; the command line is runc's, which other runtimes take.
 
@@ -13,19 +14,24 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio as Standard};
 use std::time::{Duration, Instant};
 
+use fs_base::sys::ids::IdMap;
 use fs_base::sys::mount::{Mount, open_dir, unshare_mount_namespace};
 use fs_base::sys::pid::Process;
 use fs_base::{Error, IoContext, Result};
 use oci_spec::runtime::{Process as ProcessSpec, Spec};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{getpid, set_child_subreaper};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::{Created, Gate, Stdio};
+use super::bundle::Bundle;
+use super::process::fit;
+use super::{Created, Gate, Stdio, userns};
 use crate::shim::server::passing;
 
 /// Where the runtime keeps its own state, in the shim's folder.
 const STATE: &str = "runtime";
+/// Where the container's tree is, in the shim's folder.
+pub const ROOTFS: &str = "rootfs";
 /// How long it may take to forget a container.
 const DELETE: Duration = Duration::from_secs(60);
 /// Where it writes what went wrong.
@@ -46,16 +52,34 @@ impl External {
 
     /// Makes the container. Its cgroup may be there already.
     pub fn create(&self, spec: &Spec, root: &Mount, stdio: Stdio) -> Result<Created> {
-        unshare_mount_namespace()?;
-        root.attach(&self.dir.join("rootfs"))?;
-        let terminal = spec.process().as_ref().and_then(ProcessSpec::terminal).unwrap_or(false);
-        let made = self.begin("create", "init", terminal, stdio, &[]).and_then(|mut making| making.finish());
+        let ids = userns::map_of(spec)?;
+        let process = spec.process().as_ref();
+        if let (Some(ids), Some(process)) = (&ids, process) {
+            userns::check(ids, process)?;
+            userns::give_streams_outside(ids, &stdio, Some(process));
+        }
+        let bundle = Bundle::prepare(spec, &self.dir, &self.program, ids.as_ref())?;
+        let mut told = bundle.as_ref().map_or_else(|| spec.clone(), Bundle::spec);
+        let warnings = told.process_mut().as_mut().map(fit).unwrap_or_default();
+        set_domainname(&mut told);
+        if told != *spec {
+            self.write("config.json", &told)?;
+        }
+        let place = || match &bundle {
+            None => root.attach(&self.dir.join(ROOTFS)),
+            Some(bundle) => bundle.place(root),
+        };
+        let terminal = process.and_then(ProcessSpec::terminal).unwrap_or(false);
+        let dir = bundle.as_ref().map_or_else(|| self.dir.clone(), Bundle::dir);
+        let command = self.command_in(&dir, "create", "init.log");
+        let made = self.begin(command, ("create", "init"), terminal, stdio, Some(&place));
+        let made = made.and_then(|mut making| making.finish());
         no_subreaper()?;
         let (process, console) = made?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let path = format!("/proc/{}/root", process.pid());
         let root = rustix::fs::open(&path, flags, Mode::empty()).at("open", &path)?;
-        Ok(Created { process, root, console, warnings: Vec::new(), gate: Gate::External(self.clone()) })
+        Ok(Created { process, root, console, warnings, gate: Gate::External(self.clone()) })
     }
 
     /// Lets the container's program run.
@@ -64,13 +88,20 @@ impl External {
         self.run(command.arg(self.id()), "start")
     }
 
-    /// Begins a process in the container, under a name that no other one under way has.
-    pub fn exec(&self, name: &str, process: &ProcessSpec, stdio: Stdio) -> Result<Making> {
+    /// Begins a process in the container, under a name that no other one under way has. `ids` are those of the container's
+    /// user namespace, if it has one.
+    pub fn exec(&self, name: &str, process: &ProcessSpec, ids: Option<&IdMap>, stdio: Stdio) -> Result<Making> {
+        if let Some(ids) = ids {
+            userns::check(ids, process)?;
+            userns::give_streams_outside(ids, &stdio, Some(process));
+        }
         let spec = format!("{name}.json");
-        let file = self.dir.join(&spec);
-        let json = serde_json::to_vec(process).map_err(|error| Error::internal(format!("{}: {error}", file.display())))?;
-        std::fs::write(&file, json).at("write", &file)?;
-        self.begin("exec", name, process.terminal().unwrap_or(false), stdio, &["--detach", "--process", &spec])
+        let mut process = process.clone();
+        fit(&mut process);
+        self.write(&spec, &process)?;
+        let mut command = self.command("exec", &format!("{name}.log"));
+        command.args(["--detach", "--process", &spec]);
+        self.begin(command, ("exec", name), process.terminal().unwrap_or(false), stdio, None)
     }
 
     /// Has the runtime forget the container, which is ended if it runs. One that takes too long is ended itself: the
@@ -92,11 +123,18 @@ impl External {
         self.result(status, "delete", LOG)
     }
 
-    /// `create` and `exec` are alike: they hand their streams on, or send a terminal, and write a number.
-    fn begin(&self, verb: &'static str, name: &str, terminal: bool, stdio: Stdio, more: &[&str]) -> Result<Making> {
-        let [pid_file, socket, log] = ["pid", "sock", "log"].map(|kind| format!("{name}.{kind}"));
-        let mut command = self.command(verb, &log);
-        command.args(["--pid-file", &pid_file]).args(more);
+    /// `create` and `exec` are alike: they hand their streams on, or send a terminal, and write a number. What `place` gives
+    /// a place is there for the runtime alone.
+    fn begin(
+        &self,
+        mut command: Command,
+        (verb, name): (&'static str, &str),
+        terminal: bool,
+        stdio: Stdio,
+        place: Option<&dyn Fn() -> Result<()>>,
+    ) -> Result<Making> {
+        let [pid_file, socket] = ["pid", "sock"].map(|kind| format!("{name}.{kind}"));
+        command.args(["--pid-file", &pid_file]);
         let console = terminal.then(|| self.listen(&socket)).transpose()?;
         if console.is_some() {
             command.args(["--console-socket", &socket]);
@@ -105,21 +143,34 @@ impl External {
             command.stdin(Standard::from(stdin)).stdout(Standard::from(stdout)).stderr(Standard::from(stderr));
         }
         set_child_subreaper(Some(getpid())).at("become", "subreaper")?;
+        let apart = place.map(|place| Apart::begin().and_then(|apart| place().map(|()| apart))).transpose()?;
         let child = command.arg(self.id()).spawn().at("run", &self.program)?;
+        drop(apart);
         let process = Process::open(child.id().cast_signed())?;
         // The command itself holds the process's ends of the streams, and goes here.
         Ok(Making { external: self.clone(), verb, name: name.to_owned(), child, process, console })
     }
 
+    fn write(&self, name: &str, value: &impl Serialize) -> Result<()> {
+        let file = self.dir.join(name);
+        let json = serde_json::to_vec(value).map_err(|error| Error::internal(format!("{}: {error}", file.display())))?;
+        std::fs::write(&file, json).at("write", &file)
+    }
+
     fn command(&self, verb: &str, log: &str) -> Command {
+        self.command_in(&self.dir, verb, log)
+    }
+
+    /// Where the shim's folder is at `dir`.
+    fn command_in(&self, dir: &Path, verb: &str, log: &str) -> Command {
         let mut command = Command::new(&self.program);
         command
-            .current_dir(&self.dir)
+            .current_dir(dir)
             .env_clear()
             // It may call programs of its own (newuidmap, criu).
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .arg("--root")
-            .arg(self.dir.join(STATE))
+            .arg(dir.join(STATE))
             .args(["--log", log, "--log-format", "json", verb])
             .stdin(Standard::null())
             .stdout(Standard::null())
@@ -176,6 +227,32 @@ impl External {
     }
 }
 
+/// While it lives, this process has a mount namespace of its own.
+struct Apart {
+    hosts: OwnedFd,
+    here: OwnedFd,
+}
+
+impl Apart {
+    fn begin() -> Result<Apart> {
+        let path = "/proc/self/ns/mnt";
+        let hosts = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).at("open", path)?;
+        let here = open_dir(Path::new("."))?;
+        let apart = Apart { hosts, here };
+        unshare_mount_namespace()?;
+        Ok(apart)
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        let kind = Some(rustix::thread::LinkNameSpaceType::Mount);
+        // To where it came from it may always go back. That takes it to the root directory.
+        let _ = rustix::thread::move_into_link_name_space(self.hosts.as_fd(), kind);
+        let _ = rustix::process::fchdir(&self.here);
+    }
+}
+
 /// A process that the runtime is making. Its descriptor is readable when the runtime has ended.
 #[derive(Debug)]
 pub struct Making {
@@ -219,6 +296,16 @@ impl Drop for Making {
 /// The runtime has ended: the children of others are none of the shim's again.
 pub fn no_subreaper() -> Result<()> {
     set_child_subreaper(None).at("be no longer", "subreaper")
+}
+
+/// runc 1.1 knows the domain name as a setting of the kernel's only.
+fn set_domainname(spec: &mut Spec) {
+    let Some(name) = spec.domainname().clone() else { return };
+    if let Some(linux) = spec.linux_mut() {
+        let mut sysctls = linux.sysctl().clone().unwrap_or_default();
+        sysctls.entry("kernel.domainname".to_owned()).or_insert(name);
+        linux.set_sysctl(Some(sysctls));
+    }
 }
 
 /// The last error in the runtime's log, which has an object on each line.

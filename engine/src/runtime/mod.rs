@@ -12,6 +12,7 @@
 //! What a spec asks for and this runtime can't do is refused by name.
 
 mod apparmor;
+mod bundle;
 mod channel;
 mod dev;
 mod exec;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use fs_base::sys::process::{close_on_exec_from, exec, new_session_keyring};
 use fs_base::{Error, IoContext, Result};
-use oci_spec::runtime::{Capabilities, LinuxCapabilities, PosixRlimit, PosixRlimitType, Process};
+use oci_spec::runtime::{Capabilities, LinuxCapabilities, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process};
 use rustix::fs::{Gid, Mode, Uid};
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -131,12 +131,45 @@ fn set_limit(limit: &PosixRlimit, warnings: &mut Vec<String>) -> Result<()> {
                 (Some(soft), Some(most)) => Some(soft.min(most)),
                 (soft, most) => soft.or(most),
             };
-            warnings.push(format!("{} could not be raised to {}: this host allows less", limit.typ(), limit.hard()));
+            warnings.push(not_raised(limit));
             let allowed = Rlimit { current, maximum: most };
             rustix::process::setrlimit(resource, allowed).at("set limit", limit.typ().to_string())
         }
         other => other.at("set limit", limit.typ().to_string()),
     }
+}
+
+/// Takes from a process that another runtime is to make what this host does not allow, which that would fail by.
+pub fn fit(process: &mut Process) -> Vec<String> {
+    let may = rustix::thread::capabilities(None).is_ok_and(|own| own.effective.contains(CapabilitySet::SYS_RESOURCE));
+    let mut warnings = Vec::new();
+    if may {
+        return warnings;
+    }
+    let mut fitted = Vec::new();
+    for limit in process.rlimits().iter().flatten() {
+        let most = rustix::process::getrlimit(resource(limit.typ())).maximum.filter(|most| limit.hard() > *most);
+        fitted.push(match most {
+            None => *limit,
+            Some(most) => {
+                warnings.push(not_raised(limit));
+                let cut = PosixRlimitBuilder::default().typ(limit.typ()).soft(limit.soft().min(most)).hard(most).build();
+                // All that it has to have is there.
+                cut.unwrap_or(*limit)
+            }
+        });
+    }
+    process.set_rlimits(Some(fitted));
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|text| text.trim().parse::<i32>().ok());
+    if let Some(score) = process.oom_score_adj().filter(|score| own.is_some_and(|own| *score < own)) {
+        warnings.push(format!("the OOM score could not be set to {score}: this host does not allow it"));
+        process.set_oom_score_adj(None);
+    }
+    warnings
+}
+
+fn not_raised(limit: &PosixRlimit) -> String {
+    format!("{} could not be raised to {}: this host allows less", limit.typ(), limit.hard())
 }
 
 fn resource(typ: PosixRlimitType) -> Resource {

@@ -38,6 +38,24 @@ impl Source {
                 .with_hint("its file system, or this kernel, has no mapped mounts (Linux 5.19, ext4, xfs, btrfs)")
         })
     }
+
+    /// Gives it the attributes and the propagation that its mount asks for.
+    pub fn set_up(&self, options: &Options) -> Result<()> {
+        let (propagation, recursive) = options.propagation.unwrap_or((Propagation::Private, true));
+        self.mount.set_propagation(propagation, recursive)?;
+        self.mount.set_attributes(options.set.0, options.set.cleared(), false)?;
+        self.mount.set_attributes(options.set_recursive.0, options.set_recursive.cleared(), true)
+    }
+
+    /// It.
+    pub fn mount(&self) -> &Mount {
+        &self.mount
+    }
+
+    /// Whether it is a directory.
+    pub fn is_dir(&self) -> bool {
+        self.is_dir
+    }
 }
 
 /// Opens the sources of the spec's bind mounts, in the order of its mounts; `None` for what is no bind. In the maker's
@@ -149,10 +167,7 @@ impl<'a> Rootfs<'a> {
             // By way of a symlink.
             proc::refuse_inside(&place, target)?;
         }
-        let (propagation, recursive) = options.propagation.unwrap_or((Propagation::Private, true));
-        source.mount.set_propagation(propagation, recursive)?;
-        source.mount.set_attributes(options.set.0, options.set.cleared(), false)?;
-        source.mount.set_attributes(options.set_recursive.0, options.set_recursive.cleared(), true)?;
+        source.set_up(options)?;
         source.mount.attach_at(place.as_fd(), Path::new(""))
     }
 

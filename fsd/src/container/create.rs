@@ -74,7 +74,7 @@ impl New {
                 .with_hint("the init is the built-in runtime's: leave --runtime out"));
         }
         self.host_config.insert("Runtime".to_owned(), json!(name));
-        users::check(config, &self.host_config)
+        users::check(config, &self.config, &self.host_config)
     }
 
     /// Checks and notes where it logs.

@@ -52,6 +52,7 @@ fn make(app: &App, name: Option<String>, new: New, image: &ImageRow) -> Result<M
     super::join::by_id(app, &mut settled.host_config)?;
     let endpoints = networks(app, &id, &mut settled)?;
     let requests = settled.mounts.requests(inherited(app, &settled)?, settled.volumes.clone())?;
+    super::users::check_mounts(&app.config, &settled.host_config, &requests)?;
     let attached = app.volumes.attach(&id, &requests)?;
     let warnings = settled.warnings;
     let mut row = ContainerRow {

@@ -8,6 +8,7 @@ use fs_base::sys::ids::IdMap;
 use fs_base::{Error, Result};
 use layerfs::driver::Owners;
 use serde_json::{Map, Value};
+use volumes::parse::{BindPropagation, Kind, Request as VolumeRequest};
 
 use super::{ContainerRow, runtimes};
 use crate::app::App;
@@ -42,7 +43,7 @@ fn has_own(config: &Config, mode: &str) -> bool {
 }
 
 /// Refuses what can't be had together with users of its own. The texts are dockerd's, where it has one.
-pub fn check(config: &Config, host: &Map<String, Value>) -> Result<()> {
+pub fn check(config: &Config, own: &Map<String, Value>, host: &Map<String, Value>) -> Result<()> {
     let text = |key: &str| host.get(key).and_then(Value::as_str).unwrap_or_default();
     if !has_own(config, text("UsernsMode")) {
         return Ok(());
@@ -63,13 +64,38 @@ pub fn check(config: &Config, host: &Map<String, Value>) -> Result<()> {
             Error::invalid("cannot share the host PID namespace when user namespaces are enabled").with_hint("add --userns=host")
         );
     }
-    let runtime = text("Runtime");
-    if runtimes::find(config, runtime)?.is_some() {
+    let (domainname, runtime) = (own.get("Domainname").and_then(Value::as_str).unwrap_or_default(), text("Runtime"));
+    if !domainname.is_empty() && runtimes::find(config, runtime)?.is_some() {
         let name = runtimes::name(config, runtime);
-        return Err(Error::unsupported(format!("--runtime {name} is not supported with user namespaces"))
-            .with_hint("mapped mounts are the built-in runtime's: leave --runtime out, or add --userns=host"));
+        return Err(Error::unsupported(format!("--domainname is not supported by --runtime {name} with user namespaces"))
+            .with_hint("leave --runtime out, or add --userns=host"));
     }
     Ok(())
+}
+
+/// Refuses what another runtime than the built-in one can't do for a container with users of its own: a copy of a mount
+/// namespace for other users gives nothing back to the host.
+pub fn check_mounts(config: &Config, host: &Value, requests: &[VolumeRequest]) -> Result<()> {
+    let text = |key: &str| host.get(key).and_then(Value::as_str).unwrap_or_default();
+    let runtime = text("Runtime");
+    if !has_own(config, text("UsernsMode")) || runtimes::find(config, runtime)?.is_none() {
+        return Ok(());
+    }
+    let is_shared = |request: &&VolumeRequest| {
+        let Kind::Bind { propagation, .. } = &request.kind else { return false };
+        matches!(propagation, Some(BindPropagation::Shared | BindPropagation::RShared))
+    };
+    match requests.iter().find(is_shared) {
+        None => Ok(()),
+        Some(request) => {
+            let (target, name) = (request.target.display(), runtimes::name(config, runtime));
+            let message = format!(
+                "a mount at {target} that is shared with the host is not supported by --runtime {name} with user namespaces"
+            );
+            Err(Error::unsupported(message)
+                .with_hint("mount it with bind-propagation=rslave, leave --runtime out, or add --userns=host"))
+        }
+    }
 }
 
 /// The ids of a container's user namespace when it is the first to have it; `None` for the host's.

@@ -65,7 +65,7 @@ impl Shim {
         let (stdio, ends) = self.exec_streams(request)?;
         // A whole id would make the name of a socket too long.
         let name = format!("exec-{}", request.id.get(..16).unwrap_or(&request.id));
-        Ok((Way::External(external.exec(&name, &request.process, stdio)?), ends))
+        Ok((Way::External(external.exec(&name, &request.process, self.ids.as_ref(), stdio)?), ends))
     }
 
     fn fork_exec(&self, request: &ExecRequest) -> Result<(Way, Ends)> {
