@@ -4,7 +4,7 @@
 
 use std::process::Command;
 
-use system_tests::{Daemon, fails, has, images, may_mount, ok, program, sh};
+use system_tests::{Daemon, fails, has, images, may_mount, ok, program, sh, until};
 
 fn with_busybox(flags: &[&str]) -> Option<Daemon> {
     if !may_mount() || !has("docker") {
@@ -65,5 +65,95 @@ fn runtimes_are_configured() {
     ] {
         let error = fails(&Command::new(program("fsd")).args(["config", "check"]).args(flags).output().unwrap());
         assert!(error.contains(says), "{flags:?}: {error}");
+    }
+}
+
+/// The runtime makes the user namespace; what it can't do in there is done before.
+#[test]
+fn a_runtime_has_containers_with_users_of_their_own() {
+    if !has("runc") {
+        return;
+    }
+    let Some(mut daemon) = with_busybox(&["--userns-remap", "default", "--default-runtime", "runc"]) else { return };
+    std::fs::create_dir(daemon.dir().join("host")).unwrap();
+    let bind = format!("{}:/host:ro", daemon.dir().join("host").display());
+    let flags = ["--name", "on", "--network", "none", "-v", "data:/data", "-v", &bind, "--tmpfs", "/t:uid=7,gid=8"];
+    let program = "trap 'exit 5' TERM; echo begun; sleep 1000 & wait";
+    let devices = ["--device", "/dev/null:/dev/other", "busybox", "sh", "-c", program];
+    ok(&daemon.docker(&[&["run", "-d"], &flags[..], &devices].concat()));
+    let exec = |daemon: &Daemon, user: &str, script: &str| ok(&daemon.docker(&["exec", "-u", user, "on", "sh", "-c", script]));
+    let said = exec(
+        &daemon,
+        "0",
+        "awk '{print $1, $3}' /proc/self/uid_map; stat -c '%u %g %a' /dev/null /dev/other /dev /t; echo x > /data/f; echo y > /dev/shm/f
+         ls /dev/mqueue; touch /host/x 2> /dev/null || echo ro; echo out > /dev/stdout; echo > /dev/other; mkdir /new && chown 1000:7 /new",
+    );
+    assert_eq!(said, "0 65536\n0 0 666\n0 0 666\n0 0 755\n7 8 1777\nro\nout\n");
+    assert_eq!(exec(&daemon, "1000", "id -u; echo out > /dev/stdout; cat /data/f"), "1000\nout\nx\n");
+    let unknown = daemon.docker(&["exec", "-u", "70000", "on", "true"]);
+    // It is told on the connection of its output.
+    let said = [unknown.stdout, unknown.stderr].concat();
+    assert!(String::from_utf8_lossy(&said).contains("cannot set uid to unmapped user in user namespace"), "{said:?}");
+    for verb in [&["run", "--rm", "--network", "none", "-t", "busybox", "tty"][..], &["exec", "-t", "on", "tty"]] {
+        assert_eq!(ok(&daemon.docker(verb)).trim(), "/dev/pts/0", "{verb:?}");
+    }
+    until("it has begun", || ok(&daemon.docker(&["top", "on"])).contains("sleep 1000"));
+    ok(&daemon.docker(&["pause", "on"]));
+    ok(&daemon.docker(&["unpause", "on"]));
+    // What belongs to it outlives its daemon, and nothing of it is on the host.
+    daemon.kill();
+    daemon.restart();
+    assert_eq!(exec(&daemon, "0", "stat -c '%u %g' /new"), "1000 7\n");
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+    assert!(!mounts.contains(daemon.dir().to_str().unwrap()), "{mounts}");
+    ok(&daemon.docker(&["stop", "on"]));
+    assert_eq!(ok(&daemon.docker(&["inspect", "-f", "{{.State.ExitCode}}", "on"])), "5\n");
+    assert_eq!(ok(&daemon.docker(&["logs", "on"])), "begun\n");
+    ok(&daemon.docker(&["start", "on"]));
+    ok(&daemon.docker(&["rm", "-f", "on"]));
+    // What the runtime can't do in there is refused by name.
+    for (flags, why) in [
+        (&["-v", "/tmp:/x:rshared"][..], "a mount at /x that is shared with the host is not supported by --runtime runc with"),
+        (&["--domainname", "d"], "--domainname is not supported by --runtime runc with user namespaces"),
+    ] {
+        let said = fails(&daemon.docker(&[&["create"], flags, &["busybox"]].concat()));
+        assert!(said.contains(why), "{said}");
+        ok(&daemon.docker(&[&["create", "--userns=host"], flags, &["busybox"]].concat()));
+    }
+}
+
+#[test]
+fn what_is_shared_with_the_host_is_with_every_runtime() {
+    use fs_base::sys::mount::{FsContext, mount_table, unmount};
+    let Some(daemon) = with_busybox(&[]) else { return };
+    let shared = daemon.dir().join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    let mount = FsContext::open("tmpfs").unwrap().mount(rustix::mount::MountAttrFlags::empty()).unwrap();
+    mount.set_propagation(fs_base::Propagation::Shared, false).unwrap();
+    mount.attach(&shared).unwrap();
+    let is_mounted = |name: &str| mount_table().unwrap().iter().any(|mount| mount.target == shared.join(name));
+    for runtime in ["builtin", "runc"].into_iter().filter(|name| *name == "builtin" || has("runc")) {
+        let (bind, name) = (format!("{}:/x:rshared", shared.display()), format!("by-{runtime}"));
+        let flags =
+            ["run", "--rm", "--privileged", "--network", "none", "--runtime", runtime, "--domainname", "dom", "-v", &bind];
+        let script = format!("mkdir /x/{name} && mount -t tmpfs none /x/{name} && cat /proc/sys/kernel/domainname");
+        assert_eq!(ok(&daemon.docker(&[&flags[..], &["busybox", "sh", "-c", &script]].concat())), "dom\n");
+        assert!(is_mounted(&name), "{runtime}");
+        unmount(&shared.join(&name), true).unwrap();
+    }
+    unmount(&shared, true).unwrap();
+}
+
+/// What this host does not allow is left out, as with the built-in one.
+#[test]
+fn limits_that_the_host_does_not_allow_are_cut() {
+    let Some(daemon) = with_busybox(&[]) else { return };
+    // Soft and hard.
+    let limits = "grep -e 'open files' -e 'pending signals' /proc/self/limits | tr -s ' ' | cut -d ' ' -f 4,5";
+    for runtime in ["builtin", "runc"].into_iter().filter(|name| *name == "builtin" || has("runc")) {
+        let flags = ["run", "--rm", "--network", "none", "--runtime", runtime, "--oom-score-adj", "-7"];
+        let limited = ["--ulimit", "nofile=321:654", "--ulimit", "sigpending=7:4000000000", "busybox", "sh", "-c", limits];
+        let said = ok(&daemon.docker(&[&flags[..], &limited].concat()));
+        assert!(said.contains("321 654\n") && said.contains("7 "), "{runtime}: {said}");
     }
 }

@@ -6,6 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
+use system_tests::containers::is_builtin;
+use system_tests::fuse::has_fuse;
 use system_tests::{Daemon, fails, has, images, may_mount, ok, sh};
 
 /// A daemon with these flags and an image `box`, in which `/own/f` and all else of `/own` belong to 1000.
@@ -37,6 +39,11 @@ fn archive(dir: &Path) -> PathBuf {
 
 fn remapped() -> Option<Daemon> {
     daemon(&["--userns-remap", "default"])
+}
+
+/// The same where a process serves the tree, which maps its owners itself.
+fn remapped_on_fuse() -> Option<Daemon> {
+    if has_fuse() { daemon(&["--userns-remap", "default", "--storage-driver", "fuse"]) } else { None }
 }
 
 /// Runs a container in the background.
@@ -79,13 +86,16 @@ fn host_root(daemon: &Daemon, name: &str) -> u32 {
 
 #[test]
 fn a_containers_files_are_on_the_disk_as_without_and_its_processes_are_somebody_else() {
-    let Some(daemon) = remapped() else { return };
+    [remapped(), remapped_on_fuse()].iter().flatten().for_each(ids_are_those_inside);
+}
+
+fn ids_are_those_inside(daemon: &Daemon) {
     let id = run(
-        &daemon,
+        daemon,
         &["--name", "c1"],
         &["sh", "-c", "echo x > /new; chown 1000:7 /new; rm /own/f; echo y > /own/g; exec sleep 1000"],
     );
-    assert_ne!(host_root(&daemon, "c1"), 0);
+    assert_ne!(host_root(daemon, "c1"), 0);
     ok(&daemon.docker(&["exec", "c1", "touch", "/by-exec"]));
     ok(&daemon.docker(&["exec", "-u", "user", "c1", "touch", "/own/by-user"]));
     assert_eq!(
@@ -117,8 +127,11 @@ fn a_containers_files_are_on_the_disk_as_without_and_its_processes_are_somebody_
 
 #[test]
 fn cp_goes_in_and_out_with_the_ids_inside() {
-    let Some(daemon) = remapped() else { return };
-    run(&daemon, &["--name", "c1", "-v", "data:/data"], &["sleep", "1000"]);
+    [remapped(), remapped_on_fuse()].iter().flatten().for_each(cp_goes_in_and_out);
+}
+
+fn cp_goes_in_and_out(daemon: &Daemon) {
+    run(daemon, &["--name", "c1", "-v", "data:/data"], &["sleep", "1000"]);
     let file = daemon.dir().join("host");
     std::fs::write(&file, "from the host").unwrap();
     std::os::unix::fs::chown(&file, Some(1000), Some(1000)).unwrap();
@@ -129,7 +142,7 @@ fn cp_goes_in_and_out_with_the_ids_inside() {
         for dir in ["/", "/data/"] {
             ok(&daemon.docker(&["cp", file.to_str().unwrap(), &format!("c1:{dir}{name}")]));
             ok(&daemon.docker(&["cp", "-a", file.to_str().unwrap(), &format!("c1:{dir}{name}-a")]));
-            let list = archived(&daemon, &format!("c1:{dir}{name}-a"));
+            let list = archived(daemon, &format!("c1:{dir}{name}-a"));
             assert!(list.contains(" 1000/1000 "), "{name} {dir}: {list}");
         }
     }
@@ -168,7 +181,10 @@ fn named(path: &Path) -> Vec<Option<Vec<u8>>> {
 
 #[test]
 fn acls_and_capabilities_are_those_inside() {
-    let Some(daemon) = remapped() else { return };
+    [remapped(), remapped_on_fuse()].iter().flatten().for_each(acls_and_capabilities);
+}
+
+fn acls_and_capabilities(daemon: &Daemon) {
     if !has("setfacl") || !has("setfattr") {
         return;
     }
@@ -181,8 +197,8 @@ fn acls_and_capabilities_are_those_inside() {
              for n in 0 1; do cp -a tree tree$n; tar --xattrs --xattrs-include='*' -cf tree$n.tar tree$n; done"
         ),
     );
-    run(&daemon, &["--name", "c1", "-v", "data:/data"], &["sleep", "1000"]);
-    let upper = upper(&daemon, "c1");
+    run(daemon, &["--name", "c1", "-v", "data:/data"], &["sleep", "1000"]);
+    let upper = upper(daemon, "c1");
     let volume = daemon.dir().join("root/volumes/data/_data");
     for (tree, stopped) in [("tree0", false), ("tree1", true)] {
         let host = daemon.dir().join(tree);
@@ -192,7 +208,7 @@ fn acls_and_capabilities_are_those_inside() {
         for (inside, disk) in [("/", &upper), ("/data/", &volume)] {
             let archive = format!("{}.tar", host.display());
             ok(&daemon.curl(&["-f", "-T", &archive, &format!("http://d/containers/c1/archive?path={inside}")]));
-            archived(&daemon, &format!("c1:{inside}{tree}"));
+            archived(daemon, &format!("c1:{inside}{tree}"));
             sh(daemon.dir(), "rm -rf out; mkdir out; tar --xattrs --xattrs-include='*' -C out -xf out.tar");
             let (disk, out) = (disk.join(tree), daemon.dir().join("out").join(tree));
             for name in ["", "listed", "secret", "busybox-reader"] {
@@ -311,10 +327,6 @@ fn what_needs_the_hosts_users_is_refused_in_dockers_words() {
         assert!(said.contains(why), "{flags:?}: {said}");
         ok(&daemon.docker(&[&["run", "--rm", "--userns=host"], flags, &["box:1", "true"]].concat()));
     }
-    if has("runc") {
-        let said = fails(&daemon.docker(&["run", "--rm", "--runtime", "runc", "box:1", "true"]));
-        assert!(said.contains("--runtime runc is not supported with user namespaces"), "{said}");
-    }
     assert!(ok(&daemon.docker(&["info", "-f", "{{.SecurityOptions}}"])).contains("name=userns"));
     ok(&daemon.docker(&["create", "--name", "host1", "--userns=host", "box:1"]));
     assert_eq!(ok(&daemon.docker(&["inspect", "-f", "{{.HostConfig.UsernsMode}}", "host1"])).trim(), "host");
@@ -386,8 +398,9 @@ fn networks_ports_names_and_joined_containers_work() {
 #[test]
 fn a_container_works_as_others_do() {
     let Some(daemon) = remapped() else { return };
-    let flags = ["--name", "c1", "--init", "--memory", "64m", "--pids-limit", "100", "--tmpfs", "/scratch", "--read-only"];
-    run(&daemon, &[&flags[..], &["--health-cmd", "true", "--device", "/dev/null:/dev/other"]].concat(), &["sleep", "1000"]);
+    let init: &[&str] = if is_builtin() { &["--init"] } else { &[] };
+    let flags = ["--name", "c1", "--memory", "64m", "--pids-limit", "100", "--tmpfs", "/scratch", "--read-only"];
+    run(&daemon, &[&flags[..], init, &["--health-cmd", "true", "--device", "/dev/null:/dev/other"]].concat(), &["sleep", "1000"]);
     let script = "echo x > /scratch/f; stat -c %u /scratch/f; touch /f 2>/dev/null || echo ro; echo > /dev/other; stat -c %t:%T /dev/other";
     assert_eq!(ok(&daemon.docker(&["exec", "c1", "sh", "-c", script])), "0\nro\n1:3\n");
     let stats = ok(&daemon.docker(&["stats", "--no-stream", "--format", "{{.MemUsage}} {{.PIDs}}", "c1"]));
@@ -438,7 +451,7 @@ fn on_the_host_a_container_is_mounted_as_the_host_knows_it() {
     assert_eq!(owner(at.join("own/f")), shown);
     ok(&daemon.ctl(&["container", "umount", place]));
     // Where the tree is not the one that it runs on, owners are those inside.
-    for how in ["--fuse", "--rw"].into_iter().filter(|how| *how != "--fuse" || system_tests::fuse::has_fuse()) {
+    for how in ["--fuse", "--rw"].into_iter().filter(|how| *how != "--fuse" || has_fuse()) {
         ok(&daemon.ctl(&["container", "mount", how, "c1", place]));
         assert_eq!(owner(at.join("own/f")), (1000, 1000), "{how}");
         ok(&daemon.ctl(&["container", "umount", place]));
