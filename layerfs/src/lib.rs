@@ -28,7 +28,7 @@ mod merge;
 mod metadata;
 mod overlayfs;
 pub mod store;
-pub mod tar;
 pub mod tree;
 
+pub use fs_base::tar;
 pub use metadata::Metadata;

@@ -96,7 +96,7 @@ fn siblings_do_not_know_each_other() {
         match name {
             "fsd" => &["fsd-api", "fs-base", "layerfs", "volumes", "engine"],
             "layerfs" | "volumes" | "engine" => &["fs-base"],
-            "ctl" => &["fsd-api"],
+            "ctl" => &["fsd-api", "fs-base"],
             _ => &[],
         }
     };

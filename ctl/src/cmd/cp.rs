@@ -157,7 +157,11 @@ impl Remote<'_> {
         let name = target.name.or_else(|| (!content).then_some(base));
         let unpack = Unpack { dir: PathBuf::from(target.dir), name, content, archive: flags.archive };
         let mut reader = pipe::Reader::new(response.into_body());
-        let count = tokio::task::spawn_blocking(move || unpack.run(&mut reader).map(|()| reader.count)).await??;
+        let (left, count) =
+            tokio::task::spawn_blocking(move || unpack.run(&mut reader).map(|left| (left, reader.count))).await??;
+        if let Some(warning) = left.warning() {
+            out::error_line(format!("WARNING: {warning}"));
+        }
         report(flags, count, dest);
         Ok(())
     }

@@ -7,7 +7,9 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use fs_base::tar::append_attribute;
 
+use super::attributes;
 use super::plan::{asserts_directory, means_content, split};
 
 /// A local source, looked at.
@@ -75,6 +77,7 @@ impl Packer<'_> {
         let kind = meta.file_type();
         let mut header = header(&meta);
         if kind.is_dir() {
+            self.attributes(path)?;
             header.set_entry_type(tar::EntryType::Directory);
             let mut slashed = name.as_os_str().to_owned();
             slashed.push("/");
@@ -94,6 +97,7 @@ impl Packer<'_> {
         if kind.is_symlink() {
             header.set_entry_type(tar::EntryType::Symlink);
             let target = fs::read_link(path).map_err(|error| at("read the link", path, &error))?;
+            self.attributes(path)?;
             return self.builder.append_link(&mut header, name, target);
         }
         if kind.is_socket() {
@@ -101,6 +105,7 @@ impl Packer<'_> {
         }
         if kind.is_file() {
             let file = File::open(path).map_err(|error| at("open", path, &error))?;
+            self.attributes(path)?;
             header.set_size(meta.len());
             return self.builder.append_data(&mut header, name, Exactly { file, left: meta.len() });
         }
@@ -111,9 +116,31 @@ impl Packer<'_> {
         });
         header.set_device_major(rustix::fs::major(meta.rdev()))?;
         header.set_device_minor(rustix::fs::minor(meta.rdev()))?;
+        self.attributes(path)?;
         self.builder.append_data(&mut header, name, io::empty())
     }
+
+    /// Puts the file's extended attributes before its entry.
+    fn attributes(&mut self, path: &Path) -> io::Result<()> {
+        let mut records = Vec::new();
+        for (name, value) in attributes::of(path)? {
+            append_attribute(&mut records, &name, &value);
+        }
+        if records.is_empty() {
+            return Ok(());
+        }
+        let mut header = tar::Header::new_ustar();
+        header.set_path(PAX_NAME)?;
+        header.set_entry_type(tar::EntryType::XHeader);
+        header.set_mode(0o644);
+        header.set_size(records.len() as u64);
+        header.set_cksum();
+        self.builder.append(&header, records.as_slice())
+    }
 }
+
+/// What a reader that knows no PAX headers takes the attributes for.
+const PAX_NAME: &str = "PaxHeaders/attributes";
 
 fn header(meta: &Metadata) -> tar::Header {
     let mut header = tar::Header::new_gnu();

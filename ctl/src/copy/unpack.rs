@@ -2,18 +2,24 @@
 //! one component at a time, and no link is followed on the way, be it there before or made by the tar itself.
 
 use std::ffi::OsStr;
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
+use fs_base::tar::{Entry, EntryKind, Limits, Reader, Segment};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
-use tar::{Entry, EntryType};
 
-use super::sparse;
+use super::attributes::{self, Attributes, Left};
+
+/// What the daemon's tar may claim: what a person copies may be as large as their disk, its headers may not.
+fn limits() -> Limits {
+    Limits { entries: u64::MAX, path: 1 << 20, size: 1 << 62, file_size: 1 << 62, ..Limits::default() }
+}
 
 /// How to unpack.
 #[derive(Debug, Clone)]
@@ -24,44 +30,39 @@ pub struct Unpack {
     pub name: Option<String>,
     /// The tar's top entry is `.`: its names have no directory to take off.
     pub content: bool,
-    /// Keep owners, set-user-ID and set-group-ID.
+    /// Keep owners, and what a file may do for whoever runs it: set-user-ID, set-group-ID, capabilities.
     pub archive: bool,
 }
 
-/// Directories whose times and modes are set last.
+/// Directories whose times, modes and attributes are set last.
 type Late = Vec<(PathBuf, Meta)>;
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Meta {
     mode: u32,
     uid: u32,
     gid: u32,
-    mtime: i64,
+    mtime: Timespec,
+    attributes: Attributes,
 }
 
 impl Unpack {
-    /// Unpacks to the end of the tar.
-    pub fn run(&self, input: impl Read) -> Result<()> {
+    /// Unpacks to the end of the tar. Answers which attributes this place does not take.
+    pub fn run(&self, input: impl Read) -> Result<Left> {
         let root = rustix::fs::openat(CWD, &self.dir, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .with_context(|| format!("open {}", self.dir.display()))?;
-        let mut late: Late = Vec::new();
-        let mut archive = tar::Archive::new(input);
-        for entry in archive.entries()? {
-            let mut entry = entry.context("read the tar that the daemon sent")?;
-            let sparse = sparse::of(&mut entry)?;
-            let (given, size) = match sparse {
-                Some(sparse::Sparse { name, size }) => (name, Some(size)),
-                None => (entry.path_bytes().into_owned(), None),
-            };
-            let Some(path) = self.place(&given)? else { continue };
-            self.entry(&root, &path, &mut entry, size, &mut late)
+        let (mut late, mut left): (Late, Left) = Default::default();
+        let mut tar = Reader::new(input, limits());
+        while let Some(entry) = tar.next_entry().context("read the tar that the daemon sent")? {
+            let Some(path) = self.place(&entry.path)? else { continue };
+            self.entry(&root, &path, entry, &mut tar, &mut late, &mut left)
                 .with_context(|| format!("copy to {}", self.dir.join(&path).display()))?;
         }
         for (path, meta) in late.iter().rev() {
             let dir = descend(&root, path, false)?;
-            self.finish(&dir, *meta).with_context(|| format!("copy to {}", self.dir.join(path).display()))?;
+            self.finish(&dir, meta, path, &mut left).with_context(|| format!("copy to {}", self.dir.join(path).display()))?;
         }
-        Ok(())
+        Ok(left)
     }
 
     /// Where under `dir` a name of the tar goes; `None` for `dir` itself.
@@ -86,105 +87,106 @@ impl Unpack {
         Ok((!path.as_os_str().is_empty()).then_some(path))
     }
 
-    fn entry(
+    fn entry<R: Read>(
         &self,
         root: &OwnedFd,
         path: &Path,
-        entry: &mut Entry<'_, impl Read>,
-        sparse: Option<u64>,
+        entry: Entry,
+        tar: &mut Reader<R>,
         late: &mut Late,
+        left: &mut Left,
     ) -> Result<()> {
-        let header = entry.header();
-        let kind = header.entry_type();
-        let mode = header.mode()? & if self.archive { 0o7777 } else { 0o1777 };
-        let meta = Meta { mode, uid: header.uid()? as u32, gid: header.gid()? as u32, mtime: header.mtime()? as i64 };
+        let meta = Meta {
+            mode: entry.mode & if self.archive { 0o7777 } else { 0o1777 },
+            uid: entry.uid,
+            gid: entry.gid,
+            mtime: Timespec { tv_sec: entry.mtime, tv_nsec: entry.mtime_nanos.into() },
+            attributes: attributes::wanted(entry.xattrs, self.archive),
+        };
         let name = path.file_name().ok_or_else(|| anyhow!("a name is missing"))?;
         let parent = descend(root, path.parent().unwrap_or(Path::new("")), true)?;
-        make_room(&parent, name, kind == EntryType::Directory, path)?;
-        match kind {
-            EntryType::Directory => {
+        make_room(&parent, name, entry.kind == EntryKind::Dir, path)?;
+        match &entry.kind {
+            EntryKind::Dir => {
                 match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o700)) {
                     Ok(()) | Err(Errno::EXIST) => {}
                     Err(error) => return Err(error.into()),
                 }
                 late.push((path.to_owned(), meta));
             }
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => self.file(&parent, name, meta, sparse, entry)?,
-            EntryType::Symlink => {
-                let target = entry.link_name_bytes().ok_or_else(|| anyhow!("a link has no target"))?;
-                rustix::fs::symlinkat(OsStr::from_bytes(&target), &parent, name)?;
-                self.own_link(&parent, name, meta)?;
+            EntryKind::File(segments) => {
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let file = std::fs::File::from(rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o600))?);
+                write(tar, segments, &file)?;
+                file.set_len(entry.size)?;
+                self.finish(&file.into(), &meta, path, left)?;
             }
-            EntryType::Link => {
-                let target = entry.link_name_bytes().ok_or_else(|| anyhow!("a link has no target"))?;
-                let target = self.place(&target)?.ok_or_else(|| anyhow!("a hard link to the destination itself"))?;
+            EntryKind::Symlink(target) => {
+                rustix::fs::symlinkat(OsStr::from_bytes(target), &parent, name)?;
+                self.own_link(&parent, name, &meta, path, left)?;
+            }
+            EntryKind::HardLink(target) => {
+                let target = self.place(target)?.ok_or_else(|| anyhow!("a hard link to the destination itself"))?;
                 let target_name = target.file_name().ok_or_else(|| anyhow!("a name is missing"))?;
                 let target_parent = descend(root, target.parent().unwrap_or(Path::new("")), false)?;
                 rustix::fs::linkat(&target_parent, target_name, &parent, name, AtFlags::empty())?;
             }
-            EntryType::Fifo | EntryType::Char | EntryType::Block => self.node(&parent, name, meta, entry)?,
-            other => bail!("an entry of a kind that can't be copied: {other:?}"),
+            EntryKind::Fifo | EntryKind::CharDevice(..) | EntryKind::BlockDevice(..) => {
+                let (kind, major, minor) = match entry.kind {
+                    EntryKind::CharDevice(major, minor) => (FileType::CharacterDevice, major, minor),
+                    EntryKind::BlockDevice(major, minor) => (FileType::BlockDevice, major, minor),
+                    _ => (FileType::Fifo, 0, 0),
+                };
+                let device = rustix::fs::makedev(major, minor);
+                rustix::fs::mknodat(&parent, name, kind, Mode::from_raw_mode(meta.mode), device)?;
+                self.own_link(&parent, name, &meta, path, left)?;
+            }
         }
         Ok(())
     }
 
-    fn file(
-        &self,
-        parent: &OwnedFd,
-        name: &OsStr,
-        meta: Meta,
-        sparse: Option<u64>,
-        entry: &mut Entry<'_, impl Read>,
-    ) -> Result<()> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))?;
-        let mut file = std::fs::File::from(fd);
-        if let Some(size) = sparse {
-            sparse::write(entry, &file, size)?;
-        } else {
-            let expected = entry.size();
-            let copied = io::copy(entry, &mut file)?;
-            if copied != expected {
-                bail!("the daemon's tar broke off: {copied} of {expected} bytes");
-            }
-        }
-        self.finish(&OwnedFd::from(file), meta)
-    }
-
-    fn node(&self, parent: &OwnedFd, name: &OsStr, meta: Meta, entry: &Entry<'_, impl Read>) -> Result<()> {
-        let header = entry.header();
-        let kind = match header.entry_type() {
-            EntryType::Fifo => FileType::Fifo,
-            EntryType::Char => FileType::CharacterDevice,
-            _ => FileType::BlockDevice,
-        };
-        let device = rustix::fs::makedev(header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0));
-        rustix::fs::mknodat(parent, name, kind, Mode::from_raw_mode(meta.mode), device)?;
-        self.own_link(parent, name, meta)
-    }
-
-    fn own_link(&self, parent: &OwnedFd, name: &OsStr, meta: Meta) -> Result<()> {
+    fn own_link(&self, parent: &OwnedFd, name: &OsStr, meta: &Meta, path: &Path, left: &mut Left) -> Result<()> {
         if self.archive && rustix::process::geteuid().is_root() {
             let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
             rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        }
+        if !meta.attributes.is_empty() {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let fd = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+            attributes::set(&fd, &meta.attributes, path, left)?;
         }
         let _ = rustix::fs::utimensat(parent, name, &times(meta), AtFlags::SYMLINK_NOFOLLOW);
         Ok(())
     }
 
-    fn finish(&self, fd: &OwnedFd, meta: Meta) -> Result<()> {
+    /// The owner first, as a change of it takes capabilities away; then attributes, which a read-only mode would forbid.
+    fn finish(&self, fd: &OwnedFd, meta: &Meta, path: &Path, left: &mut Left) -> Result<()> {
         if self.archive && rustix::process::geteuid().is_root() {
             rustix::fs::fchown(fd, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)))?;
         }
+        attributes::set(fd, &meta.attributes, path, left)?;
         rustix::fs::fchmod(fd, Mode::from_raw_mode(meta.mode))?;
         rustix::fs::futimens(fd, &times(meta))?;
         Ok(())
     }
 }
 
-fn times(meta: Meta) -> Timestamps {
-    let moment = Timespec { tv_sec: meta.mtime, tv_nsec: 0 };
-    Timestamps { last_access: moment, last_modification: moment }
+fn times(meta: &Meta) -> Timestamps {
+    Timestamps { last_access: meta.mtime, last_modification: meta.mtime }
+}
+
+/// Writes the current entry's data; its holes stay holes.
+fn write<R: Read>(tar: &mut Reader<R>, segments: &[Segment], file: &std::fs::File) -> Result<()> {
+    let mut buffer = vec![0; 128 * 1024];
+    for segment in segments {
+        let (mut offset, mut left) = (segment.file_offset, segment.length);
+        while left > 0 {
+            let length = tar.read_data(&mut buffer, &mut left).context("the daemon's tar broke off")?;
+            file.write_all_at(&buffer[..length], offset)?;
+            offset += length as u64;
+        }
+    }
+    Ok(())
 }
 
 /// Opens a directory under the root, following no link. `make`: missing ones are made.
@@ -228,6 +230,7 @@ mod tests {
     use super::*;
     use std::fs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use tar::EntryType;
 
     struct Tar(tar::Builder<Vec<u8>>);
 
@@ -252,7 +255,7 @@ mod tests {
             self
         }
 
-        fn unpack(self, dir: &Path, name: Option<&str>) -> Result<()> {
+        fn unpack(self, dir: &Path, name: Option<&str>) -> Result<Left> {
             let unpack = Unpack { dir: dir.to_owned(), name: name.map(str::to_owned), content: false, archive: false };
             unpack.run(self.0.into_inner().unwrap().as_slice())
         }

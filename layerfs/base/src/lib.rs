@@ -23,6 +23,7 @@ pub mod lock;
 pub mod mount_spec;
 pub mod probe;
 pub mod sys;
+pub mod tar;
 pub mod trash;
 
 pub use error::{Class, Error, IoContext, Result};

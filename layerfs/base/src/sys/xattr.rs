@@ -2,8 +2,10 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
 
 use crate::{IoContext, Result};
 
@@ -14,22 +16,36 @@ fn proc_path(fd: impl AsFd) -> PathBuf {
 
 /// All attributes of the object, sorted by name. A file system without xattrs has none.
 pub fn list(fd: impl AsFd) -> Result<Vec<(OsString, Vec<u8>)>> {
-    use rustix::io::Errno;
     let path = proc_path(&fd);
+    let names = names(&path, |path, names| rustix::fs::listxattr(path, names))?;
+    values(names, |name| get(&fd, name))
+}
+
+/// All attributes of what a path names, a last symlink not followed, sorted by name. Needs no `/proc`.
+pub fn list_of_path(path: &Path) -> Result<Vec<(OsString, Vec<u8>)>> {
+    let names = names(path, |path, names| rustix::fs::llistxattr(path, names))?;
+    values(names, |name| value(path, |value| rustix::fs::lgetxattr(path, name, value)))
+}
+
+fn names(path: &Path, call: fn(&Path, &mut [u8]) -> rustix::io::Result<usize>) -> Result<Vec<OsString>> {
     let mut names = vec![0u8; 4096];
     let length = loop {
-        match rustix::fs::listxattr(&path, &mut names[..]) {
+        match call(path, &mut names) {
             Ok(length) => break length,
             Err(Errno::RANGE) => names.resize(names.len() * 4, 0),
             Err(Errno::NOTSUP) => return Ok(Vec::new()),
-            Err(error) => return Err(error).at("list attributes of", &path),
+            Err(error) => return Err(error).at("list attributes of", path),
         }
     };
+    let names = names[..length].split(|&b| b == 0).filter(|name| !name.is_empty());
+    Ok(names.map(|name| OsString::from_vec(name.to_vec())).collect())
+}
+
+fn values(names: Vec<OsString>, get: impl Fn(&OsStr) -> Result<Option<Vec<u8>>>) -> Result<Vec<(OsString, Vec<u8>)>> {
     let mut attributes = Vec::new();
-    for name in names[..length].split(|&b| b == 0).filter(|name| !name.is_empty()) {
-        let name = OsStr::from_bytes(name);
-        if let Some(value) = get(&fd, name)? {
-            attributes.push((OsString::from_vec(name.as_bytes().to_vec()), value));
+    for name in names {
+        if let Some(value) = get(&name)? {
+            attributes.push((name, value));
         }
     }
     attributes.sort();
@@ -38,18 +54,21 @@ pub fn list(fd: impl AsFd) -> Result<Vec<(OsString, Vec<u8>)>> {
 
 /// One attribute; `None` if it isn't there, or is a file capability of a user namespace that nobody here knows.
 pub fn get(fd: impl AsFd, name: impl AsRef<OsStr>) -> Result<Option<Vec<u8>>> {
-    use rustix::io::Errno;
     let path = proc_path(&fd);
+    value(&path, |value| rustix::fs::getxattr(&path, name.as_ref(), value))
+}
+
+fn value(path: &Path, call: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> Result<Option<Vec<u8>>> {
     let mut value = vec![0u8; 256];
     loop {
-        match rustix::fs::getxattr(&path, name.as_ref(), &mut value[..]) {
+        match call(&mut value) {
             Ok(length) => {
                 value.truncate(length);
                 return Ok(Some(value));
             }
             Err(Errno::RANGE) => value.resize(value.len() * 16, 0),
             Err(Errno::NODATA | Errno::NOTSUP | Errno::OVERFLOW) => return Ok(None),
-            Err(error) => return Err(error).at("read attribute of", &path),
+            Err(error) => return Err(error).at("read attribute of", path),
         }
     }
 }
@@ -64,7 +83,7 @@ pub fn set(fd: impl AsFd, name: impl AsRef<OsStr>, value: &[u8]) -> Result<()> {
 pub fn remove(fd: impl AsFd, name: impl AsRef<OsStr>) -> Result<()> {
     let path = proc_path(&fd);
     match rustix::fs::removexattr(&path, name.as_ref()) {
-        Ok(()) | Err(rustix::io::Errno::NODATA) => Ok(()),
+        Ok(()) | Err(Errno::NODATA) => Ok(()),
         Err(error) => Err(error).at("remove attribute of", &path),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Source: star(5), "SCHILY.acl.access"; acl(5), "ACL Text Forms"; Linux `include/uapi/linux/posix_acl_xattr.h`.
 
-use fs_base::Result;
+use crate::Result;
 
 /// The attribute of a file's own ACL.
 pub const ACCESS: &[u8] = b"system.posix_acl_access";

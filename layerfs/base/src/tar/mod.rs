@@ -8,7 +8,7 @@
 //! applied; the user and group names are ignored. One block of zeros ends the archive, as for GNU tar.
 //! Source: POSIX.1-2017 pax(1), "ustar Interchange Format"; GNU tar manual, "Basic Tar Format" and "Sparse Formats".
 
-pub(crate) mod acl;
+pub mod acl;
 mod header;
 mod links;
 mod pax;
@@ -17,14 +17,15 @@ mod sparse;
 
 use std::time::Duration;
 
-use fs_base::{Error, Result};
+use crate::{Error, Result};
 
 pub use links::{Links, clean};
-pub(crate) use reader::stream_error;
+pub use pax::{append_attribute, append_record};
+pub use reader::stream_error;
 pub use reader::{Entry, EntryKind, Reader, Segment};
 
 /// Whether a block is a header whose checksum is right.
-pub(crate) fn is_header(block: &[u8; 512]) -> bool {
+pub fn is_header(block: &[u8; 512]) -> bool {
     header::Header::parse(block, 0).is_ok_and(|header| header.is_some())
 }
 
@@ -89,7 +90,7 @@ impl Limits {
 
     /// For a layer that has been taken in: what the configuration said then, which may be more than the defaults, is
     /// not asked again, so that its index can always be made again.
-    pub(crate) fn of_stored() -> Limits {
+    pub fn of_stored() -> Limits {
         const MOST: u64 = 1 << 62;
         Limits { entries: MOST, size: MOST, file_size: MOST, index: MOST, ..Limits::default() }
     }
@@ -99,8 +100,8 @@ impl Limits {
 const CONFIGURED: [&str; 6] = ["entries", "bytes", "ratio", "file_bytes", "index_bytes", "seconds"];
 
 /// The error of a layer that passes one of the [`Limits`].
-pub(crate) fn limit(name: &str, what: impl std::fmt::Display) -> Error {
+pub fn limit(name: &str, what: impl std::fmt::Display) -> Error {
     let suspicion = "this looks like a decompression bomb or a broken archive";
     let remedy = if CONFIGURED.contains(&name) { "; if you trust it, raise the daemon's `limits`" } else { "" };
-    Error::invalid(format!("the layer passes the limit `{name}`: {what}")).with_hint(format!("{suspicion}{remedy}"))
+    Error::invalid(format!("the tar passes the limit `{name}`: {what}")).with_hint(format!("{suspicion}{remedy}"))
 }

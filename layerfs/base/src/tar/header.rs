@@ -1,6 +1,6 @@
 //! One 512-byte header block.
 
-use fs_base::{Error, Result};
+use crate::{Error, Result};
 
 /// Tar's unit: headers are one block, data is padded to blocks.
 pub const BLOCK: usize = 512;

@@ -1,6 +1,6 @@
 //! From a sparse map to segments that lie in the stream.
 
-use fs_base::{Error, Result};
+use crate::{Error, Result};
 
 use super::reader::Segment;
 

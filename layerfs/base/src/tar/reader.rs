@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Seek};
 
-use fs_base::{Error, Result};
+use crate::{Error, Result};
 
 use super::header::{BLOCK, Header, sparse_entries};
 use super::pax::{Pax, integer};
@@ -383,11 +383,11 @@ fn consume<R: BufRead>(input: &mut R, length: u64) -> io::Result<u64> {
 }
 
 /// The error of an input: ours if it wraps one, and "truncated" if it just ended.
-pub(crate) fn stream_error(error: io::Error) -> Error {
+pub fn stream_error(error: io::Error) -> Error {
     match error.downcast::<Error>() {
         Ok(error) => error,
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => truncated(),
-        Err(error) => Error::io("read", "layer stream", error),
+        Err(error) => Error::io("read", "tar stream", error),
     }
 }
 

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use fs_base::{Error, Result};
+use crate::{Error, Result};
 
 use super::acl;
+
+/// What the key of an extended attribute begins with. Source: star(5), GNU tar's `xheader.c`.
+const ATTRIBUTE: &[u8] = b"SCHILY.xattr.";
 
 /// What the records of one header change. Later records win over earlier ones.
 #[derive(Debug, Default, Clone)]
@@ -64,7 +67,7 @@ impl Pax {
             b"SCHILY.acl.access" => drop(self.acls.insert(acl::ACCESS, value.to_vec())),
             b"SCHILY.acl.default" => drop(self.acls.insert(acl::DEFAULT, value.to_vec())),
             _ => {
-                if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+                if let Some(name) = key.strip_prefix(ATTRIBUTE) {
                     self.xattrs.insert(attribute_name(name), value.to_vec());
                 }
             }
@@ -83,6 +86,34 @@ impl Pax {
         }
         std::mem::take(&mut self.xattrs).into_iter().collect()
     }
+}
+
+/// Adds one record, `LENGTH KEY=VALUE\n`, to an extended header; the length counts itself. The key holds no `=`.
+pub fn append_record(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+    let rest = key.len() + value.len() + 3;
+    let mut length = rest + 1;
+    while rest + length.to_string().len() != length {
+        length = rest + length.to_string().len();
+    }
+    records.extend(format!("{length} ").into_bytes());
+    records.extend(key);
+    records.push(b'=');
+    records.extend(value);
+    records.push(b'\n');
+}
+
+/// Adds an extended attribute to an extended header, as GNU tar and star write it: `SCHILY.xattr.NAME`.
+pub fn append_attribute(records: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    let mut key = ATTRIBUTE.to_vec();
+    for &byte in name {
+        // As GNU tar does, so that the record can still be taken apart.
+        match byte {
+            b'=' => key.extend(b"%3D"),
+            b'%' => key.extend(b"%25"),
+            byte => key.push(byte),
+        }
+    }
+    append_record(records, &key, value);
 }
 
 /// An equals sign ends a record's key, so GNU tar writes it as `%3D`, and a percent sign as `%25`.
@@ -143,6 +174,34 @@ mod tests {
     }
 
     #[test]
+    fn records_count_their_own_length() {
+        for length in [1, 80, 89, 90, 91, 92, 980, 990, 995] {
+            let mut records = Vec::new();
+            append_record(&mut records, b"k", &vec![b'v'; length]);
+            let text = String::from_utf8(records).unwrap();
+            assert_eq!(text.split(' ').next().unwrap().parse::<usize>().unwrap(), text.len(), "{length}");
+        }
+    }
+
+    #[test]
+    fn attributes_come_back_whatever_is_in_them() {
+        let all: Vec<u8> = (0..=255).collect();
+        let trap = b"1\n20 path=/etc/passwd\n".to_vec();
+        let attributes: [(&[u8], &[u8]); 4] =
+            [(b"user.a%3D=b%", b""), (b"user.all", &all), (b"user.\xff\xfe", b"\n"), (b"user.trap", &trap)];
+        let mut records = Vec::new();
+        for (name, value) in attributes {
+            append_attribute(&mut records, name, value);
+        }
+        let mut pax = Pax::default();
+        pax.read(&records).unwrap();
+        assert_eq!(pax.path, None);
+        let mut want = attributes.map(|(name, value)| (name.to_vec(), value.to_vec()));
+        want.sort();
+        assert_eq!(pax.attributes(), want);
+    }
+
+    #[test]
     fn attribute_names_are_unescaped() {
         let mut pax = Pax::default();
         pax.read(b"34 SCHILY.xattr.user.a%3Db%25%x=1\n").unwrap();
@@ -155,6 +214,17 @@ mod tests {
         pax.read(b"31 SCHILY.xattr.user.k=a=b\nc\0d\n").unwrap();
         assert_eq!(pax.attributes(), [(b"user.k".to_vec(), b"a=b\nc\0d".to_vec())]);
         assert!(Pax::default().read(b"999 path=a\n").is_err());
-        assert!(Pax::default().read(b"3 a").is_err());
+        for bad in [
+            "3 a",
+            "-5 a=b\n",
+            "18446744073709551616 a=b\n",
+            "6 a=bc\n",
+            "0 a=b\n",
+            " a=b\n",
+            "8 nokey\n",
+            "99999999999999999999999 ",
+        ] {
+            assert!(Pax::default().read(bad.as_bytes()).is_err(), "{bad:?}");
+        }
     }
 }
