@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use engine::log::journal;
 use engine::shim::LogOptions;
+use fs_base::units::{BINARY, DECIMAL, parse_size};
 use fs_base::{Error, Result};
 use serde_json::{Map, Value, json};
 
@@ -129,14 +130,15 @@ fn buffer(options: &Options) -> Result<Option<u64>> {
         Some(_) if is_blocking => {
             return Err(Error::invalid("logger: max-buffer-size option is only supported with 'mode=non-blocking'"));
         }
-        Some(text) => size(text, 1024.0).map_err(|error| error.context("error parsing option max-buffer-size"))?,
+        Some(text) => parse_size(text, BINARY).map_err(|error| error.context("error parsing option max-buffer-size"))?,
         None => BUFFER,
     };
     Ok((!is_blocking).then_some(size))
 }
 
 fn json_file(options: &Options) -> Result<LogOptions> {
-    let max_size = options.get("max-size").filter(|text| *text != DEFAULT_SIZE).map(|text| size(text, 1000.0)).transpose()?;
+    let max_size =
+        options.get("max-size").filter(|text| *text != DEFAULT_SIZE).map(|text| parse_size(text, DECIMAL)).transpose()?;
     if max_size == Some(0) {
         return Err(Error::invalid("max-size must be a positive number"));
     }
@@ -151,7 +153,7 @@ fn json_file(options: &Options) -> Result<LogOptions> {
 fn local(options: &Options) -> Result<LogOptions> {
     let bad = |key: &str, text: &str, error: &Error| Error::invalid(format!("invalid value for {key}: {text}: {error}"));
     let max_size = match options.get("max-size").filter(|text| *text != DEFAULT_SIZE) {
-        Some(text) => size(text, 1000.0).map_err(|error| bad("max-size", text, &error))?,
+        Some(text) => parse_size(text, DECIMAL).map_err(|error| bad("max-size", text, &error))?,
         None => LOCAL_SIZE,
     };
     let max_files = match options.get("max-file") {
@@ -185,30 +187,6 @@ fn truth(text: &str) -> Result<bool> {
         "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
         _ => Err(Error::invalid(format!("strconv.ParseBool: parsing \"{text}\": invalid syntax"))),
     }
-}
-
-/// `10m`, `1.5 GB`, `4096`, in steps of 1000 or 1024. Source: docker/go-units, `FromHumanSize` and `RAMInBytes`.
-fn size(text: &str, step: f64) -> Result<u64> {
-    let bad = || Error::invalid(format!("invalid size: '{text}'"));
-    let last = text.rfind(|c: char| c.is_ascii_digit() || c == '.' || c == ' ').ok_or_else(bad)?;
-    let (number, suffix) = text.split_at(last + 1);
-    let number = number.strip_suffix(' ').unwrap_or(number);
-    let number: f64 =
-        number.parse().map_err(|_| Error::invalid(format!("strconv.ParseFloat: parsing \"{number}\": invalid syntax")))?;
-    if number.is_nan() || number < 0.0 {
-        return Err(bad());
-    }
-    let unit = suffix.to_ascii_lowercase();
-    let power = match unit.strip_suffix("ib").or_else(|| unit.strip_suffix('b')).unwrap_or(&unit) {
-        "" if unit != "ib" => 0,
-        "k" => 1,
-        "m" => 2,
-        "g" => 3,
-        "t" => 4,
-        "p" => 5,
-        _ => return Err(Error::invalid(format!("invalid suffix: '{}'", suffix.to_ascii_lowercase()))),
-    };
-    Ok((number * step.powi(power)) as u64)
 }
 
 #[cfg(test)]
@@ -276,19 +254,6 @@ mod tests {
             let log = options("local", &config).unwrap().unwrap();
             assert_eq!((log.max_size, log.max_files, log.compress), (Some(max_size), max_files, compress), "{config}");
             assert!(check("local", &read(&config, "Config").unwrap()).is_err(), "{config}");
-        }
-    }
-
-    #[test]
-    fn sizes_are_read_as_docker_reads_them() {
-        for (text, expected) in
-            [("1", 1), ("1b", 1), ("1k", 1000), ("1KB", 1000), ("1KiB", 1000), ("1.5 m", 1_500_000), ("2g", 2_000_000_000)]
-        {
-            assert_eq!(size(text, 1000.0).unwrap(), expected, "{text}");
-        }
-        assert_eq!(size("1m", 1024.0).unwrap(), 1 << 20);
-        for bad in ["", "m", "-1", "1ib", "1kbb", "1x", "1..5"] {
-            assert!(size(bad, 1000.0).is_err(), "{bad}");
         }
     }
 }

@@ -25,6 +25,7 @@ pub mod probe;
 pub mod sys;
 pub mod tar;
 pub mod trash;
+pub mod units;
 
 pub use error::{Class, Error, IoContext, Result};
 pub use id::{ContainerId, Digest, LayerId, VolumeName};
