@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use fs_base::units::{BINARY, parse_size};
 use fs_base::{Error, Result};
 
 use super::Options;
@@ -31,8 +32,14 @@ impl Source {
         if let Some(unknown) = options.keys().find(|key| !KNOWN.contains(&key.as_str())) {
             return Err(Error::invalid(format!("invalid option: {unknown:?}")));
         }
-        if options.contains_key("size") {
+        if let Some(size) = options.get("size")
+            && parse_size(size, BINARY)? > 0
+        {
             return Err(Error::invalid("quota size requested but no quota support"));
+        }
+        // No size at all is what every volume has.
+        if options.len() == 1 && options.contains_key("size") {
+            return Ok(Source::Directory);
         }
         for key in ["device", "type"] {
             if !options.contains_key(key) {
@@ -83,6 +90,7 @@ mod tests {
     fn directories_binds_and_memory() {
         assert_eq!(Source::parse(None).unwrap(), Source::Directory);
         assert_eq!(parse(&[]).unwrap(), Source::Directory);
+        assert_eq!(parse(&[("size", "0")]).unwrap(), Source::Directory);
         let bind = parse(&[("type", "none"), ("o", "bind,ro"), ("device", "/srv/./x")]).unwrap();
         assert_eq!(bind, Source::Bind { device: "/srv/x".into(), read_only: true });
         let Source::Tmpfs(tmpfs) = parse(&[("type", "tmpfs"), ("device", "tmpfs"), ("o", "size=1m,uid=7")]).unwrap() else {
@@ -99,6 +107,9 @@ mod tests {
             (&[("o", "bind")], Class::Invalid, r#"missing required option: "device""#),
             (&[("device", "/x")], Class::Invalid, r#"missing required option: "type""#),
             (&[("size", "1g")], Class::Invalid, "quota size requested but no quota support"),
+            (&[("size", "bad")], Class::Invalid, "invalid size: 'bad'"),
+            (&[("size", "1x")], Class::Invalid, "invalid suffix: 'x'"),
+            (&[("size", "0"), ("type", "tmpfs")], Class::Invalid, r#"missing required option: "device""#),
             (&[("type", "nfs"), ("device", ":/x")], Class::Unsupported, r#"volume type "nfs" is not supported"#),
             (&[("type", "none"), ("device", "/x")], Class::Invalid, "type=none needs o=bind"),
             (&[("type", "none"), ("device", "x"), ("o", "bind")], Class::Invalid, r#"device "x" is not an absolute path"#),
