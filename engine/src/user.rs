@@ -57,7 +57,9 @@ pub struct User {
 ///
 /// Errors are [`Class::Invalid`], with Docker's texts, whatever is wrong with the files.
 pub fn resolve(root: &Root, user: &str, extra_groups: &[String]) -> Result<User> {
-    let (name, group) = user.split_once(':').unwrap_or((user, ""));
+    // What comes behind a second colon is nobody's: Docker reads this as it reads a line of the files.
+    let mut fields = user.split(':');
+    let (name, group) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
     let (wanted_user, wanted_group) = (Wanted::parse(name)?, Wanted::parse(group)?);
     let extra = extra_groups
         .iter()
@@ -354,6 +356,8 @@ mod tests {
             ("app:7", 1000, 7, &[7], "/home/app"),
             ("1000:44", 1000, 44, &[44], "/home/app"),
             (":video", 0, 44, &[44], "/root"),
+            ("app:video:nobody:", 1000, 44, &[44], "/home/app"),
+            ("app::video", 1000, 1001, &[1001, 10, 44], "/home/app"),
             ("5000", 5000, 0, &[0], "/"),
             ("5000:5001", 5000, 5001, &[5001], "/"),
             ("5000:wheel", 5000, 10, &[10], "/"),
@@ -388,7 +392,7 @@ mod tests {
             ("nobody:root", "unable to find user nobody: no matching entries in passwd file"),
             ("app:nogroup", "unable to find group nogroup: no matching entries in group file"),
             ("0:nogroup", "unable to find group nogroup: no matching entries in group file"),
-            ("app:x:y", "unable to find group x:y: no matching entries in group file"),
+            ("app:x:y", "unable to find group x: no matching entries in group file"),
             ("2147483648", RANGE),
             ("-1", RANGE),
             ("99999999999999999999999", RANGE),
