@@ -51,6 +51,32 @@ fn options_after_the_image_belong_to_the_command() {
 }
 
 #[test]
+fn a_negative_number_is_the_value_of_the_flag_before_it() {
+    let on = |words: &[&str]| {
+        let output = ctl(&[&["-H", "unix:///nonexistent/fsd.sock"], words].concat());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for flag in ["-c", "--cpu-shares", "--cpu-period", "--cpu-quota", "--pids-limit", "--memory-swap", "--cpus"] {
+        for verb in [&["run", flag, "-1", "image"][..], &["update", flag, "-1", "c1"]] {
+            assert!(on(verb).contains("Cannot connect"), "{verb:?}: {}", on(verb));
+        }
+    }
+    for verb in
+        [&["run", "--oom-score-adj", "-1", "image"][..], &["run", "--stop-timeout", "-1", "image"], &["logs", "-n", "-1", "c1"]]
+    {
+        assert!(on(verb).contains("Cannot connect"), "{verb:?}: {}", on(verb));
+    }
+    // What docker refuses is refused for what it is, not for its minus.
+    for (words, said) in [
+        (["run", "-m", "-1", "image"], "invalid size: '-1'"),
+        (["run", "--shm-size", "-1k", "image"], "invalid size: '-1k'"),
+        (["run", "--blkio-weight", "-1", "image"], "-1"),
+    ] {
+        assert!(on(&words).contains(said) && !on(&words).contains("unexpected argument"), "{words:?}: {}", on(&words));
+    }
+}
+
+#[test]
 fn completions_and_manual_pages_are_made() {
     for shell in ["bash", "zsh", "fish"] {
         assert!(ctl(&["completions", shell]).stdout.len() > 1000, "{shell}");

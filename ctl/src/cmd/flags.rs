@@ -33,10 +33,10 @@ pub struct CreateFlags {
     #[arg(long, value_name = "string")]
     pub cidfile: Option<PathBuf>,
     /// CPU shares (relative weight)
-    #[arg(short = 'c', long, value_name = "int")]
+    #[arg(short = 'c', long, value_name = "int", allow_hyphen_values = true)]
     cpu_shares: Option<i64>,
     /// Number of CPUs
-    #[arg(long, value_name = "decimal")]
+    #[arg(long, value_name = "decimal", allow_hyphen_values = true)]
     cpus: Option<String>,
     /// CPUs in which to allow execution (0-3, 0,1)
     #[arg(long, value_name = "string")]
@@ -88,13 +88,13 @@ pub struct CreateFlags {
     #[arg(long, value_name = "list")]
     log_opt: Vec<String>,
     /// Memory limit
-    #[arg(short = 'm', long, value_name = "bytes")]
+    #[arg(short = 'm', long, value_name = "bytes", allow_hyphen_values = true)]
     memory: Option<String>,
     /// Swap limit equal to memory plus swap: '-1' to enable unlimited swap
     #[arg(long, value_name = "bytes", allow_hyphen_values = true)]
     memory_swap: Option<String>,
     /// Memory soft limit
-    #[arg(long, value_name = "bytes")]
+    #[arg(long, value_name = "bytes", allow_hyphen_values = true)]
     memory_reservation: Option<String>,
     /// Attach a filesystem mount to the container
     #[arg(long, value_name = "mount")]
@@ -144,7 +144,7 @@ pub struct CreateFlags {
     #[arg(long, value_name = "list")]
     security_opt: Vec<String>,
     /// Size of /dev/shm
-    #[arg(long, value_name = "bytes")]
+    #[arg(long, value_name = "bytes", allow_hyphen_values = true)]
     shm_size: Option<String>,
     /// Signal to stop the container
     #[arg(long, value_name = "string")]

@@ -240,7 +240,14 @@ pub struct Logs {
     #[arg(long, value_name = "string")]
     since: Option<String>,
     /// Number of lines to show from the end of the logs
-    #[arg(short = 'n', long, value_name = "string", default_value = "all", hide_default_value = true)]
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "string",
+        default_value = "all",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
     tail: String,
     /// Show timestamps
     #[arg(short = 't', long)]

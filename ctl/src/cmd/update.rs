@@ -16,19 +16,19 @@ use crate::out;
 #[derive(Debug, Args)]
 pub struct Update {
     /// Block IO (relative weight), between 10 and 1000, or 0 to disable (default 0)
-    #[arg(long, value_name = "uint16")]
+    #[arg(long, value_name = "uint16", allow_hyphen_values = true)]
     blkio_weight: Option<u16>,
     /// Limit CPU CFS (Completely Fair Scheduler) period
-    #[arg(long, value_name = "int")]
+    #[arg(long, value_name = "int", allow_hyphen_values = true)]
     cpu_period: Option<i64>,
     /// Limit CPU CFS (Completely Fair Scheduler) quota
     #[arg(long, value_name = "int", allow_hyphen_values = true)]
     cpu_quota: Option<i64>,
     /// CPU shares (relative weight)
-    #[arg(short = 'c', long, value_name = "int")]
+    #[arg(short = 'c', long, value_name = "int", allow_hyphen_values = true)]
     cpu_shares: Option<i64>,
     /// Number of CPUs
-    #[arg(long, value_name = "decimal")]
+    #[arg(long, value_name = "decimal", allow_hyphen_values = true)]
     cpus: Option<String>,
     /// CPUs in which to allow execution (0-3, 0,1)
     #[arg(long, value_name = "string")]
@@ -37,10 +37,10 @@ pub struct Update {
     #[arg(long, value_name = "string")]
     cpuset_mems: Option<String>,
     /// Memory limit
-    #[arg(short = 'm', long, value_name = "bytes")]
+    #[arg(short = 'm', long, value_name = "bytes", allow_hyphen_values = true)]
     memory: Option<String>,
     /// Memory soft limit
-    #[arg(long, value_name = "bytes")]
+    #[arg(long, value_name = "bytes", allow_hyphen_values = true)]
     memory_reservation: Option<String>,
     /// Swap limit equal to memory plus swap: -1 to enable unlimited swap
     #[arg(long, value_name = "bytes", allow_hyphen_values = true)]

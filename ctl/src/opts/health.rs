@@ -14,19 +14,19 @@ pub struct Health {
     #[arg(long, value_name = "string")]
     health_cmd: Option<String>,
     /// Time between running the check (ms|s|m|h) (default 0s)
-    #[arg(long, value_name = "duration")]
+    #[arg(long, value_name = "duration", allow_hyphen_values = true)]
     health_interval: Option<String>,
     /// Consecutive failures needed to report unhealthy
     #[arg(long, value_name = "int", allow_hyphen_values = true)]
     health_retries: Option<i64>,
     /// Time between running the check during the start period (ms|s|m|h) (default 0s)
-    #[arg(long, value_name = "duration")]
+    #[arg(long, value_name = "duration", allow_hyphen_values = true)]
     health_start_interval: Option<String>,
     /// Start period for the container to initialize before starting health-retries countdown (ms|s|m|h) (default 0s)
-    #[arg(long, value_name = "duration")]
+    #[arg(long, value_name = "duration", allow_hyphen_values = true)]
     health_start_period: Option<String>,
     /// Maximum time to allow one check to run (ms|s|m|h) (default 0s)
-    #[arg(long, value_name = "duration")]
+    #[arg(long, value_name = "duration", allow_hyphen_values = true)]
     health_timeout: Option<String>,
     /// Disable any container-specified HEALTHCHECK
     #[arg(long)]

@@ -10,7 +10,7 @@ use crate::format::units::parse_bytes;
 #[derive(Debug, Args)]
 pub struct Limits {
     /// Block IO (relative weight), between 10 and 1000, or 0 to disable (default 0)
-    #[arg(long, value_name = "uint16")]
+    #[arg(long, value_name = "uint16", allow_hyphen_values = true)]
     blkio_weight: Option<u16>,
     /// Block IO weight (relative device weight)
     #[arg(long, value_name = "list")]
@@ -19,7 +19,7 @@ pub struct Limits {
     #[arg(long, value_name = "string")]
     cgroupns: Option<String>,
     /// Limit CPU CFS (Completely Fair Scheduler) period
-    #[arg(long, value_name = "int")]
+    #[arg(long, value_name = "int", allow_hyphen_values = true)]
     cpu_period: Option<i64>,
     /// Limit CPU CFS (Completely Fair Scheduler) quota
     #[arg(long, value_name = "int", allow_hyphen_values = true)]

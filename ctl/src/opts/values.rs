@@ -41,7 +41,7 @@ pub fn device(text: &str) -> Result<Value> {
 pub fn cpus(text: &str) -> Result<i64> {
     let cpus: f64 = text.parse().map_err(|_| anyhow!("failed to parse {text} as a rational number"))?;
     let nano = cpus * 1e9;
-    if nano < 0.0 || (nano - nano.round()).abs() > 1e-3 {
+    if (nano - nano.round()).abs() > 1e-3 {
         bail!("value is too precise");
     }
     Ok(nano.round() as i64)

@@ -161,10 +161,10 @@ fn memory(limits: &Limits) -> Result<Option<LinuxMemory>> {
 fn cpu(limits: &Limits) -> Result<Option<LinuxCpu>> {
     let (mut quota, mut period) = (set(limits.cpu_quota), set(limits.cpu_period));
     if let Some(nanos) = set(limits.nano_cpus) {
-        if period.is_some() {
+        if nanos > 0 && period.is_some_and(|period| period > 0) {
             return Err(Error::invalid("Conflicting options: Nano CPUs and CPU Period cannot both be set"));
         }
-        if quota.is_some() {
+        if nanos > 0 && quota.is_some_and(|quota| quota > 0) {
             return Err(Error::invalid("Conflicting options: Nano CPUs and CPU Quota cannot both be set"));
         }
         let most = std::thread::available_parallelism().map_or(1, usize::from) as i64;
@@ -286,12 +286,21 @@ mod tests {
             (json!({"CpusetCpus": "a"}), "Invalid value a for cpuset cpus"),
             (json!({"MemorySwappiness": 101}), "Invalid value: 101, valid memory swappiness range is 0-100"),
             (json!({"MemorySwap": 8 << 20}), "You should always set the Memory limit when using Memoryswap limit"),
-            (json!({"NanoCpus": 500_000_000, "CpuQuota": 5000}), "Conflicting options: Nano CPUs and CPU Quota"),
+            (
+                json!({"NanoCpus": 500_000_000, "CpuQuota": 5000}),
+                "Conflicting options: Nano CPUs and CPU Quota cannot both be set",
+            ),
+            (
+                json!({"NanoCpus": 500_000_000, "CpuPeriod": 5000}),
+                "Conflicting options: Nano CPUs and CPU Period cannot both be set",
+            ),
+            (json!({"NanoCpus": -1, "CpuQuota": 5000}), "Range of CPUs is from 0.01 to "),
             (json!({"BlkioDeviceReadBps": [{"Path": "/dev/null", "Rate": 1}]}), "/dev/null is not a block device"),
             (json!({"BlkioDeviceReadBps": [{"Path": "/no", "Rate": 1}]}), "stat /no: no such file or directory"),
         ] {
             assert!(error(&host).starts_with(text), "{host}: {}", error(&host));
         }
+        assert!(of(&json!({"NanoCpus": 500_000_000, "CpuQuota": -1})).is_ok(), "no quota is no conflict");
     }
 
     #[test]
