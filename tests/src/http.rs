@@ -8,10 +8,13 @@ use serde_json::{Value, json};
 use crate::Daemon;
 
 impl Daemon {
-    /// One request: status and body, as text where it is no JSON. `None` if the daemon was not there to the end.
+    /// One request: status and body, as text where it is no JSON. A body that could be JSON is said to be. `None` if the
+    /// daemon was not there to the end.
     pub fn send(&self, method: &str, path: &str, body: &[u8]) -> Option<(u16, Value)> {
         let mut stream = UnixStream::connect(self.socket()).ok()?;
-        write!(stream, "{method} {path} HTTP/1.0\r\nHost: d\r\nContent-Length: {}\r\n\r\n", body.len()).ok()?;
+        let kind = if body.starts_with(b"{") { "application/json" } else { "application/x-tar" };
+        let kind = if body.is_empty() { String::new() } else { format!("Content-Type: {kind}\r\n") };
+        write!(stream, "{method} {path} HTTP/1.0\r\nHost: d\r\n{kind}Content-Length: {}\r\n\r\n", body.len()).ok()?;
         stream.write_all(body).ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;

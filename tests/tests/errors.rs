@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use system_tests::containers::{CLIS, code, err, inspect, is_builtin, out, with_busybox};
-use system_tests::{Daemon, ok, told, until};
+use system_tests::{Daemon, fails, ok, told, until};
 
 /// Flags and command, exit code, text.
 type Case<'a> = (&'a [&'a str], i32, &'a str);
@@ -300,4 +300,33 @@ fn want_of_memory_while_the_daemon_is_away_is_told_when_it_returns() {
     let of_it = ["--filter", "container=hog"];
     let events = told(&daemon, &of_it, "{{.Action}}", |events| events.contains(&"destroy"));
     assert!(!events.iter().any(|event| event == "oom"), "{events:?}");
+}
+
+#[test]
+fn a_body_that_is_not_called_json_is_refused() {
+    let daemon = Daemon::start();
+    let post = |path: &str, kind: &str| {
+        let (kind, url) = (format!("Content-Type: {kind}"), format!("http://d{path}"));
+        ok(&daemon.curl(&["-X", "POST", "-H", &kind, "-d", "{}", "-w", "%{http_code}", &url]))
+    };
+    let paths =
+        ["/containers/create", "/v1.41/volumes/create", "/networks/create", "/networks/n/connect", "/networks/n/disconnect"];
+    let others = ["/commit?container=c", "/containers/c/update", "/containers/c/exec", "/exec/e/start"];
+    for path in paths.into_iter().chain(others) {
+        let said = post(path, "text/plain");
+        assert!(said.ends_with("400"), "{path}: {said}");
+        assert!(said.contains("unsupported Content-Type header (text/plain): must be 'application/json'"), "{path}: {said}");
+    }
+    let said = post("/volumes/create", "");
+    assert!(said.ends_with("400") && said.contains("malformed Content-Type header (): mime: no media type"), "{said}");
+    assert!(post("/volumes/create", "application/json; charset=utf-8").ends_with("201"));
+    // What takes no JSON asks for no name of it.
+    assert!(post("/networks/prune", "text/plain").ends_with("200"));
+    // An empty body needs none.
+    assert_eq!(daemon.ask("POST", "/containers/create", None).0, 400);
+    let refused = fails(&daemon.ctl(&["volume", "create", "--opt", "size=bad", "v1"]));
+    assert!(refused.contains("invalid size: 'bad'"), "{refused}");
+    let refused = fails(&daemon.ctl(&["volume", "create", "--opt", "size=1g", "v1"]));
+    assert!(refused.contains("quota size requested but no quota support"), "{refused}");
+    ok(&daemon.ctl(&["volume", "create", "--opt", "size=0", "v1"]));
 }

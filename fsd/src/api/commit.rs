@@ -5,18 +5,22 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use fs_base::Error;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::error::Failure;
+use super::json_body::JsonBody;
 use super::{blocking, flag};
 use crate::app::App;
 use crate::container::commit::{self, Wanted};
 
 /// `changes` may come several times, which is more than a typed query can say.
-pub async fn commit(State(app): State<Arc<App>>, RawQuery(query): RawQuery, body: Bytes) -> Result<Response, Failure> {
+pub async fn commit(
+    State(app): State<Arc<App>>,
+    RawQuery(query): RawQuery,
+    JsonBody(body): JsonBody,
+) -> Result<Response, Failure> {
     let query = query.unwrap_or_default();
     let all = |key: &str| -> Vec<String> {
         let of_key = |pair: &str| pair.split_once('=').filter(|(name, _)| *name == key).map(|(_, value)| decoded(value));

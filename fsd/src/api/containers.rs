@@ -7,7 +7,6 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
-use bytes::Bytes;
 use fs_base::Error;
 use http::StatusCode;
 use serde::Deserialize;
@@ -15,6 +14,7 @@ use serde_json::json;
 
 use super::error::Failure;
 use super::images::{any_filters, filters};
+use super::json_body::JsonBody;
 use super::query::Query;
 use super::{blocking, copy, events, flag, lifecycle, logs, resources, streams};
 use crate::app::App;
@@ -88,7 +88,7 @@ struct CreateQuery {
     platform: String,
 }
 
-async fn create(State(app): State<Arc<App>>, Query(query): Query<CreateQuery>, body: Bytes) -> Answer {
+async fn create(State(app): State<Arc<App>>, Query(query): Query<CreateQuery>, JsonBody(body): JsonBody) -> Answer {
     let here = format!("linux/{}", crate::image::load::architecture());
     if !query.platform.is_empty() && query.platform != here && query.platform != "linux" {
         return Err(Error::unsupported(format!("--platform {} is not supported: this host is {here}", query.platform)).into());

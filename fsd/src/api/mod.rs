@@ -12,6 +12,7 @@ mod events;
 mod hijack;
 mod images;
 mod info;
+mod json_body;
 mod lifecycle;
 mod logs;
 mod networks;

@@ -17,6 +17,7 @@ use serde_json::json;
 use super::containers::before;
 use super::error::Failure;
 use super::images::filters;
+use super::json_body::JsonBody;
 use super::query::Query;
 use super::{blocking, flag};
 use crate::app::App;
@@ -93,7 +94,7 @@ fn labelled(network: &Network, filters: &Filters) -> bool {
     filters.get("label").into_iter().flatten().all(has) && !filters.get("label!").into_iter().flatten().any(has)
 }
 
-async fn create(State(app): State<Arc<App>>, body: Bytes) -> Answer {
+async fn create(State(app): State<Arc<App>>, JsonBody(body): JsonBody) -> Answer {
     let new: NewNetwork = decode(&body)?;
     let made = blocking(move || network::create::create(&app, new)).await?;
     Ok((StatusCode::CREATED, Json(json!({"Id": made.id, "Warning": ""}))).into_response())
@@ -140,7 +141,7 @@ struct ConnectBody {
     endpoint_config: Option<Asked>,
 }
 
-async fn connect_container(State(app): State<Arc<App>>, Path(name): Path<String>, body: Bytes) -> Answer {
+async fn connect_container(State(app): State<Arc<App>>, Path(name): Path<String>, JsonBody(body): JsonBody) -> Answer {
     let body: ConnectBody = decode(&body)?;
     let asked = body.endpoint_config.unwrap_or_default();
     blocking(move || connect::connect(&app, &app.db.find_network(&name)?, &body.container, &asked)).await?;
@@ -154,7 +155,7 @@ struct DisconnectBody {
 }
 
 /// `Force` is about containers of other nodes, which there are not.
-async fn disconnect_container(State(app): State<Arc<App>>, Path(name): Path<String>, body: Bytes) -> Answer {
+async fn disconnect_container(State(app): State<Arc<App>>, Path(name): Path<String>, JsonBody(body): JsonBody) -> Answer {
     let body: DisconnectBody = decode(&body)?;
     blocking(move || connect::disconnect(&app, &app.db.find_network(&name)?, &body.container)).await?;
     Ok(StatusCode::OK.into_response())

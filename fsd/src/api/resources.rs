@@ -14,6 +14,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::error::Failure;
+use super::json_body::JsonBody;
 use super::own::body_of;
 use super::query::Query;
 use super::{blocking, flag};
@@ -36,7 +37,7 @@ pub async fn unpause(State(app): State<Arc<App>>, Path(name): Path<String>) -> A
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-pub async fn update(State(app): State<Arc<App>>, Path(name): Path<String>, body: Bytes) -> Answer {
+pub async fn update(State(app): State<Arc<App>>, Path(name): Path<String>, JsonBody(body): JsonBody) -> Answer {
     let warnings = blocking(move || update::update(&app, &name, &body)).await?;
     let warnings = if warnings.is_empty() { json!(null) } else { json!(warnings) };
     Ok(Json(json!({"Warnings": warnings})).into_response())

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use fs_base::{Error, Result};
 use http::StatusCode;
 use serde::Deserialize;
@@ -14,6 +13,7 @@ use serde_json::json;
 use super::error::Failure;
 use super::escape::Escape;
 use super::hijack::Hijack;
+use super::json_body::{self, JsonBody};
 use super::logs::{logs_of, whole_log};
 use super::query::Query;
 use super::{blocking, flag};
@@ -76,7 +76,7 @@ pub async fn attach(
     }))
 }
 
-pub async fn create_exec(State(app): State<Arc<App>>, Path(name): Path<String>, body: Bytes) -> Answer {
+pub async fn create_exec(State(app): State<Arc<App>>, Path(name): Path<String>, JsonBody(body): JsonBody) -> Answer {
     let id = blocking(move || {
         let wanted = exec::decode(&body)?;
         Escape::parse(wanted.detach_keys.as_deref())?;
@@ -98,6 +98,7 @@ struct StartExec {
 pub async fn start_exec(State(app): State<Arc<App>>, Path(id): Path<String>, mut request: Request) -> Answer {
     let body = std::mem::take(request.body_mut());
     let body = axum::body::to_bytes(body, 1 << 20).await.map_err(|error| Error::invalid(format!("request body: {error}")))?;
+    json_body::check(request.headers(), &body)?;
     let wanted: StartExec = if body.is_empty() {
         StartExec::default()
     } else {

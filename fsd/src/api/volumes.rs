@@ -7,7 +7,6 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use bytes::Bytes;
 use fs_base::Error;
 use fsd_api::ObjectKind;
 use http::StatusCode;
@@ -16,6 +15,7 @@ use serde_json::json;
 use volumes::{Filters, ListFilter, NewVolume, PruneFilter};
 
 use super::error::Failure;
+use super::json_body::JsonBody;
 use super::query::Query;
 use super::{Version, blocking, flag, images};
 use crate::app::App;
@@ -66,7 +66,7 @@ struct CreateBody {
     cluster_volume_spec: Option<serde_json::Value>,
 }
 
-async fn create(State(app): State<Arc<App>>, body: Bytes) -> Answer {
+async fn create(State(app): State<Arc<App>>, JsonBody(body): JsonBody) -> Answer {
     let body: CreateBody = serde_json::from_slice(&body).map_err(|error| Error::invalid(format!("invalid JSON: {error}")))?;
     if body.cluster_volume_spec.is_some_and(|spec| !spec.is_null()) {
         return Err(Error::unsupported("ClusterVolumeSpec is not supported: this daemon is no swarm node").into());
