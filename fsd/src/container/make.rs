@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use fs_base::sys::root::Root;
-use fs_base::{Class, ContainerId, IoContext, Result};
+use fs_base::{Class, ContainerId, Error, IoContext, Result};
 use layerfs::archive::populate;
 use layerfs::tree::Tree;
-use volumes::MountPoint;
 use volumes::parse::Request as VolumeRequest;
+use volumes::{MountPoint, Volume};
 
 use super::create::{New, Settled, decode};
 use super::{ContainerRow, Definition, State, names};
@@ -36,16 +36,36 @@ pub fn create(app: &App, name: Option<&str>, body: &[u8]) -> Result<Made> {
     let mut new = decode(body)?;
     new.choose_runtime(&app.config)?;
     new.choose_log(&app.config)?;
-    let image_name = new.image.clone();
-    let image = image::find(app, &image_name)?;
-    make(app, name, new, &image).map_err(|error| match error.class() {
-        // Unless it was removed meanwhile.
-        Class::NotFound if app.db.image(&image.id).is_ok_and(|image| image.is_some()) => error.with_class(Class::Invalid),
-        _ => error,
-    })
+    let image = image::find(app, &new.image)?;
+    // What is not found from here on is something else, until the row is added, which fails if the image is gone by then.
+    let _pinned = image::pinned(app, &image)?;
+    let Prepared { mut row, endpoints, created, warnings } = prepare(app, new, &image).map_err(not_the_image)?;
+    for volume in &created {
+        app.events.object("volume", "create", volume.name.as_str(), &[("driver", &volume.driver)]);
+    }
+    if let Err(error) = furnish(app, &row, &image).map_err(not_the_image).and_then(|()| add(app, &mut row, name, &endpoints)) {
+        undo(app, &row);
+        return Err(error);
+    }
+    app.events.container("create", &row, &[]);
+    Ok(Made { id: row.id, warnings })
 }
 
-fn make(app: &App, name: Option<String>, new: New, image: &ImageRow) -> Result<Made> {
+/// Of what else is missing, Docker's clients are told as of what makes no sense.
+fn not_the_image(error: Error) -> Error {
+    if error.class() == Class::NotFound { error.with_class(Class::Invalid) } else { error }
+}
+
+/// A container that is all settled, and not there yet.
+struct Prepared {
+    row: ContainerRow,
+    endpoints: Vec<Endpoint>,
+    /// Volumes that were made for it.
+    created: Vec<Volume>,
+    warnings: Vec<String>,
+}
+
+fn prepare(app: &App, new: New, image: &ImageRow) -> Result<Prepared> {
     let image_name = new.image.clone();
     let id = ContainerId::random()?;
     let mut settled = new.settle(&image::Config::parse(&image.config)?, &id)?;
@@ -54,9 +74,8 @@ fn make(app: &App, name: Option<String>, new: New, image: &ImageRow) -> Result<M
     let requests = settled.mounts.requests(inherited(app, &settled)?, settled.volumes.clone())?;
     super::users::check_mounts(&app.config, &settled.host_config, &requests)?;
     let attached = app.volumes.attach(&id, &requests)?;
-    let warnings = settled.warnings;
-    let mut row = ContainerRow {
-        id: id.clone(),
+    let row = ContainerRow {
+        id,
         name: String::new(),
         image: image.id,
         image_name,
@@ -64,22 +83,18 @@ fn make(app: &App, name: Option<String>, new: New, image: &ImageRow) -> Result<M
         definition: Definition { config: settled.config, host_config: settled.host_config, mounts: attached.points },
         state: State::created(),
     };
-    for volume in &attached.created {
-        app.events.object("volume", "create", volume.name.as_str(), &[("driver", &volume.driver)]);
-    }
-    if let Err(error) = finish(app, &mut row, name, image, &endpoints) {
-        undo(app, &row);
-        return Err(error);
-    }
-    app.events.container("create", &row, &[]);
-    Ok(Made { id, warnings })
+    Ok(Prepared { row, endpoints, created: attached.created, warnings: settled.warnings })
 }
 
-/// Its folder, the contents of its volumes, and last its row.
-fn finish(app: &App, row: &mut ContainerRow, name: Option<String>, image: &ImageRow, endpoints: &[Endpoint]) -> Result<()> {
+/// Its folder, and the contents of its volumes.
+fn furnish(app: &App, row: &ContainerRow, image: &ImageRow) -> Result<()> {
     let dir = app.container_dir(&row.id);
     std::fs::create_dir_all(&dir).at("make directory", &dir)?;
-    fill(app, &row.definition.mounts, image)?;
+    fill(app, &row.definition.mounts, image)
+}
+
+/// Its row, which comes last, under its name or one that is free.
+fn add(app: &App, row: &mut ContainerRow, name: Option<String>, endpoints: &[Endpoint]) -> Result<()> {
     if let Some(name) = name {
         row.name = name;
         return app.db.add_container(row, endpoints);

@@ -132,7 +132,8 @@ fn connect(path: &Path, cache: i32) -> rusqlite::Result<Connection> {
 }
 
 fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
-    // A panic while the lock was held rolled its transaction back: the connection is as good as before.
+    // Who panicked while holding it has dropped its statements and transaction before the lock, which resets the ones and
+    // rolls the other back: the connection is as good as before.
     connection.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
