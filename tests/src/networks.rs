@@ -18,6 +18,15 @@ pub fn server(daemon: &Daemon, name: &str, flags: &[&str]) {
     until("it serves", || !is_silent(&address));
 }
 
+/// The network `net`, and in it the [`server`] `web` with port 80 published: on which port.
+#[track_caller]
+pub fn published_server(daemon: &Daemon) -> u16 {
+    let port = free_port();
+    ok(&daemon.docker(&["network", "create", "net"]));
+    server(daemon, "web", &["--network", "net", "-p", &format!("{port}:80")]);
+    port
+}
+
 /// A container that does nothing.
 #[track_caller]
 pub fn idle(daemon: &Daemon, name: &str, flags: &[&str]) {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use engine::network::{Host, Scope, namespace};
 use fs_base::sys::pid::Process;
 use system_tests::containers::{daemon_with, inspect, with_busybox};
-use system_tests::networks::{address, curl, free_port, idle, server};
+use system_tests::networks::{address, curl, free_port, idle, published_server, server};
 use system_tests::{Daemon, ok, program, until};
 
 /// Where a container asks for names.
@@ -280,9 +280,7 @@ fn names_and_ports_go_on_while_the_daemon_is_away() {
 #[test]
 fn the_helper_is_started_again_when_it_was_killed() {
     let Some(mut daemon) = with_busybox() else { return };
-    let port = free_port();
-    ok(&daemon.docker(&["network", "create", "net"]));
-    server(&daemon, "web", &["--network", "net", "-p", &format!("{port}:80")]);
+    let port = published_server(&daemon);
     let world = World::new();
     // Whoever asks the world for a container's name is told something else.
     idle(&daemon, "asker", &["--network", "net", "--dns", &world.address]);
@@ -374,9 +372,7 @@ fn listener(port: u16) -> Option<String> {
 #[test]
 fn one_that_leaves_hands_over_all_with_no_connection_left() {
     let Some(mut daemon) = with_busybox() else { return };
-    let port = free_port();
-    ok(&daemon.docker(&["network", "create", "net"]));
-    server(&daemon, "web", &["--network", "net", "-p", &format!("{port}:80")]);
+    let port = published_server(&daemon);
     let socket = listener(port);
     assert!(socket.is_some());
     let copy: PathBuf = daemon.dir().join("fsd");

@@ -10,7 +10,7 @@ use std::time::Duration;
 use engine::network::{Host, Scope};
 use serde_json::Value;
 use system_tests::containers::{daemon_with, err, inspect, with_busybox};
-use system_tests::networks::{NO_ANSWER, address, curl, curl_within, free_port, idle, is_silent, server};
+use system_tests::networks::{NO_ANSWER, address, curl, curl_within, free_port, idle, is_silent, published_server, server};
 use system_tests::{Daemon, PATIENCE_SECONDS, fails, ok, sh, told, until};
 
 fn debian() -> Option<Daemon> {
@@ -593,9 +593,7 @@ fn a_network_is_shared_or_not_there() {
 #[test]
 fn networks_go_on_without_the_daemon() {
     let Some(mut daemon) = debian() else { return };
-    let port = free_port();
-    ok(&daemon.docker(&["network", "create", "net"]));
-    server(&daemon, "web", &["--network", "net", "-p", &format!("{port}:80")]);
+    let port = published_server(&daemon);
     idle(&daemon, "asker", &["--network", "net"]);
     ok(&daemon.docker(&["run", "-d", "--name", "deb", "--network", "net", "debian:12", "sleep", "10000"]));
     let own = address(&daemon, "web");
