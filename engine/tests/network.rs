@@ -37,7 +37,7 @@ impl Drop for Other {
 
 #[expect(clippy::zombie_processes, reason = "Other waits when it is dropped")]
 fn other() -> Other {
-    let child = Command::new("unshare").args(["-n", "sleep", "100"]).spawn().unwrap();
+    let child = Command::new("unshare").args(["-n", "sleep", "3000"]).spawn().unwrap();
     let own = namespace::of_process(std::process::id() as i32).unwrap();
     loop {
         let namespace = namespace::of_process(child.id() as i32).unwrap();
@@ -124,7 +124,7 @@ fn ask_within(address: SocketAddr, limit: Duration) -> Option<String> {
 
 /// What a place answers that should, however long it takes.
 fn ask(address: impl Into<SocketAddr>) -> Option<String> {
-    ask_within(address.into(), Duration::from_secs(120))
+    ask_within(address.into(), Duration::from_secs(300))
 }
 
 fn ask_from(other: &Other, address: impl Into<SocketAddr>) -> Option<String> {
@@ -240,7 +240,10 @@ fn what_goes_out_has_the_hosts_address_and_loopback_is_closed() {
     serve(&world, 80);
     let there: IpAddr = "10.249.6.2".parse().unwrap();
     // A wire carries packets a moment after it is up.
-    assert!((0..10).any(|_| ask((there, 80)).is_some()));
+    assert!((0..3000).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        ask((there, 80)).is_some()
+    }));
     assert_eq!(ask_from(&one, (there, 80)).as_deref(), Some("10.249.6.1"));
     let local = TcpListener::bind("127.0.0.1:0").unwrap();
     let script = format!(
@@ -303,4 +306,31 @@ fn a_firewall_that_drops_lets_our_bridges_through() {
         let (_, listed) = run("iptables-nft -S");
         assert!(!listed.contains(&name), "{listed}");
     }
+}
+
+#[test]
+fn what_a_killed_daemon_had_begun_to_make_is_in_nobodys_way() {
+    if !able() {
+        return;
+    }
+    // A host of its own, on which nobody else makes any.
+    let machine = other();
+    let host = Host::new(Scope::of_root(std::path::Path::new("/test/unfinished")));
+    let bridge = bridge(&host.scope().bridge, 8, false);
+    let name = &bridge.rules.bridge;
+    let ip = |words: &str| {
+        let words = format!("-t {} -n ip link {words}", machine.child.id());
+        assert!(Command::new("nsenter").args(words.split(' ')).status().unwrap().success(), "{words}");
+    };
+    let inside = |work: &(dyn Fn() -> Result<()> + Sync)| namespace::inside(&machine.namespace, work);
+    ip(&format!("add {name} group {} type bridge", host.scope().unfinished()));
+    inside(&|| host.remove_unfinished()).unwrap();
+    inside(&|| host.bring_up(&bridge)).unwrap();
+    // One that is finished is none of them, and one of somebody else's stays his.
+    inside(&|| host.remove_unfinished()).unwrap();
+    inside(&|| host.take_down(&bridge)).unwrap();
+    ip(&format!("add {name} type bridge"));
+    inside(&|| host.remove_all()).unwrap();
+    let refused = inside(&|| host.bring_up(&bridge)).unwrap_err();
+    assert!(refused.to_string().ends_with("is there and not ours"), "{refused}");
 }

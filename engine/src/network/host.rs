@@ -47,6 +47,12 @@ impl Scope {
         Scope { table: name.clone(), bridge: name, number }
     }
 
+    /// The group of links that a bridge of ours is in until it is finished, which one that was killed leaves it in. The
+    /// letters keep it away from the low numbers that people choose.
+    pub fn unfinished(&self) -> u32 {
+        self.number ^ u32::from_be_bytes(*b"fsd0")
+    }
+
     /// What is noted about a bridge of ours.
     fn alias(&self) -> String {
         format!("{} bridge", self.table)
@@ -230,7 +236,7 @@ impl Host {
         let name = &bridge.rules.bridge;
         let v4 = bridge.addresses.iter().find_map(|net| if let IpNet::V4(v4) = net { Some(v4.addr()) } else { None });
         let mac = Mac::of(v4.unwrap_or(std::net::Ipv4Addr::new(0, 0, 0, 1)));
-        socket.request(name, &mut [link::new_bridge(name, mac, bridge.mtu)])?;
+        socket.request(name, &mut [link::new_bridge(name, mac, bridge.mtu, self.scope.unfinished())])?;
         let finish = |socket: &mut Socket| {
             let index = link::index_of(socket, name)?;
             let has_v6 = bridge.addresses.iter().any(|net| net.addr().is_ipv6());
@@ -361,6 +367,18 @@ impl Host {
         })
     }
 
+    /// Takes away what a daemon that was killed had just begun to make. Nobody may be making any.
+    pub fn remove_unfinished(&self) -> Result<()> {
+        self.with(|sockets| {
+            let all = link::all(&mut sockets.route)?;
+            let unfinished = |link: &&link::Link| link.alias.is_empty() && link.group == self.scope.unfinished();
+            for link in all.iter().filter(unfinished) {
+                sockets.route.request(&link.name, &mut [link::delete(link.index)])?;
+            }
+            Ok(())
+        })
+    }
+
     /// Takes away a link of ours that nobody needs.
     pub fn remove_link(&self, name: &str) -> Result<()> {
         self.forget_firewall(name)?;
@@ -382,6 +400,7 @@ impl Host {
 
     /// Takes all away: rules, wires, bridges.
     pub fn remove_all(&self) -> Result<()> {
+        self.remove_unfinished()?;
         let (bridges, wires) = self.links()?;
         wires.iter().try_for_each(|name| self.disconnect(name))?;
         bridges.iter().try_for_each(|name| self.remove_link(name))?;

@@ -25,6 +25,7 @@ const IFLA_MASTER: u16 = 10;
 const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
+const IFLA_GROUP: u16 = 27;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
@@ -79,6 +80,8 @@ pub struct Link {
     pub master: Option<u32>,
     /// What somebody noted about it.
     pub alias: String,
+    /// The group of links that it is in; 0 is the usual.
+    pub group: u32,
     /// Whether it is up.
     pub is_up: bool,
 }
@@ -112,10 +115,11 @@ fn link_header(family: u8, index: u32, flags: u32, change: u32) -> [u8; LINK] {
     header
 }
 
-/// A new bridge, not up yet. Its hardware address is fixed, or it would change with its ports.
-pub fn new_bridge(name: &str, mac: Mac, mtu: Option<u32>) -> Message {
+/// A new bridge, not up yet, in a group: of all that tells whose it is, only that can be said from the first moment on. Its
+/// hardware address is fixed, or it would change with its ports.
+pub fn new_bridge(name: &str, mac: Mac, mtu: Option<u32>, group: u32) -> Message {
     let mut message = Message::new(RTM_NEWLINK, CREATE | EXCL);
-    message.put(&link_header(0, 0, 0, 0)).text(IFLA_IFNAME, name).attr(IFLA_ADDRESS, &mac.0);
+    message.put(&link_header(0, 0, 0, 0)).text(IFLA_IFNAME, name).attr(IFLA_ADDRESS, &mac.0).number(IFLA_GROUP, group);
     if let Some(mtu) = mtu {
         message.number(IFLA_MTU, mtu);
     }
@@ -163,12 +167,12 @@ pub fn new_veth(veth: &Veth<'_>) -> Message {
     message
 }
 
-/// Brings a link up; `alias` is noted about it.
+/// Brings a link up; if `alias` is noted about it, it is in the usual group from now on.
 pub fn set_up(index: u32, alias: Option<&str>) -> Message {
     let mut message = Message::new(RTM_NEWLINK, 0);
     message.put(&link_header(0, index, UP, UP));
     if let Some(alias) = alias {
-        message.attr(IFLA_IFALIAS, alias.as_bytes());
+        message.attr(IFLA_IFALIAS, alias.as_bytes()).number(IFLA_GROUP, 0);
     }
     message
 }
@@ -285,6 +289,7 @@ fn read_link(received: &Received) -> Option<Link> {
         name: netlink::text(attr(IFLA_IFNAME)?),
         master: attr(IFLA_MASTER).and_then(netlink::number),
         alias: attr(IFLA_IFALIAS).map(netlink::text).unwrap_or_default(),
+        group: attr(IFLA_GROUP).and_then(netlink::number).unwrap_or_default(),
         is_up: number_at(8)? & UP != 0,
     })
 }

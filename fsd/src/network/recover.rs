@@ -48,6 +48,7 @@ pub fn recover(app: &Arc<App>) -> Result<()> {
 
 /// Links of ours that no container needs.
 fn clear(app: &App, places: &[(&ContainerRow, Vec<Place>)]) -> Result<()> {
+    app.networks.host.remove_unfinished()?;
     let (bridges, wires) = app.networks.host.links()?;
     let known: Vec<String> = places.iter().flat_map(|(_, own)| own).map(|place| place.lease.host_link()).collect();
     for wire in wires.iter().filter(|wire| !known.contains(wire)) {
