@@ -87,7 +87,12 @@ pub fn is_one(app: &App, id: &str) -> bool {
 /// Whether a process of the session lives: the one that serves it, or the one that watches over that.
 pub fn lives(app: &App, id: &str) -> bool {
     let Ok(file) = std::fs::File::open(lock_file(app, id)) else { return false };
-    rustix::fs::flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK)
+    if rustix::fs::flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
+        return true;
+    }
+    // Not by closing it: what is just being started has a copy of it.
+    let _ = rustix::fs::flock(file.as_fd(), FlockOperation::Unlock);
+    false
 }
 
 /// Whether a session ends that nothing is seen of any more: one that was unmounted does, one whose folder was moved does not.
