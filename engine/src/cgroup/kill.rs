@@ -10,9 +10,9 @@ use rustix::process::Signal;
 use super::{Cgroup, control};
 
 /// How long ended processes are waited for.
-const KILL: Duration = Duration::from_secs(2);
+const KILL: Duration = Duration::from_secs(10);
 /// How long processes may take to stop.
-const FREEZE: Duration = Duration::from_secs(2);
+const FREEZE: Duration = Duration::from_secs(10);
 
 impl Cgroup {
     /// The processes in it and in the cgroups that they made in it, by their numbers here; zombies are not among them.

@@ -39,7 +39,7 @@ pub use update::{Updated, warnings};
 pub const DEFAULT_PARENT: &str = "/fsd";
 
 /// How long the end of the last process may take to be seen.
-const EMPTY_DEADLINE: Duration = Duration::from_secs(2);
+const EMPTY_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A container's cgroup.
 #[derive(Debug)]
