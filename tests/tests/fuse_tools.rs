@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use system_tests::fuse::{Place, has_fuse};
-use system_tests::{PATIENCE_SECONDS, can, has, ok, program};
+use system_tests::{PATIENCE_SECONDS, can, has, ok, program_in};
 
 /// What these tests need.
 fn able() -> bool {
@@ -18,7 +18,7 @@ fn able() -> bool {
 fn open_place() -> Place {
     let place = Place::new();
     std::fs::set_permissions(place.dir(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    std::fs::copy(program("fsd-fuse"), place.join("fsd-fuse")).unwrap();
+    program_in(place.dir(), "fsd-fuse");
     place
 }
 

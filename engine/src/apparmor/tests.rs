@@ -2,7 +2,6 @@ use super::*;
 
 /// A host whose kernel says what these files say, and whose parser notes what it is given.
 fn host(enabled: &str, profiles: Option<&str>, has_parser: bool) -> (tempfile::TempDir, AppArmor) {
-    use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     std::fs::write(path("enabled"), enabled).unwrap();
@@ -11,11 +10,18 @@ fn host(enabled: &str, profiles: Option<&str>, has_parser: bool) -> (tempfile::T
     }
     if has_parser {
         let script = format!("#!/bin/sh\ncat > {0}/given\necho \"{DEFAULT} (enforce)\" >> {0}/profiles\n", dir.path().display());
-        std::fs::write(path("parser"), script).unwrap();
-        std::fs::set_permissions(path("parser"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&path("parser"), &script);
     }
     let apparmor = AppArmor { enabled: path("enabled"), profiles: path("profiles"), parsers: vec![path("no"), path("parser")] };
     (dir, apparmor)
+}
+
+/// By a process of its own: what this one has open for writing, others that are just being started have too, and as long
+/// as anybody has it nobody can run it.
+fn write_program(path: &std::path::Path, text: &str) {
+    let script = "rm -f \"$1\"; printf %s \"$2\" > \"$1\"; chmod 755 \"$1\"";
+    let status = std::process::Command::new("sh").args(["-ec", script, "sh"]).arg(path).arg(text).status().unwrap();
+    assert!(status.success());
 }
 
 #[test]
@@ -60,7 +66,7 @@ fn the_default_profile_is_loaded_once_and_again_when_it_is_gone() {
     assert_eq!(apparmor.choose(Some(DOCKERS), false).unwrap().as_deref(), Some(DEFAULT), "without dockerd the name means ours");
     assert!(given.exists());
     std::fs::write(dir.path().join("profiles"), "").unwrap();
-    std::fs::write(dir.path().join("parser"), "#!/bin/sh\ncat > /dev/null; echo syntax error >&2; exit 1\n").unwrap();
+    write_program(&dir.path().join("parser"), "#!/bin/sh\ncat > /dev/null; echo syntax error >&2; exit 1\n");
     let said = apparmor.choose(None, false).unwrap_err().to_string();
     assert!(said.starts_with("AppArmor profile \"fsd-default\" could not be loaded") && said.ends_with("syntax error"), "{said}");
 }
