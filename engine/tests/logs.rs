@@ -41,7 +41,7 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         self.freeze("-u");
-        let gone = (0..500).any(|_| {
+        let gone = (0..15_000).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(20));
             run(Command::new("umount").arg(self.path()))
         });
@@ -143,7 +143,7 @@ fn what_found_no_room_is_counted_by_the_line_after_it() {
     let until = |done: &dyn Fn() -> bool| {
         let start = std::time::Instant::now();
         while !done() {
-            assert!(start.elapsed() < std::time::Duration::from_secs(120), "it hangs: {}", container.shim_log());
+            assert!(start.elapsed() < std::time::Duration::from_secs(300), "it hangs: {}", container.shim_log());
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
     };

@@ -39,6 +39,18 @@ fn read(mount: &Mount, name: &str) -> usize {
     std::io::copy(&mut file.by_ref(), &mut std::io::sink()).unwrap() as usize
 }
 
+/// Whether what one has read is in memory for another. The kernel takes pages back when others want memory: they are read
+/// again then, by the first.
+fn is_shared(from: &Mount, with: &Mount) -> bool {
+    (0..100).any(|_| {
+        let (there, all) = mapped(with, "big").resident().unwrap();
+        if there < all {
+            read(from, "big");
+        }
+        there == all
+    })
+}
+
 fn containers(mounter: &Mounter, chain: &[LayerId], dir: &Path) -> Vec<Mount> {
     let container = |number: usize| {
         let own = dir.join(format!("c{number}"));
@@ -70,17 +82,15 @@ fn five_hundred_containers_share_one_set_of_pages() {
         assert_eq!(mounter.mounted(), mounted, "{what}: layers are mounted once for {CONTAINERS} containers");
         assert_eq!(mapped(&containers[7], "big").resident().unwrap().0, 0, "{what}: nobody has read it yet");
         assert_eq!(read(&containers[0], "big"), SIZE);
-        let (pages, all) = mapped(&containers[0], "big").resident().unwrap();
-        assert_eq!(pages, all, "{what}: one container has read all of it");
         for (number, container) in containers.iter().enumerate() {
-            assert_eq!(mapped(container, "big").resident().unwrap(), (all, all), "{what}: container {number} has it in memory");
+            assert!(is_shared(&containers[0], container), "{what}: container {number} has it in memory");
         }
         // The image that a person looks at stands on the same layers.
-        assert_eq!(mapped(&mounter.image(&chain).unwrap(), "big").resident().unwrap(), (all, all), "{what}");
+        assert!(is_shared(&containers[0], &mounter.image(&chain).unwrap()), "{what}");
         // What is written is the writer's alone.
         std::fs::write(place_of(&containers[3]).join("big"), "mine").unwrap();
         assert_eq!(read(&containers[3], "big"), 4);
-        assert_eq!(mapped(&containers[4], "big").resident().unwrap(), (all, all), "{what}");
+        assert!(is_shared(&containers[0], &containers[4]), "{what}");
         // Layers mounted apart share nothing: the measurement can tell.
         let apart = Mounter::new(Arc::clone(&store), choice).unwrap();
         assert_eq!(mapped(&apart.image(&chain).unwrap(), "big").resident().unwrap().0, 0, "{what}");

@@ -31,6 +31,13 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
+/// Copies a built program, and says where to. It is done by a process of its own: what this one has open for writing, others
+/// that it is just starting have too, and as long as anybody has it nobody can run it.
+pub fn program_in(dir: &Path, name: &str) -> PathBuf {
+    ok(&Command::new("cp").arg(program(name)).arg(dir).output().unwrap());
+    dir.join(name)
+}
+
 /// Whether a host can do what a test needs; says loudly if not.
 pub fn can(what: &str, able: bool) -> bool {
     if !able {

@@ -1,6 +1,8 @@
 //! What tests of networks share: containers that serve, and who asks them.
 
-use std::net::TcpListener;
+use std::collections::HashSet;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process::Command;
 
 use crate::containers::inspect;
@@ -58,7 +60,33 @@ pub fn is_silent(place: &str) -> bool {
     curl_within(place, NO_ANSWER).is_none()
 }
 
-/// A port that is free a moment before it is used.
+/// The first of so many ports that follow each other: no other test takes them as long as this process lives, nor does the
+/// kernel give them to anybody who asks for any.
+pub fn free_ports(count: u16) -> u16 {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+    let kernels: u16 = range.split_whitespace().next().unwrap().parse().unwrap();
+    let (first, end, block) = if count <= 32 { (20_000, kernels.max(21_000), 32) } else { (10_000, 20_000, 1000) };
+    for first in (first..end - block).step_by(usize::from(block)) {
+        // A name that only one socket of this host can have, and that goes with its process, however that ends.
+        let name = SocketAddr::from_abstract_name(format!("fsd-test-ports-{first}")).unwrap();
+        let Ok(mine) = UnixDatagram::bind_addr(&name) else { continue };
+        // Not by binding them: who is just being started has a copy of what this process has.
+        if used_ports().is_disjoint(&(first..first + count).collect()) {
+            std::mem::forget(mine);
+            return first;
+        }
+    }
+    panic!("{count} ports are not free");
+}
+
+/// All that a socket of this host has.
+fn used_ports() -> HashSet<u16> {
+    let port = |line: &str| u16::from_str_radix(line.split_whitespace().nth(1)?.rsplit(':').next()?, 16).ok();
+    let tables = ["tcp", "tcp6", "udp", "udp6"].map(|name| std::fs::read_to_string(format!("/proc/net/{name}")).unwrap());
+    tables.iter().flat_map(|table| table.lines().skip(1).filter_map(port)).collect()
+}
+
+/// One such port.
 pub fn free_port() -> u16 {
-    TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port()
+    free_ports(1)
 }

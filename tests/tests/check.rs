@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 use system_tests::images::{digest, docker_archive, docker_archive_with, layer};
 use system_tests::registry::{Fault, Faulty, Registry};
-use system_tests::{Daemon, fails, has, may_mount, ok, program, sh};
+use system_tests::{Daemon, PATIENCE_SECONDS, fails, has, may_mount, ok, program, sh};
 
 fn layers(seed: u8) -> Vec<Vec<u8>> {
     (0..3u8).map(|n| layer(&[(&format!("file{n}"), &char::from(b'a' + seed + n).to_string().repeat(30_000))])).collect()
@@ -157,7 +157,7 @@ fn ctl_of_alice(daemon: &Daemon, registry: &str, arguments: &[&str]) -> Output {
     std::fs::create_dir_all(daemon.dir().join("alice")).unwrap();
     std::fs::write(daemon.dir().join("alice/config.json"), login.to_string()).unwrap();
     let mut ctl = Command::new("timeout");
-    ctl.arg("120").arg(program("ctl")).args(["-H", &format!("unix://{}", daemon.socket().display())]).args(arguments);
+    ctl.arg(PATIENCE_SECONDS).arg(program("ctl")).args(["-H", &format!("unix://{}", daemon.socket().display())]).args(arguments);
     ctl.env("DOCKER_CONFIG", daemon.dir().join("alice")).output().unwrap()
 }
 
@@ -450,10 +450,12 @@ fn at_a_terminal_it_asks_before_it_removes() {
         sh(&dir, FLIP);
         let ctl = program("ctl");
         let socket = daemon.socket();
+        // The answer comes once it is asked for, and the input ends with the program.
         let said = sh(
             daemon.dir(),
             &format!(
-                "(sleep 2; echo {answer}; sleep 1) | script -qec '{} -H unix://{} system check --data --repair' /dev/null || true",
+                "mkfifo input; script -qec '{} -H unix://{} system check --data --repair' /dev/null < input > said & \
+                 exec 7> input; until grep -q 'y/N' said; do sleep 0.05; done; echo {answer} >&7; wait $! || true; cat said",
                 ctl.display(),
                 socket.display()
             ),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use system_tests::fuse::{has_fuse, is_mounted, kill, session};
-use system_tests::{Daemon, fails, has, images, ok, program, until};
+use system_tests::{Daemon, fails, has, images, ok, program_in, until};
 
 /// Debian's `nobody`.
 const USER: u32 = 65534;
@@ -27,7 +27,7 @@ impl Host {
         let home = dir.path().join("home");
         std::fs::create_dir(&home).unwrap();
         chown(&home, Some(USER), Some(USER)).unwrap();
-        std::fs::copy(program("ctl"), dir.path().join("ctl")).unwrap();
+        program_in(dir.path(), "ctl");
         let daemon = Daemon::start_in(dir, &["--group", "users"]);
         let layer = images::layer(&[("etc/one", "one\n"), ("etc/two", "two\n")]);
         images::load(&daemon, "seen:1", &[&layer]);
@@ -116,7 +116,7 @@ fn nobody_mounts_over_what_is_not_theirs() {
     let script = format!("$ctl image mount seen:1 {}", host.home.join("elsewhere").display());
     let inner = format!("exec setpriv --reuid {USER} --regid {USER} --groups 100 bash -c '{script}'");
     let ctl = format!("{} -H unix://{}", top.join("ctl").display(), host.daemon.socket().display());
-    let output = Command::new("timeout").args(["120", "unshare", "-m", "bash", "-c", &inner]).env("ctl", ctl).output().unwrap();
+    let output = Command::new("timeout").args(["300", "unshare", "-m", "bash", "-c", &inner]).env("ctl", ctl).output().unwrap();
     let refused = fails(&output);
     assert!(refused.contains("mount namespace"), "{refused}");
     ok(&host.user("mkdir own; $ctl image mount seen:1 own; $ctl umount own"));
@@ -163,7 +163,7 @@ fn a_session_of_a_user_that_is_killed_leaves_nothing() {
         kill(pid);
     }
     until("their end", || session(&dir).is_empty());
-    assert_eq!(ok(&host.daemon.ctl(&["mount", "ls", "-q"])), "", "the daemon sees that nobody holds the lock");
+    until("the daemon to see that nobody holds the lock", || ok(&host.daemon.ctl(&["mount", "ls", "-q"])).is_empty());
     assert!(!is_mounted(&dir) && !dir.exists());
     assert!(std::fs::read_dir(host.daemon.dir().join("root/scratch")).unwrap().next().is_none(), "what was written is gone");
 }
@@ -270,7 +270,7 @@ fn a_daemon_without_privilege_mounts_by_fuse() {
     let home = dir.path().join("home");
     std::fs::create_dir(&home).unwrap();
     for name in ["ctl", "fsd", "fsd-fuse", "fsd-shim"] {
-        std::fs::copy(program(name), home.join(name)).unwrap();
+        program_in(&home, name);
     }
     let layer = images::layer(&[("etc/one", "one\n"), ("etc/two", "two\n")]);
     std::fs::write(home.join("image.tar"), images::docker_archive("seen:1", &[&layer])).unwrap();
@@ -279,7 +279,7 @@ fn a_daemon_without_privilege_mounts_by_fuse() {
         exec setpriv --reuid 65534 --regid 65534 --clear-groups bash -euc '
             ./fsd --root root --run run > log 2>&1 & daemon=$!; trap "kill $daemon; wait $daemon || true" EXIT
             ctl="./ctl -H unix://$PWD/run/fsd.sock"
-            for i in $(seq 1200); do [ -S run/fsd.sock ] && break; sleep 0.1; done
+            until $ctl info > /dev/null 2>&1; do kill -0 $daemon; sleep 0.1; done
             $ctl load -q -i image.tar > /dev/null
             m=$($ctl image mount seen:1); cat $m/etc/one; stat -c %u $m/etc/one; ! echo x 2> /dev/null > $m/etc/one
             $ctl image mount --rw seen:1 here > /dev/null; echo mine > here/etc/one; cat here/etc/one
@@ -287,7 +287,7 @@ fn a_daemon_without_privilege_mounts_by_fuse() {
             $ctl mount ls --format "{{.Object}} {{.Driver}} {{.Mode}} {{.State}}"
             $ctl umount -a > /dev/null; $ctl mount ls -q; grep -c $PWD /proc/mounts || true; ls here 2> /dev/null || echo away'"#;
     let output =
-        Command::new("timeout").args(["240", "unshare", "-m", "bash", "-c", script]).current_dir(&home).output().unwrap();
+        Command::new("timeout").args(["600", "unshare", "-m", "bash", "-c", script]).current_dir(&home).output().unwrap();
     let log = std::fs::read_to_string(home.join("log")).unwrap_or_default();
     assert!(
         output.status.success(),

@@ -77,10 +77,11 @@ fn restart_and_rename() {
     let Some(daemon) = with_busybox() else { return };
     for (name, cli) in CLIS {
         detached(&daemon, "old", &["--stop-signal", "KILL"], "echo up; sleep 10000");
+        until("it is up", || ok(&daemon.docker(&["logs", "old"])) == "up\n");
         let pid = inspect(&daemon, "old", "{{.State.Pid}}");
         assert_eq!(ok(&cli(&daemon, &["restart", "-t", "1", "old"])), "old\n", "{name}");
         assert_ne!(inspect(&daemon, "old", "{{.State.Pid}}"), pid);
-        assert_eq!(ok(&daemon.docker(&["logs", "old"])), "up\nup\n");
+        until("it is up again", || ok(&daemon.docker(&["logs", "old"])) == "up\nup\n");
         ok(&cli(&daemon, &["rename", "old", "new"]));
         assert_eq!(inspect(&daemon, "new", "{{.Name}}"), "/new");
         let same = fails(&cli(&daemon, &["rename", "new", "new"]));
@@ -101,8 +102,14 @@ fn restart_and_rename() {
 #[test]
 fn top_shows_a_containers_processes() {
     let Some(daemon) = with_busybox() else { return };
-    detached(&daemon, "c1", &[], "sleep 10000 & sleep 10001");
-    let both = |text: &str| ["sleep 10000", "sleep 10001"].into_iter().all(|process| text.contains(process));
+    detached(&daemon, "c1", &[], "sleep 10000 & exec sleep 10001");
+    // The shell's own arguments are none of theirs.
+    let both = |text: &str| {
+        ["sleep 10000", "sleep 10001"]
+            .into_iter()
+            .all(|process| text.lines().any(|line| line.trim_end().ends_with(&format!(" {process}"))))
+            && !text.contains("exec")
+    };
     until("both run", || both(&ok(&daemon.docker(&["top", "c1"]))));
     for (name, cli) in CLIS {
         let text = ok(&cli(&daemon, &["top", "c1"]));
@@ -280,6 +287,7 @@ fn policies_hold_over_the_daemons_end() {
     detached(&daemon, "unless", &["--restart", "unless-stopped"], forever);
     detached(&daemon, "dies", &["--restart", "unless-stopped"], "sleep 0.5; exit 3");
     detached(&daemon, "no", &[], "true");
+    until("it has ended", || inspect(&daemon, "no", "{{.State.Status}}") == "exited");
     ok(&daemon.docker(&["create", "--name", "never", "--restart", "always", "--network", "none", "busybox", "true"]));
     ok(&daemon.docker(&["stop", "-t", "0", "always", "unless"]));
     daemon.kill();
@@ -415,12 +423,12 @@ fn health_is_checked_shown_and_kept() {
         let conflict = fails(&cli(&daemon, &["create", "--no-healthcheck", "--health-cmd", "x", "busybox", "true"]));
         assert!(conflict.contains("--no-healthcheck conflicts with --health-* options"), "{name}: {conflict}");
     }
-    // From the image, over the daemon's end, and a check that takes too long.
+    // From the image, over the daemon's end, and a check that takes too long: of a container that nobody expects to be well.
     detached(&daemon, "base", &[], "true");
     ok(&daemon.docker(&[
         "commit",
         "-c",
-        "HEALTHCHECK --interval=100ms --timeout=2s CMD test -e /slow && sleep 900; true",
+        "HEALTHCHECK --interval=100ms --timeout=300s CMD test -e /slow && sleep 900; true",
         "base",
         "checked",
     ]));
@@ -431,14 +439,15 @@ fn health_is_checked_shown_and_kept() {
     daemon.kill();
     daemon.restart();
     assert_eq!(health(&daemon, "c2"), "healthy");
-    ok(&daemon.docker(&["exec", "c2", "touch", "/slow"]));
-    until("a slow check fails", || health(&daemon, "c2") == "unhealthy");
-    let log = inspect(&daemon, "c2", "{{range .State.Health.Log}}{{.ExitCode}} {{.Output}}\n{{end}}");
-    assert!(log.contains("-1 Health check exceeded timeout (2s)"), "{log}");
+    let slow = ["run", "-d", "--network", "none", "--name", "c4", "--health-timeout", "1s", "checked"];
+    ok(&daemon.docker(&[&slow[..], &["sh", "-c", "touch /slow; exec sleep 10000"]].concat()));
+    until("a slow check fails", || health(&daemon, "c4") == "unhealthy");
+    let log = inspect(&daemon, "c4", "{{range .State.Health.Log}}{{.ExitCode}} {{.Output}}\n{{end}}");
+    assert!(log.contains("-1 Health check exceeded timeout (1s)"), "{log}");
     told(&daemon, &["--filter", "event=health_status"], "{{.Action}}", |events| events.contains(&"health_status: unhealthy"));
-    ok(&daemon.docker(&["stop", "-t", "0", "c2"]));
-    assert_eq!(health(&daemon, "c2"), "unhealthy");
-    ok(&daemon.docker(&["rm", "-f", "c2", "c3", "base"]));
+    ok(&daemon.docker(&["stop", "-t", "0", "c4"]));
+    assert_eq!(health(&daemon, "c4"), "unhealthy");
+    ok(&daemon.docker(&["rm", "-f", "c2", "c3", "c4", "base"]));
 }
 
 #[test]

@@ -5,7 +5,6 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -14,7 +13,7 @@ use engine::network::{Host, Scope, namespace};
 use fs_base::sys::pid::Process;
 use system_tests::containers::{daemon_with, inspect, with_busybox};
 use system_tests::networks::{address, curl, free_port, idle, published_server, server};
-use system_tests::{Daemon, ok, program, until};
+use system_tests::{Daemon, ok, program, program_in, until};
 
 /// Where a container asks for names.
 const RESOLVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11)), 53);
@@ -343,8 +342,7 @@ fn a_new_version_takes_over_without_a_gap() {
         });
         daemon.kill();
         // Another file is another version.
-        let copy: PathBuf = daemon.dir().join("fsd");
-        std::fs::copy(program("fsd"), &copy).unwrap();
+        let copy = program_in(daemon.dir(), "fsd");
         let shim = program("fsd-shim").display().to_string();
         daemon.restart_as(&copy, &["--shim", &shim]);
         asker.knows("web", &of_web);
@@ -363,10 +361,14 @@ fn a_new_version_takes_over_without_a_gap() {
 
 /// Which socket listens at a port; another one has another number.
 fn listener(port: u16) -> Option<String> {
-    let table = std::fs::read_to_string("/proc/net/tcp6").unwrap();
-    let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let found = lines.find(|words| words[1].ends_with(&format!(":{port:04X}")) && words[3] == "0A");
-    found.map(|words| words[9].to_owned())
+    let find = || {
+        let table = std::fs::read_to_string("/proc/net/tcp6").unwrap();
+        let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let found = lines.find(|words| words[1].ends_with(&format!(":{port:04X}")) && words[3] == "0A");
+        found.map(|words| words[9].to_owned())
+    };
+    // The table is read piece by piece: while others come and go one that is there may be missed.
+    (0..10).find_map(|_| find())
 }
 
 #[test]
@@ -375,8 +377,7 @@ fn one_that_leaves_hands_over_all_with_no_connection_left() {
     let port = published_server(&daemon);
     let socket = listener(port);
     assert!(socket.is_some());
-    let copy: PathBuf = daemon.dir().join("fsd");
-    std::fs::copy(program("fsd"), &copy).unwrap();
+    let copy = program_in(daemon.dir(), "fsd");
     let shim = program("fsd-shim").display().to_string();
     // Another file is another version, each time.
     for (file, flags) in [(&copy, &["--shim", &*shim][..]), (&program("fsd"), &[]), (&copy, &[]), (&program("fsd"), &[])] {

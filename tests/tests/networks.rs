@@ -10,7 +10,9 @@ use std::time::Duration;
 use engine::network::{Host, Scope};
 use serde_json::Value;
 use system_tests::containers::{daemon_with, err, inspect, with_busybox};
-use system_tests::networks::{NO_ANSWER, address, curl, curl_within, free_port, idle, is_silent, published_server, server};
+use system_tests::networks::{
+    NO_ANSWER, address, curl, curl_within, free_port, free_ports, idle, is_silent, published_server, server,
+};
 use system_tests::{Daemon, PATIENCE_SECONDS, fails, ok, sh, told, until};
 
 fn debian() -> Option<Daemon> {
@@ -32,15 +34,11 @@ fn is_silent_to(daemon: &Daemon, container: &str, host: &str, port: &str) -> boo
     !reaches_within(daemon, container, (host, port), NO_ANSWER)
 }
 
-/// The first of so many ports that are free a moment before they are used.
-fn free_ports(count: u16) -> u16 {
-    let is_free = |port: u16| TcpListener::bind(("::", port)).is_ok();
-    (10_000..30_000).step_by(usize::from(count)).find(|first| (*first..first + count).all(is_free)).unwrap()
-}
-
 /// An address of this host that is not on loopback.
 fn host_address() -> Option<String> {
-    let text = sh(std::path::Path::new("/"), "ip -4 -o addr show scope global up | awk '{print $4}' | cut -d/ -f1 | head -1");
+    // That by which it goes out: others come and go with the daemons of other tests.
+    let script = "ip -4 route show default | sed -n 's/.* dev \\([^ ]*\\).*/\\1/p' | head -n 1 | xargs -r ip -4 -o addr show scope global dev";
+    let text = sh(std::path::Path::new("/"), &format!("{script} | awk '{{ print $4 }}' | cut -d/ -f1 | sed -n 1p"));
     Some(text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
@@ -85,7 +83,7 @@ fn a_container_is_reached_at_its_address_and_its_published_port() {
 #[test]
 fn ports_are_published_in_every_form() {
     let Some(daemon) = with_busybox() else { return };
-    let (low, other) = (free_port(), free_port());
+    let (low, other) = (free_ports(21), free_port());
     let range = format!("127.0.0.1:{low}-{}:80", low + 20);
     let exact = format!("127.0.0.1:{other}:80");
     server(&daemon, "one", &["-p", &range, "-p", &exact, "-p", "[::1]::80", "-p", "90-91/udp"]);
@@ -124,7 +122,7 @@ fn ports_are_published_in_every_form() {
         });
     }
     ok(&daemon.docker(&["rm", "-f", "many"]));
-    assert!(TcpListener::bind(("127.0.0.1", last)).is_ok(), "all are given back");
+    until("all are given back", || TcpListener::bind(("127.0.0.1", last)).is_ok());
     let mapped = ok(&daemon.ctl(&["run", "-d", "-p", "0:80", "--name", "zero", "busybox", "sleep", "100"]));
     assert_eq!(mapped.trim().len(), 64);
     assert!(number(&ports("zero"), "80/tcp") > 0);
@@ -172,8 +170,8 @@ fn datagrams_come_through() {
 #[test]
 fn a_port_in_use_is_told_and_the_container_stays_created() {
     let Some(daemon) = with_busybox() else { return };
-    let holder = TcpListener::bind("0.0.0.0:0").unwrap();
-    let foreign = holder.local_addr().unwrap().port();
+    let foreign = free_port();
+    let holder = TcpListener::bind(("0.0.0.0", foreign)).unwrap();
     let own = free_port();
     server(&daemon, "web", &["-p", &format!("{own}:80")]);
     for (cli, name) in [(Daemon::docker as fn(&Daemon, &[&str]) -> Output, "d"), (Daemon::ctl, "c")] {
@@ -193,7 +191,8 @@ fn a_port_in_use_is_told_and_the_container_stays_created() {
         }
     }
     drop(holder);
-    ok(&daemon.docker(&["start", &format!("d{foreign}")]));
+    // What another test is just starting has a copy of it for a moment.
+    until("the port is free", || daemon.docker(&["start", &format!("d{foreign}")]).status.success());
     let bad = daemon.docker(&["run", "--rm", "-p", "127.9.9.9:1-0:80", "busybox", "true"]);
     assert!(!bad.status.success());
     assert_eq!(curl(&format!("127.0.0.1:{own}")).as_deref(), Some("I am web"), "the first has it all the time");

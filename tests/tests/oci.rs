@@ -4,10 +4,9 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use system_tests::{fails, has, may_mount, ok, sh};
+use system_tests::{PATIENCE_SECONDS, fails, has, may_mount, ok, sh};
 
 /// A folder, and the name of its container, which is also that of its cgroup: no two tests have the same.
 struct Bundle(tempfile::TempDir, &'static str);
@@ -40,7 +39,7 @@ impl Bundle {
 
     fn call(&self, arguments: &[&str]) -> Output {
         Command::new("timeout")
-            .args(["120", env!("CARGO_BIN_EXE_oci"), "--root"])
+            .args([PATIENCE_SECONDS, env!("CARGO_BIN_EXE_oci"), "--root"])
             .arg(self.0.path().join("run"))
             .args(arguments)
             .output()
@@ -58,11 +57,7 @@ impl Bundle {
     }
 
     fn until(&self, status: &str) {
-        let end = Instant::now() + Duration::from_secs(120);
-        while self.status() != status {
-            assert!(Instant::now() < end, "it is {}, not {status}", self.status());
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        system_tests::until(status, || self.status() == status);
     }
 }
 
@@ -75,7 +70,7 @@ fn created(bundle: &Bundle) {
     let path = |name: &str| bundle.0.path().join(name);
     let file = |name: &str| std::fs::File::create(path(name)).unwrap();
     let status = Command::new("timeout")
-        .args(["120", env!("CARGO_BIN_EXE_oci"), "--root"])
+        .args([PATIENCE_SECONDS, env!("CARGO_BIN_EXE_oci"), "--root"])
         .arg(path("run"))
         .args(["create", bundle.1, "--bundle"])
         .arg(path("b"))

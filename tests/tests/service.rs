@@ -4,9 +4,8 @@
 
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::time::Duration;
 
-use system_tests::{Daemon, can, has, images, may_mount, ok, sh};
+use system_tests::{Daemon, PATIENCE, can, has, images, may_mount, ok, sh};
 
 #[test]
 fn the_unit_leaves_containers_alone_and_has_its_cgroup_to_itself() {
@@ -32,7 +31,7 @@ fn a_container_tells_that_it_is_ready() {
         let socket = UnixDatagram::bind(&place).unwrap();
         // As systemd has it: anybody may write to it.
         sh(daemon.dir(), "chmod 777 notify");
-        socket.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let bind = format!("{}:/run/notify", place.display());
         let script = "use Socket; socket(my $s, PF_UNIX, SOCK_DGRAM, 0); \
                       send($s, \"READY=1\\nSTATUS=inside\", 0, sockaddr_un($ENV{NOTIFY_SOCKET})) or die $!";

@@ -139,7 +139,7 @@ fn input_ends_where_the_client_ends_it() {
             "busybox",
             "sh",
             "-c",
-            "read a; read b; echo $a $b",
+            "read a; echo heard $a; read b; echo $a $b",
         ]));
         let text = ok(&run(&["exec", "-i", "open", "sh", "-c", script], "exec\n"));
         assert_eq!(text, "exec\nafter\n", "{name}");
@@ -148,6 +148,7 @@ fn input_ends_where_the_client_ends_it() {
         first.write_all(b"first\n").unwrap();
         first.shutdown(std::net::Shutdown::Write).unwrap();
         drop(first);
+        until("the first is heard", || ok(&daemon.docker(&["logs", "open"])) == "heard first\n");
         let mut second = hijack(&daemon, "/containers/open/attach?stream=1&stdin=1&stdout=1", "");
         second.write_all(b"second\n").unwrap();
         expect(&mut second, "first second");
@@ -175,7 +176,8 @@ fn further_processes_have_all_that_docker_gives_them() {
         let user = [user.stdout, user.stderr].concat();
         let user = String::from_utf8_lossy(&user);
         assert!(user.contains("unable to find user ghost: no matching entries in passwd file"), "{name}: {user}");
-        assert_eq!(ok(&exec(&["-t", "c1", "tty"])).trim(), "/dev/pts/0", "{name}");
+        // The terminal before may take a moment to go.
+        until("it has the first terminal", || ok(&exec(&["-t", "c1", "tty"])).trim() == "/dev/pts/0");
     }
     let (_, made) =
         daemon.ask("POST", "/containers/c1/exec", Some(&json!({"Cmd": ["sh", "-c", "exit 3"], "AttachStdout": true})));

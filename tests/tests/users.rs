@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use system_tests::containers::is_builtin;
 use system_tests::fuse::has_fuse;
-use system_tests::{Daemon, fails, has, images, may_mount, ok, sh};
+use system_tests::{Daemon, PATIENCE_SECONDS, fails, has, images, may_mount, ok, sh, until};
 
 /// A daemon with these flags and an image `box`, in which `/own/f` and all else of `/own` belong to 1000.
 fn daemon(flags: &[&str]) -> Option<Daemon> {
@@ -59,6 +59,13 @@ fn pid(daemon: &Daemon, name: &str) -> i32 {
     ok(&daemon.docker(&["inspect", "-f", "{{.State.Pid}}", name])).trim().parse().unwrap()
 }
 
+/// Waits until a container's script has become what it ends in.
+fn has_become(daemon: &Daemon, name: &str, program: &str) {
+    let pid = pid(daemon, name);
+    let line = || std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+    until("its script is through", || line().split('\0').next() == Some(program));
+}
+
 fn upper(daemon: &Daemon, name: &str) -> PathBuf {
     let id = ok(&daemon.docker(&["inspect", "-f", "{{.Id}}", name]));
     daemon.dir().join("root/containers").join(id.trim()).join("upper")
@@ -96,6 +103,7 @@ fn ids_are_those_inside(daemon: &Daemon) {
         &["sh", "-c", "echo x > /new; chown 1000:7 /new; rm /own/f; echo y > /own/g; exec sleep 1000"],
     );
     assert_ne!(host_root(daemon, "c1"), 0);
+    has_become(daemon, "c1", "sleep");
     ok(&daemon.docker(&["exec", "c1", "touch", "/by-exec"]));
     ok(&daemon.docker(&["exec", "-u", "user", "c1", "touch", "/own/by-user"]));
     assert_eq!(
@@ -257,7 +265,8 @@ fn a_volume_is_shared_by_containers_with_and_without_remapped_users() {
     let volume = daemon.dir().join("root/volumes/data/_data");
     assert_eq!((owner(volume.join("root")), owner(volume.join("host"))), ((1000, 0), (0, 0)));
     // Nobody has to be asked when the daemon's mind changes.
-    run(&daemon, &["--name", "c1", "-v", "data:/data"], &["sh", "-c", "echo first > /mine; sleep 1000"]);
+    run(&daemon, &["--name", "c1", "-v", "data:/data"], &["sh", "-c", "echo first > /mine; exec sleep 1000"]);
+    has_become(&daemon, "c1", "sleep");
     daemon.stop();
     let dir = daemon.dir().to_owned();
     let plain = system_tests::program("fsd");
@@ -270,11 +279,7 @@ fn a_volume_is_shared_by_containers_with_and_without_remapped_users() {
         .spawn()
         .unwrap();
     let _other = Other(other);
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(120);
-    while daemon.curl(&["http://d/_ping"]).stdout != b"OK" {
-        assert!(std::time::Instant::now() < end, "the daemon does not answer");
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    until("the daemon answers", || daemon.curl(&["http://d/_ping"]).stdout == b"OK");
     assert_ne!(host_root(&daemon, "c1"), 0, "it goes on as it was");
     std::fs::write(dir.join("f"), "x").unwrap();
     ok(&daemon.docker(&["cp", dir.join("f").to_str().unwrap(), "c1:/in"]));
@@ -342,17 +347,10 @@ fn networks_ports_names_and_joined_containers_work() {
     ok(&daemon.docker(&["run", "-d", "--name", "web", "--network", "net1", "-p", "127.0.0.1::80", "box:1", "sh", "-c", serve]));
     let port = ok(&daemon.docker(&["port", "web", "80"]));
     let url = format!("http://{}/", port.trim());
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(120);
-    loop {
-        let got = std::process::Command::new("curl").args(["-sS", "--max-time", "10", &url]).output().unwrap();
-        if got.stdout == b"served\n" {
-            break;
-        }
-        assert!(std::time::Instant::now() < end, "{}", String::from_utf8_lossy(&got.stderr));
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
+    let curl = || std::process::Command::new("curl").args(["-sS", "--max-time", "10", &url]).output().unwrap();
+    until("it serves", || curl().stdout == b"served\n");
     let get = |flags: &[&str], host: &str| {
-        let script = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | timeout 60 nc {host} 80 | grep served");
+        let script = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | timeout {PATIENCE_SECONDS} nc {host} 80 | grep served");
         ok(&daemon.docker(&[&["run", "--rm"], flags, &["box:1", "sh", "-c", &script]].concat()))
     };
     assert_eq!(get(&["--network", "net1"], "web"), "served\n", "by its name");
@@ -376,6 +374,7 @@ fn networks_ports_names_and_joined_containers_work() {
         "-c",
         "echo shm > /dev/shm/f; exec sleep 1000",
     ]));
+    has_become(&daemon, "donor", "sleep");
     let shared = [
         "run",
         "--rm",
@@ -405,7 +404,8 @@ fn a_container_works_as_others_do() {
     assert_eq!(ok(&daemon.docker(&["exec", "c1", "sh", "-c", script])), "0\nro\n1:3\n");
     let stats = ok(&daemon.docker(&["stats", "--no-stream", "--format", "{{.MemUsage}} {{.PIDs}}", "c1"]));
     assert!(stats.contains("64MiB"), "{stats}");
-    assert!(ok(&daemon.docker(&["top", "c1"])).contains("sleep 1000"));
+    // Its init has a child that becomes it.
+    until("it is seen", || ok(&daemon.docker(&["top", "c1"])).contains(" sleep 1000"));
     ok(&daemon.docker(&["pause", "c1"]));
     ok(&daemon.docker(&["unpause", "c1"]));
     ok(&daemon.docker(&["update", "--memory", "128m", "--memory-swap", "-1", "c1"]));
@@ -468,6 +468,9 @@ fn two_containers_have_the_images_pages_in_common() {
     let Some(daemon) = remapped() else { return };
     run(&daemon, &["--name", "one"], &["sleep", "1000"]);
     run(&daemon, &["--name", "two", "--userns=host"], &["sleep", "1000"]);
+    for name in ["one", "two"] {
+        has_become(&daemon, name, "sleep");
+    }
     // The device and the file that pages belong to, as the kernel names them.
     let backing = |name: &str| {
         let maps = std::fs::read_to_string(format!("/proc/{}/maps", pid(&daemon, name))).unwrap();
