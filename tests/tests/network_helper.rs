@@ -218,6 +218,30 @@ fn nothing_is_left(daemon: &mut Daemon) {
 }
 
 #[test]
+fn all_of_it_is_nobody_and_can_make_few_system_calls() {
+    let Some(mut daemon) = with_busybox() else { return };
+    ok(&daemon.docker(&["network", "create", "net"]));
+    idle(&daemon, "asker", &["--network", "net"]);
+    let asker = Inside::of(&daemon, "asker");
+    asker.knows("asker", &address(&daemon, "asker"));
+    let tasks = format!("/proc/{}/task", helper(&daemon).unwrap().pid());
+    let mut count = 0;
+    for task in std::fs::read_dir(&tasks).unwrap() {
+        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        let says = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).unwrap().trim().to_owned();
+        // 2 is a filter. Source: proc_pid_status(5).
+        assert_eq!((says("Seccomp:").as_str(), says("NoNewPrivs:").as_str()), ("2", "1"), "{status}");
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+            assert_eq!(u64::from_str_radix(&says(set), 16), Ok(0), "{status}");
+        }
+        assert!(says("Uid:").split_whitespace().all(|uid| uid == "65534"), "{status}");
+        count += 1;
+    }
+    assert_eq!(count, 2, "the one that serves and the one that hears the daemon");
+    nothing_is_left(&mut daemon);
+}
+
+#[test]
 fn names_and_ports_go_on_while_the_daemon_is_away() {
     let Some(mut daemon) = daemon_with(&["busybox.tar", "debian.tar"]) else { return };
     let world = World::new();

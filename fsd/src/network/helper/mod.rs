@@ -4,7 +4,8 @@
 //!
 //! It is this program in another role, so it is always there and always fits; it knows nothing but what it was told over
 //! one socket ([`wire`]), and writes nothing. The daemon makes all sockets, some of them in containers' namespaces, and
-//! hands them over; the helper itself is nobody, in an empty root, with no capability. Which containers it serves, the
+//! hands them over; the helper itself is nobody, in an empty root, with no capability, and can make only the system calls
+//! that this takes ([`calls`]). Which containers it serves, the
 //! daemon tells it anew after either of them has died ([`super::serving`]). It watches their first processes, so that
 //! with the daemon away nothing of an ended container (its namespace, a name, a port) is kept.
 //!
@@ -12,6 +13,7 @@
 //! daemon ── sock ──► control (a thread) ──► shared ◄── resolver, proxy (tasks of one thread)
 //! ```
 
+mod calls;
 mod control;
 mod datagram;
 pub mod names;
@@ -75,9 +77,22 @@ pub fn run(dir: &Path) -> Result<()> {
     // Whoever started it is about to come.
     shared.set_connected(true);
     let control = control::Control { shared: Arc::clone(&shared), runtime: runtime.handle().clone(), identity };
+    let (filter, own) = calls::filter().map(|filter| (filter.clone(), filter))?;
+    let (tell, told) = std::sync::mpsc::channel();
+    let serve = move || {
+        let installed = calls::install(&own);
+        let is_installed = installed.is_ok();
+        // Who waits for it is below.
+        let _ = tell.send(installed);
+        if is_installed {
+            control.serve(&UnixListener::from(listener));
+        }
+    };
     let thread = std::thread::Builder::new().name("fsd-net".to_owned());
-    thread.spawn(move || control.serve(&UnixListener::from(listener))).at("start", "thread")?;
+    thread.spawn(serve).at("start", "thread")?;
+    told.recv().map_err(|_| Error::internal("the thread that hears the daemon has ended"))??;
     memory::give_back_code();
+    calls::install(&filter)?;
     runtime.block_on(shared.until_idle());
     Ok(())
 }
