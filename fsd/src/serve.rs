@@ -6,6 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 
+use fs_base::sys::pid::Process;
 use fs_base::{Error, IoContext, Result, durable};
 
 use crate::api;
@@ -55,11 +56,19 @@ pub fn refuse_live(path: &Path) -> Result<()> {
                 .with_hint("remove it, or choose another -H"))
         }
         Ok(_) => match UnixStream::connect(path) {
+            Ok(stream) if !is_served(&stream) => Ok(()),
             Ok(_) => Err(Error::conflict(format!("a daemon is already listening on {}", path.display()))
                 .with_hint("stop it first, or choose another -H unix://SOCKET")),
             Err(_) => Ok(()),
         },
     }
+}
+
+/// Whether whoever listens there still lives. A child that it had just forked when it was killed holds the socket too, but
+/// only until it runs its own program.
+fn is_served(stream: &UnixStream) -> bool {
+    let Ok(listener) = rustix::net::sockopt::socket_peercred(stream) else { return true };
+    Process::open(listener.pid.as_raw_nonzero().get()).is_ok_and(|process| !process.has_ended())
 }
 
 fn give_to_group(path: &Path, group: Option<&str>) -> Result<()> {
