@@ -13,6 +13,7 @@ use crate::format::json::{labels, list, text};
 use crate::format::list::{Columns, Style, print, row};
 use crate::format::names::short_id;
 use crate::opts::env::pairs;
+use crate::opts::network::check_link;
 use crate::out;
 
 /// Manage networks
@@ -179,6 +180,9 @@ pub struct Connect {
     /// IPv6 address (e.g., "2001:db8::33")
     #[arg(long, value_name = "string")]
     ip6: Option<String>,
+    /// Add link to another container
+    #[arg(long, value_name = "list")]
+    link: Vec<String>,
     /// The network
     network: String,
     /// The container
@@ -194,7 +198,8 @@ impl Connect {
             }
         }
         let aliases: Vec<&str> = self.alias.iter().flat_map(|text| text.split(',')).collect();
-        let config = json!({"IPAMConfig": ipam, "Aliases": aliases, "GwPriority": self.gw_priority});
+        self.link.iter().try_for_each(|link| check_link(link))?;
+        let config = json!({"IPAMConfig": ipam, "Aliases": aliases, "Links": self.link, "GwPriority": self.gw_priority});
         let body = json!({"Container": self.container, "EndpointConfig": config});
         client.post(&format!("/networks/{}/connect", escape(&self.network)), Some(&body)).await.map(drop)
     }

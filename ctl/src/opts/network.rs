@@ -30,6 +30,9 @@ pub struct NetworkFlags {
     /// IPv6 address (e.g., 2001:db8::33)
     #[arg(long, value_name = "string")]
     ip6: Option<String>,
+    /// Add link to another container
+    #[arg(long, value_name = "list")]
+    link: Vec<String>,
     /// Container MAC address (e.g., 92:d0:c6:0a:29:33)
     #[arg(long, value_name = "string")]
     mac_address: Option<String>,
@@ -58,6 +61,21 @@ struct Wanted {
     priority: i64,
     options: Map<String, Value>,
     link_local: Vec<String>,
+    links: Vec<String>,
+}
+
+/// Whether a network is one that people made.
+fn is_users(name: &str) -> bool {
+    !matches!(name, "default" | "bridge" | "host" | "none") && !name.starts_with("container:")
+}
+
+/// Docker's words for a `--link` that is neither `NAME` nor `NAME:ALIAS`.
+pub fn check_link(text: &str) -> Result<()> {
+    match text.split(':').count() {
+        _ if text.is_empty() => bail!("invalid argument \"\" for \"--link\" flag: empty string specified for links"),
+        1 | 2 => Ok(()),
+        _ => bail!("invalid argument \"{text}\" for \"--link\" flag: bad format for links: {text}"),
+    }
 }
 
 impl Wanted {
@@ -103,7 +121,7 @@ impl Wanted {
         }
         json!({
             "IPAMConfig": if ipam.is_empty() { Value::Null } else { ipam.into() }, "Aliases": self.aliases,
-            "MacAddress": self.mac, "DriverOpts": self.options, "GwPriority": self.priority,
+            "Links": if self.links.is_empty() { Value::Null } else { json!(self.links) }, "MacAddress": self.mac, "DriverOpts": self.options, "GwPriority": self.priority,
         })
     }
 }
@@ -136,7 +154,11 @@ impl NetworkFlags {
             bail!("conflicting options: cannot specify both --network-alias and per-network alias");
         }
         first.aliases.extend(self.network_alias.iter().cloned());
-        let is_users = |name: &str| !matches!(name, "default" | "bridge" | "host" | "none") && !name.starts_with("container:");
+        self.link.iter().try_for_each(|link| check_link(link))?;
+        if is_users(&first.name) {
+            // In the default network they are the container's, below.
+            first.links.clone_from(&self.link);
+        }
         if all.iter().any(|one| !one.aliases.is_empty() && !is_users(&one.name)) {
             bail!("network-scoped aliases are only supported for user-defined networks");
         }
@@ -168,6 +190,7 @@ impl NetworkFlags {
         host["NetworkMode"] = wanted[0].name.as_str().into();
         host["PortBindings"] = bindings.into();
         host["PublishAllPorts"] = self.publish_all.into();
+        host["Links"] = if self.link.is_empty() { Value::Null } else { json!(self.link) };
         host["Dns"] = json!(self.dns);
         host["DnsOptions"] = json!(self.dns_option);
         host["DnsSearch"] = json!(self.dns_search);
@@ -203,12 +226,19 @@ mod tests {
         assert_eq!(own["ExposedPorts"], json!({"80/tcp": {}, "53/udp": {}}));
         let endpoint = &own["NetworkingConfig"]["EndpointsConfig"]["n"];
         assert_eq!((&endpoint["IPAMConfig"]["IPv4Address"], &endpoint["Aliases"]), (&json!("10.0.0.9"), &json!(["a"])));
+        let linked = |network: &str| body(&["--network", network, "--link", "db:store"]).unwrap();
+        for (network, want) in [("n", json!(["db:store"])), ("default", Value::Null)] {
+            let body = linked(network);
+            assert_eq!(body["NetworkingConfig"]["EndpointsConfig"][network]["Links"], want, "{network}");
+            assert_eq!(body["HostConfig"]["Links"], json!(["db:store"]), "{network}");
+        }
         let two = body(&["--network", "name=n,alias=x,ip=10.0.0.2", "--network", "m"]).unwrap();
         assert_eq!(two["NetworkingConfig"]["EndpointsConfig"].as_object().unwrap().len(), 2);
         assert_eq!(two["HostConfig"]["NetworkMode"], json!("n"));
         for bad in [
             &["--network", "host", "--network", "n"][..],
             &["--network", "alias=x"],
+            &["--link", "a:b:c"],
             &["--network", "name=n,ip=1.1.1.1", "--ip", "1.1.1.2"],
         ] {
             assert!(body(bad).is_err(), "{bad:?}");

@@ -20,6 +20,7 @@ use super::{blocking, copy, events, flag, lifecycle, logs, resources, streams};
 use crate::app::App;
 use crate::container::filter::ListQuery;
 use crate::container::{self, ContainerRow, exec, make, show, size};
+use crate::network::linked;
 use crate::network::show::Shown;
 
 type Answer = Result<Response, Failure>;
@@ -132,8 +133,8 @@ struct RemoveQuery {
 
 async fn remove(State(app): State<Arc<App>>, Path(name): Path<String>, Query(query): Query<RemoveQuery>) -> Answer {
     if flag(query.link.as_deref()) {
-        app.db.find_container(&name)?;
-        return Err(Error::unsupported("--link is not supported: containers of a network find each other by their names").into());
+        blocking(move || linked::remove(&app, &name)).await?;
+        return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let options = container::RemoveOptions { force: flag(query.force.as_deref()), volumes: flag(query.v.as_deref()) };
     blocking(move || container::remove(&app, &app.db.find_container(&name)?, options)).await?;

@@ -80,7 +80,7 @@ fn tower_layer(routes: Router) -> Router {
 async fn with_version(mut request: Request, next: Next) -> Response {
     let mut response = match without_version(request.uri()) {
         Ok((uri, version)) => {
-            *request.uri_mut() = uri;
+            *request.uri_mut() = with_linked_name(request.method(), &uri).unwrap_or(uri);
             request.extensions_mut().insert(version);
             next.run(request).await
         }
@@ -114,6 +114,18 @@ fn without_version(uri: &Uri) -> Result<(Uri, Version)> {
     let rest = &uri.path_and_query().map_or("/", |p| p.as_str())[2 + version.len()..];
     let uri = rest.parse().map_err(|_| Error::invalid(format!("bad request path {path:?}")))?;
     Ok((uri, asked))
+}
+
+/// The path with a name like `web/db`, by which one container knows another, as one part of it: clients send it as it is.
+fn with_linked_name(method: &http::Method, uri: &Uri) -> Option<Uri> {
+    let (path, query) = (uri.path(), uri.query().map(|query| format!("?{query}")).unwrap_or_default());
+    let (own, rest) = path.strip_prefix("/containers/")?.split_once('/')?;
+    let (alias, verb) = match rest.split_once('/') {
+        Some((alias, verb)) if !verb.contains('/') => (alias, format!("/{verb}")),
+        None if method == http::Method::DELETE => (rest, String::new()),
+        _ => return None,
+    };
+    format!("/containers/{own}%2F{alias}{verb}{query}").parse().ok()
 }
 
 /// Runs blocking work off the async threads.

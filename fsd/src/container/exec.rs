@@ -218,6 +218,7 @@ fn run(app: &Arc<App>, exec: &Arc<Exec>, detach: bool, size: Option<(u16, u16)>)
         privileged: wanted.privileged,
     };
     let mut container = to_engine(&row, Vec::new(), Vec::new(), engine::config::Network::Own)?;
+    container.env.splice(..0, crate::network::linked::env_of_running(app, &row)?);
     // If somebody has taken away the profile that it joins, it is loaded again.
     apparmor::settle(&mut container)?;
     // Its shim knows which one that is, and one of an older version refuses to be told.

@@ -14,6 +14,7 @@ use super::{ContainerRow, Definition, State, names};
 use crate::app::App;
 use crate::db::images::ImageRow;
 use crate::image;
+use crate::network::linked::{self, Asked};
 use crate::network::request::{self, Request};
 use crate::network::{Endpoint, Mode};
 
@@ -39,11 +40,12 @@ pub fn create(app: &App, name: Option<&str>, body: &[u8]) -> Result<Made> {
     let image = image::find(app, &new.image)?;
     // What is not found from here on is something else, until the row is added, which fails if the image is gone by then.
     let _pinned = image::pinned(app, &image)?;
-    let Prepared { mut row, endpoints, created, warnings } = prepare(app, new, &image).map_err(not_the_image)?;
+    let Prepared { mut row, endpoints, known, created, warnings } = prepare(app, new, &image).map_err(not_the_image)?;
     for volume in &created {
         app.events.object("volume", "create", volume.name.as_str(), &[("driver", &volume.driver)]);
     }
-    if let Err(error) = furnish(app, &row, &image).map_err(not_the_image).and_then(|()| add(app, &mut row, name, &endpoints)) {
+    let added = |row: &mut ContainerRow| add(app, row, name, (&endpoints, &known));
+    if let Err(error) = furnish(app, &row, &image).map_err(not_the_image).and_then(|()| added(&mut row)) {
         undo(app, &row);
         return Err(error);
     }
@@ -60,6 +62,8 @@ fn not_the_image(error: Error) -> Error {
 struct Prepared {
     row: ContainerRow,
     endpoints: Vec<Endpoint>,
+    /// Whom it knows by `--link`.
+    known: Vec<Asked>,
     /// Volumes that were made for it.
     created: Vec<Volume>,
     warnings: Vec<String>,
@@ -71,6 +75,7 @@ fn prepare(app: &App, new: New, image: &ImageRow) -> Result<Prepared> {
     let mut settled = new.settle(&image::Config::parse(&image.config)?, &id)?;
     super::join::by_id(app, &mut settled.host_config)?;
     let endpoints = networks(app, &id, &mut settled)?;
+    let known = linked::asked(app, &mut settled.host_config)?;
     let requests = settled.mounts.requests(inherited(app, &settled)?, settled.volumes.clone())?;
     super::users::check_mounts(&app.config, &settled.host_config, &requests)?;
     let attached = app.volumes.attach(&id, &requests)?;
@@ -83,7 +88,7 @@ fn prepare(app: &App, new: New, image: &ImageRow) -> Result<Prepared> {
         definition: Definition { config: settled.config, host_config: settled.host_config, mounts: attached.points },
         state: State::created(),
     };
-    Ok(Prepared { row, endpoints, created: attached.created, warnings: settled.warnings })
+    Ok(Prepared { row, endpoints, known, created: attached.created, warnings: settled.warnings })
 }
 
 /// Its folder, and the contents of its volumes.
@@ -94,15 +99,20 @@ fn furnish(app: &App, row: &ContainerRow, image: &ImageRow) -> Result<()> {
 }
 
 /// Its row, which comes last, under its name or one that is free.
-fn add(app: &App, row: &mut ContainerRow, name: Option<String>, endpoints: &[Endpoint]) -> Result<()> {
+fn add(
+    app: &App,
+    row: &mut ContainerRow,
+    name: Option<String>,
+    (endpoints, known): (&[Endpoint], &[Asked]),
+) -> Result<()> {
     if let Some(name) = name {
         row.name = name;
-        return app.db.add_container(row, endpoints);
+        return app.db.add_container(row, endpoints, known);
     }
     let mut attempt = 0;
     loop {
         row.name = names::random(attempt)?;
-        match app.db.add_container(row, endpoints) {
+        match app.db.add_container(row, endpoints, known) {
             Err(error) if error.class() == Class::Conflict && attempt < ATTEMPTS => attempt += 1,
             other => return other,
         }

@@ -5,7 +5,6 @@ use serde_json::{Map, Value};
 
 /// Fields of the host config that must not say anything, with the flag that people know them by and the reason.
 const HOST: &[(&str, &str, &str)] = &[
-    ("Links", "--link", "containers of a network find each other by their names"),
     ("DeviceRequests", "--gpus", "devices can't be requested"),
     ("CpuRealtimePeriod", "--cpu-rt-period", "real-time processor time can't be set"),
     ("CpuRealtimeRuntime", "--cpu-rt-runtime", "real-time processor time can't be set"),
@@ -51,6 +50,7 @@ const KNOWN: &[&str] = &[
     "Init",
     "IpcMode",
     "Isolation",
+    "Links",
     "LogConfig",
     "MaskedPaths",
     "Memory",

@@ -10,7 +10,7 @@
 //! daemon. Source: moby, `restartmanager` and `Daemon.restore`.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fs_base::{ContainerId, Error, Result};
 use serde::Deserialize;
@@ -20,6 +20,7 @@ use super::create::read;
 use super::live::Live;
 use super::{ContainerRow, State, Status, run};
 use crate::app::App;
+use crate::network::Mode;
 
 /// The first wait.
 const FIRST: Duration = Duration::from_millis(100);
@@ -29,6 +30,8 @@ const LONGEST: Duration = Duration::from_secs(60);
 const WELL: Duration = Duration::from_secs(10);
 /// How many containers are started at once when the daemon starts.
 const AT_ONCE: usize = 4;
+/// How long one of these waits for others that it needs. Source: moby, `Daemon.restore`.
+const NEEDED: Duration = Duration::from_secs(5);
 
 /// Docker's `RestartPolicy`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -118,6 +121,7 @@ pub fn later(app: &Arc<App>, id: &ContainerId, wait: Duration) {
     tokio::runtime::Handle::current().spawn(async move {
         tokio::time::sleep(wait).await;
         let started = tokio::task::spawn_blocking(move || {
+            await_needed(&app, &id, &[]);
             if let Err(error) = run::start_again(&app, &id, round) {
                 tracing::warn!(container = %id, %error, "a container could not be started again");
             }
@@ -182,14 +186,17 @@ pub fn with_daemon(app: &Arc<App>) -> Result<()> {
             app.db.set_container_state(&row.id, &State { status: Status::Exited, ..row.state.clone() })?;
         }
     }
+    let due = needed_first(due, &|id| needs(app, id));
     let app = Arc::clone(app);
     tokio::runtime::Handle::current().spawn(async move {
         let places = Arc::new(tokio::sync::Semaphore::new(AT_ONCE));
+        let all: Arc<[ContainerId]> = due.clone().into();
         for id in due {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let app = Arc::clone(&app);
+            let (app, all) = (Arc::clone(&app), Arc::clone(&all));
             tokio::task::spawn_blocking(move || {
                 let _place = place;
+                await_needed(&app, &id, &all);
                 tracing::info!(container = %id, "started by its restart policy");
                 if let Err(error) = run::start(&app, &id) {
                     tracing::warn!(container = %id, %error, "a container could not be started by its restart policy");
@@ -200,10 +207,66 @@ pub fn with_daemon(app: &Arc<App>) -> Result<()> {
     Ok(())
 }
 
+/// Those that must run for a container to be started: whom it knows by `--link`, and whose network it is in.
+fn needs(app: &App, id: &ContainerId) -> Vec<ContainerId> {
+    let links = app.db.links_of(id).unwrap_or_default().into_iter().map(|link| link.linked);
+    let row = app.db.container(id).ok().flatten();
+    let network = row.and_then(|row| match Mode::of(&row) {
+        Mode::Of(name) => app.db.find_container(&name).ok().map(|other| other.id),
+        _ => None,
+    });
+    links.chain(network).collect()
+}
+
+/// In an order in which each comes after those that it needs, as far as there is one.
+fn needed_first(mut due: Vec<ContainerId>, needs: &dyn Fn(&ContainerId) -> Vec<ContainerId>) -> Vec<ContainerId> {
+    let mut ordered: Vec<ContainerId> = Vec::new();
+    while !due.is_empty() {
+        let (ready, waiting): (Vec<_>, Vec<_>) =
+            due.iter().cloned().partition(|id| needs(id).iter().all(|other| other == id || !due.contains(other)));
+        // They need each other: Docker starts them in any order too.
+        let (ready, waiting) = if ready.is_empty() { (waiting, ready) } else { (ready, waiting) };
+        ordered.extend(ready);
+        due = waiting;
+    }
+    ordered
+}
+
+/// Gives those that a container needs some time to run, if they are started too, or again.
+fn await_needed(app: &App, id: &ContainerId, due: &[ContainerId]) {
+    let end = Instant::now() + NEEDED;
+    for other in needs(app, id).into_iter().filter(|other| other != id) {
+        let is_coming = |state: &State| match state.status {
+            Status::Running => false,
+            Status::Restarting => true,
+            _ => due.contains(&other),
+        };
+        while Instant::now() < end && app.db.container(&other).is_ok_and(|row| row.is_some_and(|row| is_coming(&row.state))) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn who_is_needed_comes_first() {
+        let id = |digit: char| digit.to_string().repeat(64).parse::<ContainerId>().unwrap();
+        let needs = |from: &ContainerId| match from.as_str().as_bytes()[0] {
+            b'a' => vec![id('b'), id('e')],
+            b'b' => vec![id('c')],
+            b'd' => vec![id('d')],
+            b'1' => vec![id('2')],
+            b'2' => vec![id('1')],
+            _ => Vec::new(),
+        };
+        let ids = |digits: &str| digits.chars().map(id).collect::<Vec<_>>();
+        assert_eq!(needed_first(ids("abcd"), &needs), ids("cdba"));
+        assert_eq!(needed_first(ids("12"), &needs), ids("12"), "a ring");
+    }
 
     #[test]
     fn policies_are_checked_in_dockers_words() {

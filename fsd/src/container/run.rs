@@ -106,10 +106,16 @@ fn make(app: &App, row: &ContainerRow, live: &Live) -> Result<engine::shim::Laun
         app.db.image(&row.image)?.ok_or_else(|| Error::corrupt(format!("the image {} of the container is gone", row.image)))?;
     let dir = app.container_dir(&row.id);
     let specs = app.volumes.prepare(&row.definition.mounts)?;
-    let mut prepared = network::prepare(app, row)?;
-    let files = files::write(row, &dir, &prepared.files)?;
+    let known = network::linked::known(app, row)?;
+    let mut prepared = network::prepare(app, row, &known.hosts)?;
+    let files = {
+        let _alone = app.networks.hosts();
+        files::write(row, &dir, &prepared.files)?
+    };
     let own = std::mem::replace(&mut prepared.network, engine::config::Network::Own);
     let mut container = to_engine(row, specs, files, own)?;
+    // What it says itself is said over that.
+    container.env.splice(..0, known.env);
     if let Some(other) = join::pid(app, row)? {
         container.pid = other;
     }
@@ -183,6 +189,8 @@ fn task_error(error: &Error) -> Error {
 /// Undoes a start, and says why as Docker does.
 fn failed(app: &App, row: &ContainerRow, live: &Live, error: Error) -> Error {
     let (code, class) = verdict(&error);
+    // Docker tells how it ended last where this start says nothing of its own.
+    let code = if code == NOT_STARTED && row.state.exit_code != 0 { row.state.exit_code } else { code };
     let error = error.with_class(class);
     clean_up(app, row, live);
     forget_run(app, row);

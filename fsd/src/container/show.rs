@@ -36,6 +36,7 @@ pub fn inspect(app: &App, row: &ContainerRow, execs: &[String], size: Option<Siz
     let command = definition.command();
     let dir = app.container_dir(&row.id);
     let path = |name: &str| dir.join(name);
+    let networks = Shown::one(app, row)?;
     let mut value = json!({
         "Id": row.id, "Created": time(row.created), "Path": command.first(), "Args": command.get(1..).unwrap_or_default(),
         "State": state(app, row), "Image": row.image, "Name": format!("/{}", row.name), "RestartCount": row.state.restart_count,
@@ -45,8 +46,9 @@ pub fn inspect(app: &App, row: &ContainerRow, execs: &[String], size: Option<Siz
         "AppArmorProfile": row.state.apparmor, "ExecIDs": if execs.is_empty() { Value::Null } else { json!(execs) },
         "HostConfig": definition.host_config,
         "GraphDriver": {"Name": app.mounter.driver_name().unwrap_or("none"), "Data": {"UpperDir": path(files::UPPER)}},
-        "Mounts": mounts(row), "Config": definition.config, "NetworkSettings": Shown::one(app, row)?.settings(row),
+        "Mounts": mounts(row), "Config": definition.config, "NetworkSettings": networks.settings(row),
     });
+    value["HostConfig"]["Links"] = networks.links(row);
     if let Some(size) = size {
         value["SizeRw"] = json!(size.own);
         value["SizeRootFs"] = json!(size.all);
@@ -75,7 +77,7 @@ fn mounts(row: &ContainerRow) -> Value {
 /// One entry of `GET /containers/json`.
 pub fn summary(row: &ContainerRow, networks: &Shown, now: i64, size: Option<Size>) -> Value {
     let mut value = json!({
-        "Id": row.id, "Names": [format!("/{}", row.name)], "Image": row.image_name, "ImageID": row.image,
+        "Id": row.id, "Names": networks.all_names(row), "Image": row.image_name, "ImageID": row.image,
         "Command": command(row), "Created": row.created / 1_000_000_000, "Ports": networks.port_list(row),
         "Labels": row.definition.config.get("Labels").filter(|labels| labels.is_object()).unwrap_or(&json!({})),
         "State": row.state.word(), "Status": status(row, now),

@@ -53,6 +53,7 @@ const HOST: &[(Kind, &[&str])] = &[
             "DnsSearch",
             "ExtraHosts",
             "GroupAdd",
+            "Links",
             "SecurityOpt",
             "VolumesFrom",
             "MaskedPaths",

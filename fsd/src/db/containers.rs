@@ -5,15 +5,16 @@ use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::networks::add_endpoint;
 use super::volumes::{json, to_json};
-use super::{Db, parsed};
+use super::{Db, links, parsed};
 use crate::container::{ContainerRow, State};
 use crate::network::Endpoint;
+use crate::network::linked::Asked;
 
 const COLUMNS: &str = "id, name, image, image_name, created, spec, state";
 
 impl Db {
-    /// Records a new container, and which networks it is to be in. Its name must be free, and its image there.
-    pub fn add_container(&self, row: &ContainerRow, endpoints: &[Endpoint]) -> Result<()> {
+    /// Records a new container, which networks it is to be in, and whom it knows. Its name must be free, and its image there.
+    pub fn add_container(&self, row: &ContainerRow, endpoints: &[Endpoint], known: &[Asked]) -> Result<()> {
         let taken = self.write(|t| {
             // Removed since it was found. Clients that are told so pull it again.
             let image = t
@@ -39,6 +40,7 @@ impl Db {
                     ],
                 )?;
                 endpoints.iter().try_for_each(|endpoint| add_endpoint(t, endpoint))?;
+                links::add(t, &row.id, known)?;
             }
             Ok(Ok(holder))
         })??;
@@ -54,7 +56,7 @@ impl Db {
         })
     }
 
-    /// The container that a person means: by its id, its name, or the start of its id.
+    /// The container that a person means: by its id, its name, a name that another one knows it by, or the start of its id.
     pub fn find_container(&self, name: &str) -> Result<ContainerRow> {
         let missing = || Error::not_found(format!("No such container: {name}"));
         let bare = name.strip_prefix('/').unwrap_or(name);
@@ -62,6 +64,9 @@ impl Db {
             return Err(Error::invalid(format!("invalid name or ID supplied: {name:?}")));
         }
         let pattern = bare.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()).then(|| format!("{bare}*"));
+        if let Some((own, alias)) = bare.split_once('/') {
+            return self.linked_container(own, alias)?.ok_or_else(missing);
+        }
         let mut found: Vec<ContainerRow> = self.read(|c| {
             c.prepare_cached(&format!(
                 "SELECT {COLUMNS} FROM container WHERE id = ?1 OR name = ?1 ORDER BY id = ?1 DESC LIMIT 1"
@@ -84,6 +89,17 @@ impl Db {
                     .with_hint("give more of its digits"))
             }
         }
+    }
+
+    fn linked_container(&self, own: &str, alias: &str) -> Result<Option<ContainerRow>> {
+        self.read(|c| {
+            c.prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM container WHERE id = (SELECT linked FROM link
+                 WHERE container = (SELECT id FROM container WHERE name = ?) AND alias = ?)"
+            ))?
+            .query_row([own, alias], container_row)
+            .optional()
+        })
     }
 
     /// All containers, newest first.
@@ -121,11 +137,12 @@ impl Db {
         taken.map_or(Ok(()), |holder| Err(name_taken(name, &holder)))
     }
 
-    /// Forgets a container and its places in networks; whether there was one.
+    /// Forgets a container, its places in networks and whom it knew; whether there was one.
     pub fn remove_container(&self, id: &ContainerId) -> Result<bool> {
         self.write(|t| {
             t.prepare_cached("DELETE FROM endpoint WHERE container = ?")?.execute([id.as_str()])?;
             t.prepare_cached("DELETE FROM published WHERE container = ?")?.execute([id.as_str()])?;
+            links::forget(t, id)?;
             Ok(t.prepare_cached("DELETE FROM container WHERE id = ?")?.execute([id.as_str()])? == 1)
         })
     }
@@ -193,7 +210,7 @@ mod tests {
         with_db(|db| {
             let image = image(db, '1');
             for (id, name) in [("ab1", "web"), ("ab2", "ab1"), ("cd", "db")] {
-                db.add_container(&row(id, name, image), &[]).unwrap();
+                db.add_container(&row(id, name, image), &[], &[]).unwrap();
             }
             let found = |text: &str| db.find_container(text).map(|row| row.name);
             for (text, name) in [("web", "web"), ("/web", "web"), ("ab1", "ab1"), ("ab10", "web"), ("c", "db")] {
@@ -221,15 +238,15 @@ mod tests {
         with_db(|db| {
             let image = image(db, '1');
             let first = row("aa", "web", image);
-            db.add_container(&first, &[]).unwrap();
+            db.add_container(&first, &[], &[]).unwrap();
             let second = row("bb", "db", image);
-            db.add_container(&second, &[]).unwrap();
+            db.add_container(&second, &[], &[]).unwrap();
             let text = format!(
                 "Conflict. The container name \"/web\" is already in use by container \"{}\". You have to remove (or rename) \
                  that container to be able to reuse that name.",
                 first.id
             );
-            assert_eq!(db.add_container(&row("cc", "web", image), &[]).unwrap_err().to_string(), text);
+            assert_eq!(db.add_container(&row("cc", "web", image), &[], &[]).unwrap_err().to_string(), text);
             assert_eq!(db.rename_container(&second.id, "web").unwrap_err().to_string(), text);
             assert!(db.remove_container(&first.id).unwrap());
             assert!(!db.remove_container(&first.id).unwrap());
@@ -242,11 +259,11 @@ mod tests {
     fn a_container_needs_its_image_and_keeps_it() {
         with_db(|db| {
             let gone: Digest = format!("sha256:{}", "2".repeat(64)).parse().unwrap();
-            let missing = db.add_container(&row("aa", "web", gone), &[]).unwrap_err();
+            let missing = db.add_container(&row("aa", "web", gone), &[], &[]).unwrap_err();
             assert_eq!((missing.class(), missing.to_string().as_str()), (Class::NotFound, "No such image: i"));
             let image = image(db, '1');
             let row = row("aa", "web", image);
-            db.add_container(&row, &[]).unwrap();
+            db.add_container(&row, &[], &[]).unwrap();
             assert_eq!(db.remove_image(&image).unwrap_err().class(), Class::Conflict);
             db.remove_container(&row.id).unwrap();
             assert!(db.remove_image(&image).unwrap());
@@ -257,7 +274,7 @@ mod tests {
     fn what_is_recorded_of_a_container_is_read_again() {
         with_db(|db| {
             let row = row("aa", "web", image(db, '1'));
-            db.add_container(&row, &[]).unwrap();
+            db.add_container(&row, &[], &[]).unwrap();
             let exited = row.state.running(4, 10).exited(137, true, 20);
             db.set_container_state(&row.id, &exited).unwrap();
             let read = db.container(&row.id).unwrap().unwrap();

@@ -8,6 +8,7 @@ pub mod containers;
 mod definitions;
 pub mod images;
 pub mod layers;
+mod links;
 pub mod mounts;
 pub mod networks;
 pub mod volumes;
@@ -23,6 +24,7 @@ const STEPS: &[M<'static>] = &[
     M::up(include_str!("migrations/001_start.sql")),
     M::up(include_str!("migrations/002_networks.sql")),
     M::up(include_str!("migrations/003_mounts.sql")),
+    M::up(include_str!("migrations/004_links.sql")),
 ];
 const MIGRATIONS: Migrations<'static> = Migrations::from_slice(STEPS);
 

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use super::helper::wire::Passage;
 use super::model::{BRIDGE, Settings};
 use super::ports::{self, Bound};
-use super::{Endpoint, Lease, Mode, Network, Published, create, files, ipam, links, request, resolver, tell};
+use super::{Endpoint, Lease, Mode, Network, Published, create, files, ipam, linked, links, request, resolver, tell};
 use crate::app::App;
 use crate::container::ContainerRow;
 
@@ -70,19 +70,20 @@ pub fn way_out(places: &[Place]) -> Option<&Place> {
     outward.rev().max_by_key(|place| place.settings.priority)
 }
 
-/// Gives a container its addresses and ports. If it fails, [`release`] takes back what it had.
-pub fn prepare(app: &App, row: &ContainerRow) -> Result<Prepared> {
+/// Gives a container its addresses and ports. `known` are lines of its `/etc/hosts`. If it fails, [`release`] takes back
+/// what it had.
+pub fn prepare(app: &App, row: &ContainerRow, known: &str) -> Result<Prepared> {
     let set_up = |error: Error| error.context("failed to set up container networking");
     match Mode::of(row) {
         Mode::Host => Ok(nothing(app, row, engine::config::Network::Host)),
         Mode::None => Ok(nothing(app, row, engine::config::Network::Own)),
         Mode::Of(name) => join(app, row, &name).map_err(set_up),
-        Mode::Bridges(_) => bridges(app, row).map_err(set_up),
+        Mode::Bridges(_) => bridges(app, row, known).map_err(set_up),
     }
 }
 
 fn nothing(app: &App, row: &ContainerRow, network: engine::config::Network) -> Prepared {
-    Prepared { network, files: files::of(app, row, &[]), places: Vec::new(), bound: Vec::new() }
+    Prepared { network, files: files::of(app, row, &[], ""), places: Vec::new(), bound: Vec::new() }
 }
 
 /// Another container's network, and its files with it.
@@ -101,7 +102,7 @@ fn join(app: &App, row: &ContainerRow, name: &str) -> Result<Prepared> {
     Ok(prepared)
 }
 
-fn bridges(app: &App, row: &ContainerRow) -> Result<Prepared> {
+fn bridges(app: &App, row: &ContainerRow, known: &str) -> Result<Prepared> {
     let asked = app.db.endpoints_of(&row.id)?;
     let mut places = Vec::new();
     for (number, endpoint) in asked.iter().enumerate() {
@@ -113,7 +114,7 @@ fn bridges(app: &App, row: &ContainerRow) -> Result<Prepared> {
             error.context(format!("driver failed programming external connectivity on endpoint {} ({})", row.name, way.lease.id))
         })?;
     }
-    let files = files::of(app, row, &places);
+    let files = files::of(app, row, &places, known);
     Ok(Prepared { network: engine::config::Network::Own, files, places, bound })
 }
 
@@ -192,6 +193,7 @@ pub fn attach(app: &App, row: &ContainerRow, prepared: Prepared, pid: i32) -> Re
         tell(app, "connect", &place.network.id, &place.network.name, &place.network.spec.driver, &row.id);
     }
     links::set(row, namespace.as_fd()).map_err(set_up)?;
+    linked::settle(app, row);
     let way = way_out(&prepared.places);
     open_ports(app, (&row.id, pid), way, prepared.bound).map_err(set_up)?;
     answer(app, row, pid, &prepared.places).map_err(set_up)

@@ -8,7 +8,7 @@ use fs_base::{Error, Result};
 use super::attach::{self, Place};
 use super::model::BRIDGE;
 use super::request::{self, Asked};
-use super::{Endpoint, Mode, Network, files, ports, tell};
+use super::{Endpoint, Mode, Network, files, linked, ports, tell};
 use crate::app::App;
 use crate::container::ContainerRow;
 
@@ -75,6 +75,7 @@ fn plug_in(app: &App, row: &ContainerRow, endpoint: &Endpoint) -> Result<()> {
     if let Err(error) = files::update(app, row, &place, true, &after) {
         tracing::warn!(container = %row.id, %error, "a container's files could not be brought up to date");
     }
+    linked::settle(app, row);
     attach::answer(app, row, row.state.pid, &after)?;
     let network = &place.network;
     tell(app, "connect", &network.id, &network.name, &network.spec.driver, &row.id);

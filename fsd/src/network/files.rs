@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -19,7 +19,8 @@ const HOST_FILE: &str = "/etc/resolv.conf";
 /// Where systemd keeps those whom its own resolver asks.
 const SYSTEMD_FILE: &str = "/run/systemd/resolve/resolv.conf";
 
-const LOCALHOST: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
+const LOCALHOST4: &str = "127.0.0.1\tlocalhost\n";
+const LOCALHOST6: &str = "::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
 
 /// The contents of a container's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,27 +33,33 @@ pub struct Files {
     pub shared_with: Option<PathBuf>,
 }
 
-/// Of a container in these places.
-pub fn of(app: &App, row: &ContainerRow, places: &[Place]) -> Files {
+/// Of a container in these places, with the lines of those that it knows.
+pub fn of(app: &App, row: &ContainerRow, places: &[Place], known: &str) -> Files {
     let mode = Mode::of(row);
     let answered = places.iter().any(|place| place.network.is_user_defined());
-    Files { hosts: hosts(app, row, &mode, places), resolv_conf: resolv_conf(row, &mode, answered), shared_with: None }
+    Files { hosts: hosts(app, row, &mode, (places, known)), resolv_conf: resolv_conf(row, &mode, answered), shared_with: None }
 }
 
-fn hosts(app: &App, row: &ContainerRow, mode: &Mode, places: &[Place]) -> String {
-    let of_host = if *mode == Mode::Host { std::fs::read_to_string("/etc/hosts").ok() } else { None };
-    let mut hosts = of_host.unwrap_or_else(|| LOCALHOST.to_owned());
+fn hosts(app: &App, row: &ContainerRow, mode: &Mode, (places, known): (&[Place], &str)) -> String {
+    let extra = given(row, "ExtraHosts");
+    // Whoever adds names may mean to replace some of the host's. Source: moby, `buildHostsFile`.
+    let of_host = if *mode == Mode::Host && extra.is_empty() { std::fs::read_to_string("/etc/hosts").ok() } else { None };
+    let with_v6 = has_ipv6(row);
+    let is_had = |address: &IpAddr| with_v6 || address.is_ipv4();
+    let mut hosts = of_host.unwrap_or_else(|| LOCALHOST4.to_owned() + if with_v6 { LOCALHOST6 } else { "" });
     let gateway = || app.db.find_network(super::model::BRIDGE).ok()?.pool(true).map(|pool| pool.gateway);
-    for text in row.definition.host_config["ExtraHosts"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+    for text in &extra {
         // They were checked when the container was made.
         let Ok((name, address)) = container_files::extra_host(text) else { continue };
-        if let Some(address) = address.or_else(gateway) {
+        if let Some(address) = address.or_else(gateway).filter(is_had) {
             // Writing to a string can't fail.
             let _ = writeln!(hosts, "{address}\t{name}");
         }
     }
+    hosts.push_str(known);
     let names = own_names(row);
     match mode {
+        // Docker writes nothing here; a program that asks for the address of its own host then fails.
         Mode::None => {
             let _ = writeln!(hosts, "127.0.0.1\t{names}");
         }
@@ -61,9 +68,22 @@ fn hosts(app: &App, row: &ContainerRow, mode: &Mode, places: &[Place]) -> String
     hosts
 }
 
+/// Whether a container has IPv6 at all. One that is told of addresses that it can't have tries them first. Source: moby,
+/// `Sandbox.IPv6Enabled`.
+fn has_ipv6(row: &ContainerRow) -> bool {
+    let sysctls = &row.definition.host_config["Sysctls"];
+    let is_off = |link: &str| sysctls[format!("net.ipv6.conf.{link}.disable_ipv6")] == "1";
+    !is_off("all") && !is_off("lo") && Path::new("/proc/sys/net/ipv6").exists()
+}
+
+/// Its whole name, and the first part of that if there are more.
 fn own_names(row: &ContainerRow) -> String {
     let (hostname, domain) = (row.definition.config_text("Hostname"), row.definition.config_text("Domainname"));
-    if domain.is_empty() { hostname.to_owned() } else { format!("{hostname}.{domain} {hostname}") }
+    let whole = if domain.is_empty() { hostname.to_owned() } else { format!("{hostname}.{domain}") };
+    match whole.split_once('.') {
+        Some((first, _)) => format!("{whole} {first}"),
+        None => whole,
+    }
 }
 
 fn own_lines(names: &str, place: &Place) -> String {
@@ -139,11 +159,13 @@ fn resolv_conf(row: &ContainerRow, mode: &Mode, answered: bool) -> String {
 pub fn update(app: &App, row: &ContainerRow, changed: &Place, came: bool, places: &[Place]) -> std::io::Result<()> {
     let dir = app.container_dir(&row.id);
     let path = dir.join(container_files::HOSTS);
+    let alone = app.networks.hosts();
     let lines = own_lines(&own_names(row), changed);
     let old = std::fs::read_to_string(&path)?;
     let new = if came { format!("{old}{lines}") } else { old.replace(&lines, "") };
     // Written in place: the container sees this very file.
     std::fs::write(&path, new)?;
+    drop(alone);
     let path = dir.join(container_files::RESOLV_CONF);
     let mode = Mode::of(row);
     let answered = places.iter().any(|place| place.network.is_user_defined());

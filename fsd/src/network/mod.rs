@@ -19,6 +19,7 @@ pub mod files;
 pub mod helper;
 mod ipam;
 mod link;
+pub mod linked;
 pub mod links;
 mod model;
 mod ports;
@@ -54,6 +55,8 @@ pub struct Networks {
     up: Mutex<HashSet<String>>,
     /// Who is answered names, and whose ports are passed on.
     serving: Arc<Serving>,
+    /// Held while the `/etc/hosts` of a container is written: others' addresses change in it at any time.
+    hosts: Mutex<()>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -64,7 +67,12 @@ impl Networks {
     /// Of the daemon whose store and run folder are there.
     pub fn new(root: &Path, run: &Path, db: Db) -> Networks {
         let host = Arc::new(Host::new(Scope::of_root(root)));
-        Networks { host, up: Mutex::default(), serving: Serving::new(run, db) }
+        Networks { host, up: Mutex::default(), serving: Serving::new(run, db), hosts: Mutex::default() }
+    }
+
+    /// Keeps others from containers' `/etc/hosts`.
+    pub fn hosts(&self) -> MutexGuard<'_, ()> {
+        lock(&self.hosts)
     }
 }
 

@@ -139,6 +139,9 @@ pub struct Settings {
     /// Further names.
     #[serde(default)]
     pub aliases: Vec<String>,
+    /// Names of its own for others, `NAME:ALIAS`.
+    #[serde(default)]
+    pub links: Vec<String>,
     /// An address of its own.
     #[serde(default)]
     pub ipv4: Option<Ipv4Addr>,

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::model::{BRIDGE, Settings};
-use super::{Endpoint, Mode, Network, ports};
+use super::{Endpoint, Mode, Network, linked, ports};
 use crate::app::App;
 
 /// Docker's `EndpointSettings`, as far as it is asked for.
@@ -43,9 +43,8 @@ impl Asked {
     /// Reads it, and refuses by name what can't be had.
     pub fn settings(&self) -> Result<Settings> {
         let unsupported = |flag: &str, why: &str| Err(Error::unsupported(format!("{flag} is not supported: {why}")));
-        if self.links.iter().flatten().count() > 0 {
-            return unsupported("--link", "containers of a network find each other by their names");
-        }
+        let links: Vec<String> = self.links.iter().flatten().cloned().collect();
+        links.iter().try_for_each(|link| linked::parse(link).map(drop))?;
         if let Some(key) = self.driver_opts.iter().flatten().map(|(key, _)| key).next() {
             return unsupported(&format!("--driver-opt {key}"), "a container's place in a bridge network has no options");
         }
@@ -60,6 +59,7 @@ impl Asked {
             .map(|text| text.parse::<Ipv6Addr>().map_err(|_| Error::invalid(format!("invalid IPv6 address: {text}"))));
         let mac = given(self.mac_address.as_ref()).map(|text| text.parse::<Mac>().map(|mac| mac.to_string()));
         Ok(Settings {
+            links,
             aliases: self.aliases.iter().flatten().filter(|name| !name.is_empty()).cloned().collect(),
             ipv4: ipv4.transpose()?,
             ipv6: ipv6.transpose()?,
@@ -77,6 +77,9 @@ pub fn check(network: &Network, settings: &Settings) -> Result<()> {
         }
         if !settings.aliases.is_empty() {
             return Err(Error::invalid("network-scoped alias is supported only for containers in user defined networks"));
+        }
+        if !settings.links.is_empty() {
+            return Err(Error::invalid("links are only supported for user-defined networks"));
         }
     }
     for (asked, is_v4) in [(settings.ipv4.is_some(), true), (settings.ipv6.is_some(), false)] {
@@ -133,7 +136,12 @@ pub fn endpoints(app: &App, id: &ContainerId, request: &Request<'_>) -> Result<(
         return Ok((Vec::new(), lost.into_iter().collect()));
     };
     let primary = asked.iter().position(|(name, _)| is_same(app, name, first));
-    let own = primary.map_or_else(Settings::default, |place| asked.remove(place).1);
+    let mut own = primary.map_or_else(Settings::default, |place| asked.remove(place).1);
+    if own.links.is_empty() && first != BRIDGE {
+        // Some clients say it only here.
+        own.links = linked::requested(request.host_config);
+        own.links.iter().try_for_each(|link| linked::parse(link).map(drop))?;
+    }
     asked.insert(0, (first.clone(), own));
     if let Some(mac) = request.config["MacAddress"].as_str().filter(|text| !text.is_empty()) {
         asked[0].1.mac.get_or_insert(mac.parse::<Mac>()?.to_string());
@@ -169,6 +177,9 @@ pub fn other_networks(mode: &Mode) -> Error {
 
 /// What goes with another's network only. Source of the texts: moby `runconfig/errors.go`.
 fn check_mode(mode: &Mode, request: &Request<'_>) -> Result<()> {
+    if *mode == Mode::Host && !linked::requested(request.host_config).is_empty() {
+        return Err(linked::of_host());
+    }
     let Mode::Of(name) = mode else { return Ok(()) };
     if name.is_empty() {
         return Err(Error::invalid("invalid container format container:<name|id>"));

@@ -14,7 +14,8 @@ use fs_base::{ContainerId, IoContext, Result};
 
 use super::attach::Place;
 use super::files::{RESOLVER, upstream};
-use super::helper::names::Asker;
+use super::helper::names::{Alias, Asker};
+use super::linked;
 use crate::container::ContainerRow;
 
 /// The sockets by which a container whose namespace this is is answered, for datagrams and listening, and the rules that
@@ -55,9 +56,15 @@ pub fn is_answered(places: &[Place]) -> bool {
 
 /// What a container in these places may know of names.
 pub fn asker(row: &ContainerRow, places: &[Place]) -> Asker {
-    let known = places.iter().filter(|place| place.network.is_user_defined());
+    let known = || places.iter().filter(|place| place.network.is_user_defined());
+    let aliases = known().flat_map(|place| {
+        // They were checked when they were asked for.
+        let links = place.settings.links.iter().filter_map(|link| linked::parse(link).ok());
+        links.map(|(name, alias)| Alias { network: place.network.id.clone(), own: alias.to_owned(), name: name.to_owned() })
+    });
     Asker {
-        networks: known.map(|place| place.network.id.clone()).collect(),
+        networks: known().map(|place| place.network.id.clone()).collect(),
+        aliases: aliases.collect(),
         leads_out: places.iter().any(|place| !place.network.spec.internal),
         upstream: upstream(row),
     }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use fs_base::{ContainerId, Result};
 use serde_json::{Map, Value, json};
 
+use super::linked::Link;
 use super::model::{NONE, Pool};
 use super::{Endpoint, Mode, Network, Published, ports};
 use crate::app::App;
@@ -60,22 +61,23 @@ pub struct Shown {
     networks: HashMap<String, Network>,
     endpoints: HashMap<ContainerId, Vec<Endpoint>>,
     published: HashMap<ContainerId, Vec<Published>>,
+    links: Vec<Link>,
 }
 
 impl Shown {
     /// Of all containers.
     pub fn all(app: &App) -> Result<Shown> {
-        Shown::of(app, app.db.endpoints()?, app.db.published(None)?)
+        Shown::of(app, app.db.endpoints()?, app.db.published(None)?, app.db.links()?)
     }
 
     /// Of one.
     pub fn one(app: &App, row: &ContainerRow) -> Result<Shown> {
-        Shown::of(app, app.db.endpoints_of(&row.id)?, app.db.published(Some(&row.id))?)
+        Shown::of(app, app.db.endpoints_of(&row.id)?, app.db.published(Some(&row.id))?, app.db.links_of(&row.id)?)
     }
 
-    fn of(app: &App, endpoints: Vec<Endpoint>, published: Vec<(ContainerId, Published)>) -> Result<Shown> {
+    fn of(app: &App, endpoints: Vec<Endpoint>, published: Vec<(ContainerId, Published)>, links: Vec<Link>) -> Result<Shown> {
         let networks = app.db.networks()?.into_iter().map(|network| (network.id.clone(), network)).collect();
-        let mut shown = Shown { networks, endpoints: HashMap::new(), published: HashMap::new() };
+        let mut shown = Shown { networks, endpoints: HashMap::new(), published: HashMap::new(), links };
         for endpoint in endpoints {
             shown.endpoints.entry(endpoint.container.clone()).or_default().push(endpoint);
         }
@@ -91,6 +93,20 @@ impl Shown {
 
     fn ports(&self, row: &ContainerRow) -> &[Published] {
         self.published.get(&row.id).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// `HostConfig.Links`.
+    pub fn links(&self, row: &ContainerRow) -> Value {
+        let own: Vec<String> = self.links.iter().filter(|link| link.container == row.id).map(Link::shown).collect();
+        if own.is_empty() { Value::Null } else { json!(own) }
+    }
+
+    /// All names that a container is known by, also by those who link to it.
+    pub fn all_names(&self, row: &ContainerRow) -> Vec<String> {
+        let mut names = vec![format!("/{}", row.name)];
+        names.extend(self.links.iter().filter(|link| link.linked == row.id).map(Link::path));
+        names.sort();
+        names
     }
 
     /// Whether a container is in a network, by its name or id.
@@ -154,7 +170,8 @@ impl Shown {
         let settings = &endpoint.settings;
         let network = self.networks.get(&endpoint.network);
         let user_defined = network.is_some_and(Network::is_user_defined);
-        let aliases = if settings.aliases.is_empty() { Value::Null } else { json!(settings.aliases) };
+        let list = |list: &[String]| if list.is_empty() { Value::Null } else { json!(list) };
+        let (aliases, links) = (list(&settings.aliases), list(&settings.links));
         let mut ipam = Map::new();
         if let Some(v4) = settings.ipv4 {
             ipam.insert("IPv4Address".to_owned(), json!(v4));
@@ -174,7 +191,7 @@ impl Shown {
         };
         let names = if user_defined { json!(names(row, settings)) } else { Value::Null };
         json!({
-            "IPAMConfig": if has_ipam { Value::Object(ipam) } else { Value::Null }, "Links": null, "Aliases": aliases,
+            "IPAMConfig": if has_ipam { Value::Object(ipam) } else { Value::Null }, "Links": links, "Aliases": aliases,
             "MacAddress": text(lease.map(|lease| lease.mac.clone())), "DriverOpts": null, "GwPriority": settings.priority,
             "NetworkID": network.map(|network| network.id.clone()).unwrap_or_default(),
             "EndpointID": text(lease.map(|lease| lease.id.clone())), "Gateway": gateway(true), "IPAddress": address(true),

@@ -88,7 +88,6 @@ fn a_container_without_a_command_is_refused() {
 fn what_is_not_supported_is_refused_by_name() {
     type Change = fn(&mut Value);
     let cases: &[(&str, Change)] = &[
-        ("--link", |b| b["HostConfig"]["Links"] = json!(["a:b"])),
         ("--log-driver syslog", |b| b["HostConfig"]["LogConfig"]["Type"] = json!("syslog")),
         ("HostConfig.TimeMachine", |b| b["HostConfig"]["TimeMachine"] = json!(true)),
         ("--security-opt label=type:x", |b| b["HostConfig"]["SecurityOpt"] = json!(["label=type:x"])),

@@ -29,11 +29,25 @@ pub struct Table {
     pub members: Vec<Member>,
 }
 
+/// A name that a container in a network has for another one there, for itself alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alias {
+    /// The network's id.
+    pub network: String,
+    /// What the container says.
+    pub own: String,
+    /// What others say.
+    pub name: String,
+}
+
 /// A container that may ask.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asker {
     /// The ids of the networks of users that it is in.
     pub networks: Vec<String>,
+    /// Its own names for others; each hides whoever is called so.
+    #[serde(default)]
+    pub aliases: Vec<Alias>,
     /// Whether one of its networks leads out: names can carry what must not get out of the others. (CVE-2024-29018)
     pub leads_out: bool,
     /// Who is asked for names that are no container's.
@@ -57,14 +71,27 @@ pub struct Names {
     tables: HashMap<String, Table>,
 }
 
+/// Whether what is asked for means this name, in small letters or great ones, alone or with the network's name behind.
+fn means(asked: &str, name: &str, network: &str) -> bool {
+    let end = asked.len().checked_sub(network.len() + 1).filter(|end| {
+        asked.is_char_boundary(*end) && asked[*end..].starts_with('.') && asked[end + 1..].eq_ignore_ascii_case(network)
+    });
+    asked.eq_ignore_ascii_case(name) || end.is_some_and(|end| asked[..end].eq_ignore_ascii_case(name))
+}
+
 impl Member {
-    /// Whether it is called so, in small letters, alone or with the network's name behind.
+    /// Whether it is called so, alone or with the network's name behind.
     fn is_called(&self, name: &str, network: &str) -> bool {
-        let bare = name.len().checked_sub(network.len() + 1).filter(|end| {
-            name.is_char_boundary(*end) && name[*end..].starts_with('.') && name[end + 1..].eq_ignore_ascii_case(network)
-        });
-        let bare = bare.map(|end| &name[..end]);
-        self.names.iter().any(|own| own.eq_ignore_ascii_case(name) || bare.is_some_and(|bare| own.eq_ignore_ascii_case(bare)))
+        self.names.iter().any(|own| means(name, own, network))
+    }
+}
+
+impl Asker {
+    /// What others say for what is asked for in a network.
+    fn meant<'a>(&'a self, asked: &'a str, table: &Table) -> &'a str {
+        // Of two with one alias the last is had, as Docker has it.
+        let own = self.aliases.iter().rev().find(|own| own.network == table.network && means(asked, &own.own, &table.name));
+        own.map_or(asked, |own| &own.name)
     }
 }
 
@@ -92,12 +119,13 @@ impl Names {
         let mut is_known = false;
         let asked = question.address();
         for table in asker.networks.iter().filter_map(|network| self.tables.get(network)) {
+            let name = asker.meant(&question.name, table);
             for member in &table.members {
                 if let Some(address) = asked {
                     if let (true, Some(name)) = (member.addresses.contains(&address), member.names.first()) {
                         return Known::Answer(question.pointer(message, &format!("{name}.{}", table.name)));
                     }
-                } else if member.is_called(&question.name, &table.name) {
+                } else if member.is_called(name, &table.name) {
                     is_known = true;
                     addresses.extend(&member.addresses);
                 }

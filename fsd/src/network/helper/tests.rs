@@ -6,7 +6,7 @@ use engine::network::dns::Question;
 use engine::network::nft::Protocol;
 use fs_base::ContainerId;
 
-use super::names::{Asker, Known, Member, Names, Table};
+use super::names::{Alias, Asker, Known, Member, Names, Table};
 use super::wire::{self, DESCRIPTORS, Passage, Reply, Request, Served};
 use crate::network::Published;
 
@@ -32,7 +32,7 @@ fn a_container_knows_who_is_in_its_networks() {
     let table = |network: &str, members: Vec<Member>| Table { network: network.to_owned(), name: format!("n{network}"), members };
     names.set(table("1", vec![web.clone(), other]));
     names.set(table("2", vec![member(&["far"], 4)]));
-    let asker = Asker { networks: vec!["1".to_owned()], leads_out: true, upstream: Vec::new() };
+    let asker = Asker { networks: vec!["1".to_owned()], leads_out: true, ..Asker::default() };
     let known = |names: &Names, asker: &Asker, name: &str, kind: u8| {
         let message = ask(name, kind);
         names.answer(asker, &Question::parse(&message).unwrap(), &message)
@@ -56,6 +56,16 @@ fn a_container_knows_who_is_in_its_networks() {
     ] {
         assert_eq!(count(known(&names, &asker, name, kind)), answers, "{name}");
     }
+    let alias = |alias: &str, name: &str| Alias { network: "1".to_owned(), own: alias.to_owned(), name: name.to_owned() };
+    let aliases = vec![alias("db", "nobody"), alias("db", "web"), alias("box", "other"), alias("gone", "left")];
+    let linked = Asker { aliases, ..asker.clone() };
+    for (name, answers) in [("db", 1), ("DB.n1", 1), ("web", 1), ("box", 1), ("gone", -1), ("db.n2", -1)] {
+        assert_eq!(count(known(&names, &linked, name, 1)), answers, "{name}");
+    }
+    let last = |known: Known| if let Known::Answer(bytes) = known { bytes.last().copied() } else { None };
+    assert_eq!(last(known(&names, &linked, "db", 1)), Some(2), "the last of two");
+    assert_eq!(last(known(&names, &linked, "box", 1)), Some(3), "it hides who is called so");
+    assert_eq!(count(known(&names, &asker, "db", 1)), -1, "it is no other container's");
     let inside = Asker { leads_out: false, ..asker.clone() };
     assert_eq!(count(known(&names, &inside, "nobody", 1)), -2, "it must not ask");
     names.forget(&web.container);
