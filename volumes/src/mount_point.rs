@@ -83,6 +83,14 @@ pub struct ShownMount {
 }
 
 impl MountPoint {
+    /// The volume that was made for this container alone, if it is one.
+    pub fn anonymous(&self) -> Option<&VolumeName> {
+        match &self.kind {
+            PointKind::Volume { name, anonymous: true, .. } => Some(name),
+            _ => None,
+        }
+    }
+
     /// The mount as `inspect` shows it; `None` for what `--tmpfs` made, which is shown elsewhere.
     pub fn shown(&self) -> Option<ShownMount> {
         let mut shown = ShownMount {

@@ -75,6 +75,9 @@ async fn create(State(app): State<Arc<App>>, JsonBody(body): JsonBody) -> Answer
     let made = blocking(move || {
         let (volume, new) = app.volumes.create(new)?;
         if new {
+            if volume.is_anonymous() {
+                app.db.keep_volume(&volume.name)?;
+            }
             app.events.object("volume", "create", volume.name.as_str(), &[("driver", &volume.driver)]);
         }
         volume::shown(&app, &volume)

@@ -37,9 +37,17 @@ pub fn remove(app: &Arc<App>, row: &ContainerRow, options: Options) -> Result<()
     let mounted =
         crate::mounts::release(app, ObjectKind::Container, row.id.as_str(), options.force || row.definition.auto_remove());
     mounted.map_err(|error| error.context(format!("cannot remove container \"/{}\"", row.name)))?;
-    app.db.remove_container(&row.id)?;
+    let passing: Vec<&VolumeName> =
+        row.definition.mounts.iter().filter(|_| options.volumes).filter_map(MountPoint::anonymous).collect();
+    app.db.remove_container(&row.id, &passing)?;
     // From here on it is gone; what can't be cleaned now is cleaned at the next start.
     let volumes = app.volumes.detach(&row.id, &row.definition.mounts, options.volumes);
+    if let Ok(gone) = &volumes {
+        for name in passing.into_iter().filter(|name| !gone.contains(name)) {
+            // Another container took it.
+            app.db.keep_volume(name)?;
+        }
+    }
     let discarded = app.trash.discard(&app.container_dir(&row.id)).map(drop);
     for result in [volumes.map(|names| destroyed(app, &row, &names)), discarded] {
         if let Err(error) = result {

@@ -1,10 +1,10 @@
 //! Containers.
 
-use fs_base::{ContainerId, Error, Result};
+use fs_base::{ContainerId, Error, Result, VolumeName};
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::networks::add_endpoint;
-use super::volumes::{json, to_json};
+use super::volumes::{json, keep_those_of, pass, to_json};
 use super::{Db, links, parsed};
 use crate::container::{ContainerRow, State};
 use crate::network::Endpoint;
@@ -41,6 +41,7 @@ impl Db {
                 )?;
                 endpoints.iter().try_for_each(|endpoint| add_endpoint(t, endpoint))?;
                 links::add(t, &row.id, known)?;
+                keep_those_of(t, &row.id)?;
             }
             Ok(Ok(holder))
         })??;
@@ -137,12 +138,13 @@ impl Db {
         taken.map_or(Ok(()), |holder| Err(name_taken(name, &holder)))
     }
 
-    /// Forgets a container, its places in networks and whom it knew; whether there was one.
-    pub fn remove_container(&self, id: &ContainerId) -> Result<bool> {
+    /// Forgets a container, its places in networks and whom it knew; whether there was one. These volumes go with it.
+    pub fn remove_container(&self, id: &ContainerId, volumes: &[&VolumeName]) -> Result<bool> {
         self.write(|t| {
             t.prepare_cached("DELETE FROM endpoint WHERE container = ?")?.execute([id.as_str()])?;
             t.prepare_cached("DELETE FROM published WHERE container = ?")?.execute([id.as_str()])?;
             links::forget(t, id)?;
+            volumes.iter().try_for_each(|name| pass(t, name))?;
             Ok(t.prepare_cached("DELETE FROM container WHERE id = ?")?.execute([id.as_str()])? == 1)
         })
     }
@@ -248,8 +250,8 @@ mod tests {
             );
             assert_eq!(db.add_container(&row("cc", "web", image), &[], &[]).unwrap_err().to_string(), text);
             assert_eq!(db.rename_container(&second.id, "web").unwrap_err().to_string(), text);
-            assert!(db.remove_container(&first.id).unwrap());
-            assert!(!db.remove_container(&first.id).unwrap());
+            assert!(db.remove_container(&first.id, &[]).unwrap());
+            assert!(!db.remove_container(&first.id, &[]).unwrap());
             db.rename_container(&second.id, "web").unwrap();
             assert_eq!(db.find_container("web").unwrap().id, second.id);
         });
@@ -265,7 +267,7 @@ mod tests {
             let row = row("aa", "web", image);
             db.add_container(&row, &[], &[]).unwrap();
             assert_eq!(db.remove_image(&image).unwrap_err().class(), Class::Conflict);
-            db.remove_container(&row.id).unwrap();
+            db.remove_container(&row.id, &[]).unwrap();
             assert!(db.remove_image(&image).unwrap());
         });
     }

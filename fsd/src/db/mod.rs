@@ -25,6 +25,7 @@ const STEPS: &[M<'static>] = &[
     M::up(include_str!("migrations/002_networks.sql")),
     M::up(include_str!("migrations/003_mounts.sql")),
     M::up(include_str!("migrations/004_links.sql")),
+    M::up(include_str!("migrations/005_passing_volumes.sql")),
 ];
 const MIGRATIONS: Migrations<'static> = Migrations::from_slice(STEPS);
 

@@ -1,7 +1,7 @@
 //! Volumes, and who uses them.
 
 use fs_base::{Class, ContainerId, Error, Result, VolumeName};
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{OptionalExtension, Transaction, params};
 use volumes::{Catalog, Volume};
 
 use super::{Db, parsed};
@@ -13,18 +13,24 @@ const NANOS: i64 = 1_000_000_000;
 impl Catalog for Db {
     fn insert(&self, volume: &Volume) -> Result<()> {
         let new = self.write(|t| {
-            t.prepare_cached(
-                "INSERT INTO volume (name, driver, options, labels, anonymous, created) VALUES (?, ?, ?, ?, ?, ?)
-                 ON CONFLICT (name) DO NOTHING",
-            )?
-            .execute(params![
-                volume.name.as_str(),
-                volume.driver,
-                to_json(&volume.options)?,
-                to_json(&volume.labels)?,
-                volume.is_anonymous(),
-                volume.created.saturating_mul(NANOS)
-            ])
+            let new = t
+                .prepare_cached(
+                    "INSERT INTO volume (name, driver, options, labels, anonymous, created) VALUES (?, ?, ?, ?, ?, ?)
+                     ON CONFLICT (name) DO NOTHING",
+                )?
+                .execute(params![
+                    volume.name.as_str(),
+                    volume.driver,
+                    to_json(&volume.options)?,
+                    to_json(&volume.labels)?,
+                    volume.is_anonymous(),
+                    volume.created.saturating_mul(NANOS)
+                ])?;
+            if new == 1 && volume.is_anonymous() {
+                // Until whom it is made for is there too.
+                pass(t, &volume.name)?;
+            }
+            Ok(new)
         })?;
         if new == 1 { Ok(()) } else { Err(Error::conflict(format!("volume {} exists", volume.name))) }
     }
@@ -104,10 +110,34 @@ impl Catalog for Db {
 }
 
 impl Db {
+    /// The anonymous volumes that go with a container that was never made, or was removed with them.
+    pub fn passing_volumes(&self) -> Result<Vec<VolumeName>> {
+        self.read(|c| c.prepare_cached("SELECT volume FROM passing_volume")?.query_map([], |row| parsed(row, 0))?.collect())
+    }
+
+    /// A volume stays, whoever it was made for.
+    pub fn keep_volume(&self, name: &VolumeName) -> Result<()> {
+        self.write(|t| t.prepare_cached("DELETE FROM passing_volume WHERE volume = ?")?.execute([name.as_str()]).map(drop))
+    }
+
     /// The containers that there are.
     pub fn container_ids(&self) -> Result<Vec<ContainerId>> {
         self.read(|c| c.prepare_cached("SELECT id FROM container")?.query_map([], |row| parsed(row, 0))?.collect())
     }
+}
+
+/// The volume goes, unless it is said again that it stays.
+pub(super) fn pass(t: &Transaction<'_>, name: &VolumeName) -> rusqlite::Result<()> {
+    t.prepare_cached("INSERT OR IGNORE INTO passing_volume SELECT name FROM volume WHERE name = ?")?
+        .execute([name.as_str()])
+        .map(drop)
+}
+
+/// The volumes of a container that is there now stay as long as it does.
+pub(super) fn keep_those_of(t: &Transaction<'_>, container: &ContainerId) -> rusqlite::Result<()> {
+    t.prepare_cached("DELETE FROM passing_volume WHERE volume IN (SELECT volume FROM volume_use WHERE container = ?)")?
+        .execute([container.as_str()])
+        .map(drop)
 }
 
 /// A column that holds JSON text.
@@ -144,6 +174,35 @@ mod tests {
             count.set(count.get() + 1);
             Arc::new(Db::open(&root.path().join(format!("{}.db", count.get()))).unwrap())
         });
+    }
+
+    #[test]
+    fn a_volume_without_a_name_passes_until_its_container_is_there_or_it_is_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let db = Db::open(&root.path().join("meta.db")).unwrap();
+        let anonymous = |name: &str| {
+            let mut volume = volumes::conformance::sample(name);
+            volume.labels.get_or_insert_default().insert("com.docker.volume.anonymous".to_owned(), String::new());
+            db.insert(&volume).unwrap();
+            volume.name
+        };
+        db.insert(&volumes::conformance::sample("named")).unwrap();
+        let (one, two, three) = (anonymous("one"), anonymous("two"), anonymous("three"));
+        let passing = || {
+            let mut names = db.passing_volumes().unwrap();
+            names.sort();
+            names
+        };
+        assert_eq!(passing(), [one.clone(), three.clone(), two.clone()]);
+        let container = ContainerId::random().unwrap();
+        db.add_use(&one, &container).unwrap();
+        db.write(|t| keep_those_of(t, &container)).unwrap();
+        db.keep_volume(&two).unwrap();
+        assert_eq!(passing(), [three.clone()]);
+        db.remove_container(&container, &[&one]).unwrap();
+        assert_eq!(passing(), [one, three.clone()]);
+        Catalog::remove(&db, &three).unwrap();
+        assert_eq!(passing().len(), 1, "what is gone passes no more");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use fs_base::Result;
+use fs_base::{Class, Result};
 use fsd_api::Finding;
 use serde_json::{Value, json};
 use volumes::{ListFilter, Volume, Volumes};
@@ -62,6 +62,14 @@ pub fn recover(app: &App) -> Result<()> {
     if let Err(error) = app.volumes.recover(&exists, &exists) {
         // One volume in disorder keeps no other from being used; a check names it.
         tracing::error!(%error, "volumes could not be wholly recovered");
+    }
+    for name in app.db.passing_volumes()? {
+        match app.volumes.remove(name.as_str(), true) {
+            Ok(()) => tracing::info!(volume = %name, "removed with its container"),
+            // Another container took it.
+            Err(error) if error.class() == Class::Busy => app.db.keep_volume(&name)?,
+            Err(error) => tracing::warn!(volume = %name, %error, "a volume should have gone with its container"),
+        }
     }
     Ok(())
 }
