@@ -1,0 +1,392 @@
+//! Starts and removals in a row with networks, ports, names and volumes: nothing of them stays, whatever happens to the
+//! daemon meanwhile. So many of each as `FSD_STRESS` says; a few in the usual suite, a thousand before a release.
+
+#![allow(clippy::unwrap_used)] // a failed step fails the test
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use engine::network::netlink::Socket;
+use engine::network::nft::{Family, Ruleset, element_count};
+use engine::network::{Host, Scope};
+use system_tests::containers::{memory, with_busybox};
+use system_tests::networks::{address, curl, free_port, idle, server};
+use system_tests::{Daemon, ok, until};
+
+/// What works at once.
+const THREADS: usize = 4;
+
+/// How many starts there are, where nothing else is said.
+const FEW: usize = 60;
+
+fn count() -> usize {
+    std::env::var("FSD_STRESS").ok().and_then(|text| text.parse().ok()).unwrap_or(FEW)
+}
+
+fn entries(dir: &Path) -> usize {
+    let below = |path: PathBuf| if path.is_dir() && !path.is_symlink() { entries(&path) } else { 0 };
+    std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| 1 + below(entry.path())).sum()
+}
+
+/// Folders below the mounted cgroup hierarchies that have a name that begins so.
+fn cgroups(ids: &[String]) -> usize {
+    fn below(dir: &Path, depth: u32, ids: &[String]) -> usize {
+        let found = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let folders = found.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        let of = |path: &Path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let own = usize::from(ids.iter().any(|id| name.contains(id.as_str())));
+            own + if depth == 0 { 0 } else { below(path, depth - 1, ids) }
+        };
+        folders.map(|entry| of(&entry.path())).sum()
+    }
+    below(Path::new("/sys/fs/cgroup"), 4, ids)
+}
+
+/// The processes that have this daemon's folder among their words: shims, and what else serves containers.
+fn processes(daemon: &Daemon) -> usize {
+    let dir = daemon.dir().join("run");
+    let words = |pid: &Path| std::fs::read(pid.join("cmdline")).unwrap_or_default();
+    let own = format!("/proc/{}", daemon.pid());
+    let of_ours = |pid: &PathBuf| {
+        let words = words(pid);
+        pid.as_os_str() != own.as_str() && String::from_utf8_lossy(&words).contains(&*dir.to_string_lossy())
+    };
+    std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path()).filter(of_ours).count()
+}
+
+fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+/// The number of the process that serves names and ports, if there is one.
+fn helper(daemon: &Daemon) -> Option<u32> {
+    let text = std::fs::read_to_string(daemon.dir().join("run/network/pid")).ok()?;
+    text.split(' ').next()?.parse().ok()
+}
+
+/// The kilobytes that a process has for itself.
+fn own_memory(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let private = text.lines().filter_map(|line| line.strip_prefix("Private_Dirty:"));
+    private.filter_map(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok()).sum()
+}
+
+/// What a container could leave behind.
+#[derive(Debug, PartialEq, Eq)]
+struct Left {
+    mounts: usize,
+    bridges: usize,
+    wires: usize,
+    rules: usize,
+    /// Below root and run, but for the database's own.
+    files: usize,
+    processes: usize,
+    volumes: usize,
+}
+
+fn left(daemon: &Daemon) -> Left {
+    let dir = daemon.dir();
+    let scope = Scope::of_root(&dir.join("root"));
+    let (bridges, wires) = Host::new(scope.clone()).links().unwrap();
+    let mut socket = Socket::netfilter().unwrap();
+    let rules = Ruleset { table: &scope.table };
+    let sets = ["bridges", "internal", "same", "nets4", "masq4", "nets6", "masq6"];
+    // There is no table while there is no network.
+    let elements = |set: &str| element_count(&mut Socket::netfilter().unwrap(), Family::Inet, &scope.table, set).unwrap_or(0);
+    let rules = rules.ports(&mut socket).unwrap_or(0) + sets.into_iter().map(elements).sum::<usize>();
+    let table = std::fs::read_to_string(format!("/proc/{}/mountinfo", daemon.pid())).unwrap();
+    let below = format!(" {}/", dir.display());
+    Left {
+        mounts: table.lines().filter(|line| line.contains(&below)).count(),
+        bridges: bridges.len(),
+        wires: wires.len(),
+        rules,
+        files: ["root/containers", "root/trash", "root/tmp", "root/volumes", "run"]
+            .iter()
+            .map(|name| entries(&dir.join(name)))
+            .sum(),
+        processes: processes(daemon),
+        volumes: ok(&daemon.ctl(&["volume", "ls", "-q"])).lines().count(),
+    }
+}
+
+/// The database's bytes, with those of its log.
+fn database(daemon: &Daemon) -> u64 {
+    let size = |name: &str| std::fs::metadata(daemon.dir().join("root").join(name)).map_or(0, |found| found.len());
+    size("meta.db") + size("meta.db-wal")
+}
+
+/// What is growing, where anything does: of the daemon and of its helper.
+#[derive(Debug)]
+struct Size {
+    memory: u64,
+    descriptors: usize,
+    helper_memory: u64,
+    helper_descriptors: usize,
+    database: u64,
+}
+
+fn size(daemon: &Daemon) -> Size {
+    let helper = helper(daemon).unwrap_or(0);
+    Size {
+        memory: memory(daemon),
+        descriptors: descriptors(daemon.pid()),
+        helper_memory: own_memory(helper),
+        helper_descriptors: descriptors(helper),
+        database: database(daemon),
+    }
+}
+
+impl Size {
+    fn has_grown_to(&self, now: &Size) -> bool {
+        // The pools' threads, and what they hold, come and go.
+        now.memory > self.memory + (8 << 10)
+            || now.descriptors > self.descriptors + 6
+            || now.helper_memory > self.helper_memory + (2 << 10)
+            || now.helper_descriptors > self.helper_descriptors + 2
+            || now.database > self.database + (4 << 20)
+    }
+}
+
+/// How a container is started that is to leave nothing.
+type Words = fn(usize) -> Vec<String>;
+
+fn in_the_default_network(number: usize) -> Vec<String> {
+    let words: &[&str] = if number.is_multiple_of(2) { &["-p", "80", "-p", "127.0.0.1::53/udp"] } else { &["-p", "[::1]::80"] };
+    words.iter().map(|&word| word.to_owned()).collect()
+}
+
+fn in_a_users_network(number: usize) -> Vec<String> {
+    let mut words: Vec<String> =
+        ["--network", "net", "-p", "80", "--network-alias", "same", "-v", "/anonymous"].map(str::to_owned).to_vec();
+    words.extend(["--network-alias".to_owned(), format!("alias{number}"), "--link".to_owned(), "stays:friend".to_owned()]);
+    if number.is_multiple_of(3) {
+        words.extend(["-v".to_owned(), "named:/named".to_owned()]);
+    }
+    words
+}
+
+/// Starts and removes this many, some at once, in the ways in which people do it. Errors are the caller's to judge.
+fn churn(daemon: &Daemon, count: usize, words: Words, judge: &(dyn Fn(usize, &std::process::Output) + Sync)) {
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            scope.spawn(move || {
+                for number in (thread..count).step_by(THREADS) {
+                    one(daemon, number, &words(number), judge);
+                }
+            });
+        }
+    });
+}
+
+fn one(daemon: &Daemon, number: usize, flags: &[String], judge: &(dyn Fn(usize, &std::process::Output) + Sync)) {
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let name = format!("c{number}");
+    let run = |words: &[&str]| {
+        let output = daemon.ctl(words);
+        judge(number, &output);
+        output
+    };
+    if number.is_multiple_of(2) {
+        run(&[&["run", "--rm", "--name", &name], &flags[..], &["busybox", "true"]].concat());
+        return;
+    }
+    run(&[&["run", "-d", "--name", &name], &flags[..], &["busybox", "sleep", "1000"]].concat());
+    if number.is_multiple_of(5) {
+        run(&["stop", "-t", "0", &name]);
+    }
+    run(&["rm", "-f", "-v", &name]);
+}
+
+fn succeeded(number: usize, output: &std::process::Output) {
+    assert!(output.status.success(), "{number}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Waits until what is left is what was there before.
+#[track_caller]
+fn same_as(daemon: &Daemon, before: &Left) {
+    let last = Mutex::new(String::new());
+    let end = Instant::now() + system_tests::PATIENCE;
+    while left(daemon) != *before {
+        *last.lock().unwrap() = format!("{:?}", left(daemon));
+        assert!(Instant::now() < end, "{} instead of {before:?}", last.lock().unwrap());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[track_caller]
+fn no_larger_than(daemon: &Daemon, before: &Size) {
+    until("what was held is let go of", || {
+        let now = size(daemon);
+        now.descriptors <= before.descriptors + 6 && now.helper_descriptors <= before.helper_descriptors + 2
+    });
+    let now = size(daemon);
+    println!("{before:?} became {now:?}");
+    assert!(!before.has_grown_to(&now), "{before:?} became {now:?}");
+}
+
+/// A daemon with a network, a volume, and a container that keeps both, and the helper, in use.
+fn prepared() -> Option<Daemon> {
+    let daemon = with_busybox()?;
+    ok(&daemon.ctl(&["network", "create", "net"]));
+    ok(&daemon.ctl(&["volume", "create", "named"]));
+    let port = free_port().to_string();
+    server(&daemon, "stays", &["--network", "net", "-p", &format!("{port}:80"), "-v", "named:/named"]);
+    idle(&daemon, "other", &[]);
+    Some(daemon)
+}
+
+#[test]
+fn containers_in_networks_leave_nothing() {
+    let Some(daemon) = prepared() else { return };
+    for (which, words) in [("default", in_the_default_network as Words), ("user", in_a_users_network)] {
+        // What grows once, at first use, is no growth.
+        churn(&daemon, 40, words, &succeeded);
+        std::thread::sleep(Duration::from_millis(1500));
+        let (before, sizes) = (left(&daemon), size(&daemon));
+        churn(&daemon, count(), words, &succeeded);
+        println!("{which}: {} started and removed", count());
+        same_as(&daemon, &before);
+        no_larger_than(&daemon, &sizes);
+    }
+    assert_eq!(curl(&address(&daemon, "stays")).as_deref(), Some("I am stays"));
+    let ids: Vec<String> = ok(&daemon.ctl(&["ps", "-q", "--no-trunc"])).lines().map(str::to_owned).collect();
+    assert_eq!(ids.len(), 2);
+    assert!(cgroups(&ids) >= 2);
+    daemon.checks_clean();
+}
+
+#[test]
+fn containers_leave_nothing_whenever_the_daemon_is_killed() {
+    let Some(mut daemon) = prepared() else { return };
+    // A new daemon has a new one's size.
+    daemon.kill();
+    daemon.restart();
+    churn(&daemon, 20, in_a_users_network, &succeeded);
+    std::thread::sleep(Duration::from_millis(1500));
+    let before = left(&daemon);
+    let (done, next) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let socket = daemon.socket();
+    let made = Mutex::new(Vec::new());
+    let kills = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..THREADS)
+            .map(|_| {
+                scope.spawn(|| {
+                    loop {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        if number >= count() {
+                            return;
+                        }
+                        apart(&socket, number, &made);
+                    }
+                })
+            })
+            .collect();
+        scope.spawn(|| {
+            workers.into_iter().for_each(|worker| worker.join().unwrap());
+            done.store(true, Ordering::Relaxed);
+        });
+        let mut kills = 0;
+        while !done.load(Ordering::Relaxed) {
+            // Moments that nobody chose.
+            let random = u64::from_str_radix(&fs_base::id::random_hex::<2>().unwrap(), 16).unwrap();
+            std::thread::sleep(Duration::from_millis(random % 900 + 50));
+            daemon.kill();
+            daemon.restart();
+            kills += 1;
+        }
+        kills
+    });
+    println!("killed {kills} times");
+    // What was between two steps when the daemon died is there, as a container: people see it and remove it.
+    until("those that end by themselves have ended", || ok(&daemon.ctl(&["ps", "-q", "--filter", "name=^r"])).is_empty());
+    let rest = ok(&daemon.ctl(&["ps", "-a", "--format", "{{.Names}}"]));
+    let rest: Vec<&str> = rest.lines().filter(|name| !matches!(*name, "stays" | "other")).collect();
+    println!("{} containers to remove", rest.len());
+    if !rest.is_empty() {
+        ok(&daemon.ctl(&[&["rm", "-f", "-v"], &rest[..]].concat()));
+    }
+    daemon.kill();
+    daemon.restart();
+    let volumes = ok(&daemon.ctl(&["volume", "ls", "-q"]));
+    println!("volumes: {volumes}");
+    same_as(&daemon, &before);
+    assert_eq!(cgroups(&made.lock().unwrap()), 0);
+    assert_eq!(curl(&address(&daemon, "stays")).as_deref(), Some("I am stays"));
+    daemon.checks_clean();
+}
+
+/// One container of a daemon that may go away at any moment.
+fn apart(socket: &Path, number: usize, made: &Mutex<Vec<String>>) {
+    let host = format!("unix://{}", socket.display());
+    let ctl =
+        |words: &[&str]| system_tests::patient(system_tests::program("ctl")).args(["-H", &host]).args(words).output().unwrap();
+    let words = if number.is_multiple_of(3) { in_the_default_network(number) } else { in_a_users_network(number) };
+    let flags: Vec<&str> = words.iter().map(String::as_str).collect();
+    if number.is_multiple_of(2) {
+        let name = format!("r{number}");
+        ctl(&[&["run", "--rm", "--name", &name], &flags[..], &["busybox", "true"]].concat());
+    } else {
+        let name = format!("d{number}");
+        let output = ctl(&[&["run", "-d", "--name", &name], &flags[..], &["busybox", "sleep", "1000"]].concat());
+        let id = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        if !id.is_empty() {
+            made.lock().unwrap().push(id);
+        }
+        ctl(&["rm", "-f", "-v", &name]);
+    }
+}
+
+#[test]
+fn many_at_once_in_a_network_know_each_other_and_leave_nothing() {
+    let Some(daemon) = prepared() else { return };
+    let many = if count() > FEW { 200 } else { 30 };
+    churn(&daemon, 20, in_a_users_network, &succeeded);
+    std::thread::sleep(Duration::from_millis(1500));
+    let (before, sizes) = (left(&daemon), size(&daemon));
+    for number in 0..many {
+        let name = format!("m{number}");
+        ok(&daemon.ctl(&[
+            "run",
+            "-d",
+            "--network",
+            "net",
+            "--network-alias",
+            "all",
+            "-p",
+            "80",
+            "--name",
+            &name,
+            "busybox",
+            "sleep",
+            "1000",
+        ]));
+    }
+    assert_eq!(ok(&daemon.ctl(&["ps", "-q"])).lines().count(), many + 2);
+    let last = format!("m{}", many - 1);
+    for name in ["stays", "m0"] {
+        assert!(daemon.ctl(&["exec", &last, "ping", "-c", "1", "-w", "60", name]).status.success(), "{name}");
+    }
+    println!("with {many}: {:?}", size(&daemon));
+    let names: Vec<String> = (0..many).map(|number| format!("m{number}")).collect();
+    ok(&daemon.ctl(&[vec!["rm", "-f"], names.iter().map(String::as_str).collect()].concat()));
+    same_as(&daemon, &before);
+    no_larger_than(&daemon, &sizes);
+    // Many at the same moment.
+    std::thread::scope(|scope| {
+        for number in 0..if count() > FEW { 50 } else { 12 } {
+            let daemon = &daemon;
+            scope.spawn(move || {
+                let name = format!("p{number}");
+                let words = ["run", "--rm", "--network", "net", "-p", "80", "--name", &name, "busybox", "echo", &name];
+                assert_eq!(ok(&daemon.ctl(&words)), format!("{name}\n"));
+            });
+        }
+    });
+    same_as(&daemon, &before);
+    no_larger_than(&daemon, &sizes);
+    daemon.checks_clean();
+}
