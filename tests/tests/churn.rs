@@ -19,7 +19,7 @@ use system_tests::{Daemon, ok, until};
 const THREADS: usize = 4;
 
 /// How many starts there are, where nothing else is said.
-const FEW: usize = 60;
+const FEW: usize = 30;
 
 fn count() -> usize {
     std::env::var("FSD_STRESS").ok().and_then(|text| text.parse().ok()).unwrap_or(FEW)
@@ -244,7 +244,7 @@ fn containers_in_networks_leave_nothing() {
     let Some(daemon) = prepared() else { return };
     for (which, words) in [("default", in_the_default_network as Words), ("user", in_a_users_network)] {
         // What grows once, at first use, is no growth.
-        churn(&daemon, 40, words, &succeeded);
+        churn(&daemon, 20, words, &succeeded);
         std::thread::sleep(Duration::from_millis(1500));
         let (before, sizes) = (left(&daemon), size(&daemon));
         churn(&daemon, count(), words, &succeeded);
@@ -343,7 +343,7 @@ fn apart(socket: &Path, number: usize, made: &Mutex<Vec<String>>) {
 #[test]
 fn many_at_once_in_a_network_know_each_other_and_leave_nothing() {
     let Some(daemon) = prepared() else { return };
-    let many = if count() > FEW { 200 } else { 30 };
+    let many = if count() > FEW { 200 } else { 12 };
     churn(&daemon, 20, in_a_users_network, &succeeded);
     std::thread::sleep(Duration::from_millis(1500));
     let (before, sizes) = (left(&daemon), size(&daemon));
