@@ -99,12 +99,7 @@ fn furnish(app: &App, row: &ContainerRow, image: &ImageRow) -> Result<()> {
 }
 
 /// Its row, which comes last, under its name or one that is free.
-fn add(
-    app: &App,
-    row: &mut ContainerRow,
-    name: Option<String>,
-    (endpoints, known): (&[Endpoint], &[Asked]),
-) -> Result<()> {
+fn add(app: &App, row: &mut ContainerRow, name: Option<String>, (endpoints, known): (&[Endpoint], &[Asked])) -> Result<()> {
     if let Some(name) = name {
         row.name = name;
         return app.db.add_container(row, endpoints, known);
