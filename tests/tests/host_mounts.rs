@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use system_tests::containers::with_busybox;
+use system_tests::containers::{end_by, with_busybox};
 use system_tests::fuse::{has_fuse, is_mounted};
 use system_tests::{Daemon, fails, ok, swept, until};
 
@@ -42,7 +42,7 @@ fn a_container_is_seen_as_it_is_through_its_life() {
     assert_eq!(read(target.join("later")), "later\n");
     daemon.restart();
     // It ends, and starts again on the tree that is looked at.
-    ok(&daemon.ctl(&["exec", "box", "touch", "/end"]));
+    end_by(&daemon, "box", "/end");
     ok(&daemon.ctl(&["wait", "box"]));
     assert_eq!(read(target.join("own")), "own\nmore\n");
     ok(&daemon.ctl(&["start", "box"]));
@@ -78,7 +78,7 @@ fn a_mounted_container_is_removed_by_force_alone() {
     let script = "until [ -e /end ]; do sleep 0.05; done";
     ok(&daemon.ctl(&["run", "-d", "--rm", "--network", "none", "--name", "brief", "busybox", "sh", "-c", script]));
     let target = mount(&daemon, "container", &["brief"]);
-    ok(&daemon.ctl(&["exec", "brief", "touch", "/end"]));
+    end_by(&daemon, "brief", "/end");
     until("its removal", || ok(&daemon.ctl(&["ps", "-aq"])).trim().is_empty());
     assert!(!is_mounted(&target) && !target.exists());
     swept(&daemon);

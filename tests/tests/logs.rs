@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
-use system_tests::containers::{CLIS, detached, err, inspect, out, with_busybox};
+use system_tests::containers::{CLIS, detached, end_by, err, inspect, out, with_busybox};
 use system_tests::{Daemon, PATIENCE, can, fails, ok, until};
 
 const SOCKET: &str = "/run/systemd/journal/socket";
@@ -56,7 +56,7 @@ fn a_log_that_takes_nothing_holds_up_no_container_in_the_non_blocking_mode() {
         assert_eq!(ok(&daemon.ctl(&["exec", "c1", "echo", "here"])), "here\n");
         kill_process(process, Signal::CONT).unwrap();
         until("there is room again", || ok(&daemon.docker(&["logs", "--tail", "1", "c1"])) == "tick\n");
-        ok(&daemon.docker(&["exec", "c1", "touch", "/end"]));
+        end_by(&daemon, "c1", "/end");
         assert_eq!(ok(&daemon.docker(&["wait", "c1"])), "0\n");
         let details = ok(&daemon.ctl(&["logs", "--details", "c1"]));
         let lines = details.lines().count();
@@ -78,7 +78,7 @@ fn a_log_that_takes_nothing_holds_up_no_container_in_the_non_blocking_mode() {
     // All of the log of one that runs goes to who attaches late.
     let attached = daemon.curl(&["-X", "POST", "http://d/containers/c1/attach?logs=1&stdout=1"]);
     assert!(String::from_utf8_lossy(&attached.stdout).contains("second"), "{attached:?}");
-    ok(&daemon.docker(&["exec", "c1", "touch", "/end"]));
+    end_by(&daemon, "c1", "/end");
     ok(&daemon.docker(&["wait", "c1"]));
     assert_eq!(ok(&daemon.docker(&["logs", "c1"])), "first\nsecond\nlast\n");
     ok(&daemon.docker(&["rm", "c1"]));
@@ -102,7 +102,7 @@ fn read_in_every_way(daemon: &Daemon, driver: &str) {
         let mut followed = String::new();
         output.read_line(&mut followed).unwrap();
         let mut new = follow_from_now(daemon);
-        ok(&cli(daemon, &["exec", "c1", "touch", "/go"]));
+        end_by(daemon, "c1", "/go");
         output.read_to_string(&mut followed).unwrap();
         assert!(follower.wait().unwrap().success());
         assert_eq!(followed, "one\n\nthree\nfour", "{what}");

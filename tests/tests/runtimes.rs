@@ -4,7 +4,7 @@
 
 use std::process::Command;
 
-use system_tests::{Daemon, fails, has, images, may_mount, ok, program, sh, until};
+use system_tests::{Daemon, PATIENCE_SECONDS, fails, has, images, may_mount, ok, program, sh, until};
 
 fn with_busybox(flags: &[&str]) -> Option<Daemon> {
     if !may_mount() || !has("docker") {
@@ -97,7 +97,8 @@ fn a_runtime_has_containers_with_users_of_their_own() {
     for verb in [&["run", "--rm", "--network", "none", "-t", "busybox", "tty"][..], &["exec", "-t", "on", "tty"]] {
         assert_eq!(ok(&daemon.docker(verb)).trim(), "/dev/pts/0", "{verb:?}");
     }
-    until("it has begun", || ok(&daemon.docker(&["top", "on"])).contains("sleep 1000"));
+    until("it has begun", || ok(&daemon.docker(&["logs", "on"])) == "begun\n");
+    assert!(ok(&daemon.docker(&["top", "on"])).contains("sleep 1000"));
     ok(&daemon.docker(&["pause", "on"]));
     ok(&daemon.docker(&["unpause", "on"]));
     // What belongs to it outlives its daemon, and nothing of it is on the host.
@@ -106,7 +107,7 @@ fn a_runtime_has_containers_with_users_of_their_own() {
     assert_eq!(exec(&daemon, "0", "stat -c '%u %g' /new"), "1000 7\n");
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
     assert!(!mounts.contains(daemon.dir().to_str().unwrap()), "{mounts}");
-    ok(&daemon.docker(&["stop", "on"]));
+    ok(&daemon.docker(&["stop", "-t", PATIENCE_SECONDS, "on"]));
     assert_eq!(ok(&daemon.docker(&["inspect", "-f", "{{.State.ExitCode}}", "on"])), "5\n");
     assert_eq!(ok(&daemon.docker(&["logs", "on"])), "begun\n");
     ok(&daemon.docker(&["start", "on"]));

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use serde_json::{Value, json};
-use system_tests::containers::{CLIS, Cli, inspect, with_busybox};
+use system_tests::containers::{CLIS, Cli, end_by, inspect, with_busybox};
 use system_tests::{Daemon, PATIENCE, PATIENCE_SECONDS, fails, ok, told, until};
 
 /// A connection of one's own, as `attach` and `exec` answer with.
@@ -90,7 +90,7 @@ fn attach_gives_the_log_first() {
     ok(&daemon.docker(&["run", "-d", "--tty", "--network", "none", "--name", "c1", "busybox", "sh", "-c", script]));
     until("it has spoken", || ok(&daemon.docker(&["logs", "c1"])).contains("one"));
     let mut all = hijack(&daemon, "/containers/c1/attach?logs=1&stream=1&stdout=1", "");
-    ok(&daemon.docker(&["exec", "c1", "touch", "/go"]));
+    end_by(&daemon, "c1", "/go");
     let mut text = String::new();
     all.read_to_string(&mut text).unwrap();
     assert_eq!(text, "one\r\ntwo\r\nthree\r\n");
@@ -307,7 +307,7 @@ fn followers_are_many_and_end_with_the_run_that_they_follow() {
         expect(follower, "begun");
     }
     assert_eq!(ok(&daemon.ctl(&["exec", "c1", "echo", "here"])), "here\n", "the daemon answers as ever");
-    ok(&daemon.docker(&["exec", "c1", "touch", "/go"]));
+    end_by(&daemon, "c1", "/go");
     for follower in &mut followers {
         let mut rest = String::new();
         follower.read_to_string(&mut rest).unwrap();
