@@ -4,6 +4,7 @@ pub mod bpf;
 pub mod copy;
 pub mod fuse;
 pub mod ids;
+pub mod label;
 pub mod limits;
 pub mod loop_device;
 pub mod map;
