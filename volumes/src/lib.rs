@@ -7,8 +7,8 @@
 //! chose. A container *uses* its volumes whether it runs or not.
 //!
 //! The way of the data, with the call for each step: [`parse::merge()`] → [`Volumes::attach`] (the container is
-//! made) → [`Volumes::fill`] (an empty volume gets what the image has there) → [`Volumes::prepare`] (it starts) →
-//! [`Volumes::release`] (it ended) → [`Volumes::detach`] (it is removed).
+//! made) → [`Volumes::fill`] (an empty volume gets what the image has there) → [`Volumes::prepare`] (it starts; with
+//! SELinux, [`relabel::all`] comes next) → [`Volumes::release`] (it ended) → [`Volumes::detach`] (it is removed).
 //!
 //! ```
 //! use volumes::parse::{self, Kind};
@@ -32,6 +32,7 @@ pub mod filter;
 mod locks;
 pub mod mount_point;
 pub mod parse;
+pub mod relabel;
 pub mod service;
 pub mod usage;
 pub mod volume;

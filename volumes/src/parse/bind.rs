@@ -15,9 +15,8 @@ struct Mode {
 /// Parses one entry of `HostConfig.Binds`. `volume_driver` is `HostConfig.VolumeDriver`, which counts for named
 /// volumes that have to be made.
 ///
-/// `z` and `Z` (SELinux labels) are accepted and do nothing: our containers carry no SELinux label, so there is
-/// nothing to relabel for, exactly as under a dockerd without `--selinux-enabled`. `consistent`, `cached` and
-/// `delegated` are Docker Desktop's and do nothing on Linux.
+/// `z` and `Z` are words of the mode: whether they change SELinux labels is up to who mounts, see [`crate::relabel`].
+/// `consistent`, `cached` and `delegated` are Docker Desktop's and do nothing on Linux.
 pub fn bind(raw: &str, volume_driver: Option<&str>) -> Result<Request> {
     let invalid = || Error::invalid(format!("invalid volume specification: '{raw}'"));
     let parts: Vec<&str> = raw.split(':').collect();
