@@ -8,6 +8,8 @@ use fs_base::{ContainerId, MountSpec};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxResources};
 use serde::{Deserialize, Serialize};
 
+use crate::selinux::Labels;
+
 /// A container, as [`crate::spec::build`] turns it into an OCI runtime spec.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Container {
@@ -68,6 +70,9 @@ pub struct Container {
     pub seccomp: Seccomp,
     /// The AppArmor profile that it is in; that of its maker if `None`. It has to be loaded.
     pub apparmor: Option<String>,
+    /// The SELinux labels of it and of its files; those that its maker's come to if `None`.
+    #[serde(default)]
+    pub selinux: Option<Labels>,
     /// Paths that it sees empty; Docker's defaults if `None`.
     pub masked_paths: Option<Vec<String>>,
     /// Paths that it can't write; Docker's defaults if `None`.

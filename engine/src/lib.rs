@@ -15,6 +15,7 @@ pub mod log;
 pub mod network;
 pub mod runtime;
 pub mod seccomp;
+pub mod selinux;
 pub mod shim;
 pub mod spec;
 pub mod user;

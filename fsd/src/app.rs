@@ -16,6 +16,7 @@ use volumes::Volumes;
 use crate::config::Config;
 use crate::container::Containers;
 use crate::container::follow::Followers;
+use crate::container::selinux::Labelling;
 use crate::container::users::Mapped;
 use crate::db::Db;
 use crate::db::images::ImageRow;
@@ -44,6 +45,8 @@ pub struct App {
     pub containers: Containers,
     /// The user namespaces that trees are mounted for.
     pub mapped: Mapped,
+    /// How containers are labelled; `None` if they are not.
+    pub selinux: Option<Labelling>,
     /// The networks.
     pub networks: Networks,
     /// Who follows a log.
@@ -82,13 +85,15 @@ impl App {
         make_private(&config.root)?;
         make_private(&config.run)?;
         let lock = Lock::take(&config.root.join("lock"))?;
+        let selinux = Labelling::of_host(config.selinux_enabled)?;
         let _lent = reserve::lend(&config.root);
         let format_file = config.root.join("FORMAT");
         format::check(&format_file)?;
         let db = Db::open(&config.root.join("meta.db"))?;
         let store = Arc::new(Store::open(&config.root)?);
         store.clear_tmp()?;
-        let mounter = Mounter::new(Arc::clone(&store), config.storage.choice(&config.fuse))?;
+        let label = selinux.as_ref().map(Labelling::of_layers);
+        let mounter = Mounter::new(Arc::clone(&store), config.storage.choice(&config.fuse, label.as_deref()))?;
         format::record(&format_file, mounter.driver_name())?;
         let volumes = Volumes::open(&config.root, Arc::new(db.clone()))?;
         let trash = Trash::open(config.root.join("trash"))?;
@@ -103,6 +108,7 @@ impl App {
             volumes,
             containers,
             mapped: Mapped::default(),
+            selinux,
             networks,
             followers: Followers::default(),
             events,

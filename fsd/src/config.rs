@@ -110,6 +110,9 @@ pub struct Options {
     /// Give containers users of their own: 'default', or whose ids in /etc/subuid and /etc/subgid [default: the host's users]
     #[arg(long, global = true, env = "FSD_USERNS_REMAP", value_name = "USER[:GROUP]")]
     pub userns_remap: Option<String>,
+    /// Give containers SELinux labels, where the host has SELinux
+    #[arg(long, global = true, env = "FSD_SELINUX_ENABLED")]
+    pub selinux_enabled: bool,
     /// Program that serves a tree by FUSE [default: fsd-fuse, beside this program or in ../bin]
     #[arg(long, global = true, env = "FSD_FUSE", value_name = "FILE")]
     pub fuse: Option<PathBuf>,
@@ -137,6 +140,8 @@ struct File {
     default_runtime: Option<String>,
     #[serde(rename = "userns-remap")]
     userns_remap: Option<String>,
+    #[serde(rename = "selinux-enabled")]
+    selinux_enabled: Option<bool>,
     fuse: Option<PathBuf>,
     log: Option<String>,
     #[serde(rename = "log-driver")]
@@ -209,10 +214,10 @@ impl Storage {
         Ok(storage)
     }
 
-    /// In layerfs's words; `fuse` is the program that serves a tree by FUSE.
-    pub fn choice<'a>(&'a self, fuse: &'a Path) -> Choice<'a> {
+    /// In layerfs's words; `fuse` is the program that serves a tree by FUSE, `label` the SELinux label of layers.
+    pub fn choice<'a>(&'a self, fuse: &'a Path, label: Option<&'a str>) -> Choice<'a> {
         let (driver, stacking) = (self.driver.as_deref(), self.stacking.as_deref());
-        Choice { driver, stacking, merge_above: self.merge_above, fuse: Some(fuse) }
+        Choice { driver, stacking, merge_above: self.merge_above, fuse: Some(fuse), label }
     }
 }
 
@@ -237,6 +242,8 @@ pub struct Config {
     pub default_runtime: String,
     /// The users of containers, where they are not the host's.
     pub userns_remap: Option<IdMap>,
+    /// Whether containers are to have SELinux labels, where the host has SELinux.
+    pub selinux_enabled: bool,
     /// What serves a tree by FUSE.
     pub fuse: PathBuf,
     /// Where containers log that name no driver.
@@ -288,6 +295,7 @@ impl Config {
             userns_remap: crate::userns::remap(
                 options.userns_remap.clone().or(file.userns_remap).as_deref().unwrap_or_default(),
             )?,
+            selinux_enabled: options.selinux_enabled || file.selinux_enabled.unwrap_or(false),
             limits: limits(&file.limits),
             registries: Settings { insecure: file.registries.insecure, mirrors: file.registries.mirrors },
         };

@@ -12,7 +12,7 @@ use common::{Listing, assert_same, fuse_program, list_dir, list_tree, may_mount,
 use fs_base::sys::mount::mount_table;
 use fs_base::{Class, LayerId};
 use layerfs::diff::{ChangeKind, of_upper};
-use layerfs::driver::{Choice, Mounter, Verdict, names};
+use layerfs::driver::{Choice, Mounter, Verdict, Writable, names};
 use layerfs::ingest::IngestOptions;
 use layerfs::store::Store;
 use layerfs::tree::Tree;
@@ -181,7 +181,8 @@ fn conformance(dir: &Path, choice: Choice<'_>, seed: u64) {
     let lower = Tree::new(layers(&store, &ids));
     let before = list_tree(&lower);
     for round in 0..3 {
-        let mount = mounter.container(&ids, &upper, &work).unwrap_or_else(|e| panic!("{driver}: {e} {:?}", e.hint()));
+        let mount =
+            mounter.container(&ids, Writable::new(&upper, &work)).unwrap_or_else(|e| panic!("{driver}: {e} {:?}", e.hint()));
         let what = format!("{driver}, seed {seed}, round {round}");
         if round == 0 {
             assert_same(&before, &list_dir(&place_of(&mount)), &what);
@@ -276,7 +277,7 @@ fn a_container_moves_from_driver_to_driver() {
     let before = list_tree(&Tree::new(layers(&store, &ids)));
     for driver in ["erofs", "fuse", "overlay", "fuse", "erofs-loop", "fuse", "erofs"] {
         let Some(mounter) = mounter(&store, named(driver)) else { continue };
-        let mount = mounter.container(&ids, &upper, &work).unwrap();
+        let mount = mounter.container(&ids, Writable::new(&upper, &work)).unwrap();
         if upper.read_dir().unwrap().next().is_some() {
             let tree = list_tree(&Tree::with_upper(layers(&store, &ids), &upper).unwrap());
             assert_same(&tree, &list_dir(&place_of(&mount)), driver);
@@ -317,7 +318,7 @@ fn every_driver_serves_a_tree_for_a_user_namespace() {
         );
         let layer = store.ingest(&mut std::fs::File::open(dir.path().join("l.tar")).unwrap(), &IngestOptions::default()).unwrap();
         let (upper, work) = (dir.path().join("upper"), dir.path().join("work"));
-        let held = mounter.container_of(&[layer.id], &upper, &work, &owners).unwrap();
+        let held = mounter.container_of(&[layer.id], Writable::new(&upper, &work), &owners).unwrap();
         let tree = place_of(&held);
         assert_eq!((owner(&tree.join("kept")), owner(&tree)), ((300_000, 400_007), (200_000, 400_000)), "{driver}");
         let shown = named_by_acl(&tree.join("kept"));
@@ -346,7 +347,7 @@ fn every_driver_serves_a_tree_for_a_user_namespace() {
         assert!(!upper.join("kept").exists(), "{driver}");
         drop(held);
         // The same directories, for the host's users.
-        let plain = mounter.container(&[layer.id], &upper, &work).unwrap();
+        let plain = mounter.container(&[layer.id], Writable::new(&upper, &work)).unwrap();
         let tree = place_of(&plain);
         assert_eq!((owner(&tree.join("shared/new")), owner(&tree.join("kept"))), ((1009, 3), (1000, 7)), "{driver}");
         assert_eq!(root_of_capability(&tree.join("changed")), Some(0), "{driver}");
@@ -491,7 +492,8 @@ fn deep_chain(dir: &Path, store: &Arc<Store>, mounter: &Mounter, ids: &[LayerId]
     let image = mounter.image(ids).unwrap_or_else(|e| panic!("{what} {count}: {e} {:?}", e.hint()));
     assert_eq!(std::fs::read_dir(place_of(&image)).unwrap().count(), count, "{what}");
     let (upper, work) = (dir.join(format!("{what}-u{count}")), dir.join(format!("{what}-w{count}")));
-    let mount = mounter.container(ids, &upper, &work).unwrap_or_else(|e| panic!("{what} {count}: {e} {:?}", e.hint()));
+    let mount =
+        mounter.container(ids, Writable::new(&upper, &work)).unwrap_or_else(|e| panic!("{what} {count}: {e} {:?}", e.hint()));
     std::fs::write(place_of(&mount).join("new"), "x").unwrap();
     assert_eq!(std::fs::read_dir(place_of(&mount)).unwrap().count(), count + 1, "{what}");
     for number in [0, count / 2, count.saturating_sub(1)].into_iter().filter(|n| *n < count) {
@@ -544,7 +546,7 @@ fn a_new_writable_layer_has_the_roots_owner_and_mode() {
     let id = store.ingest(&mut std::fs::File::open(dir.path().join("r.tar")).unwrap(), &IngestOptions::default()).unwrap().id;
     let mounter = Mounter::new(Arc::clone(&store), Choice::default()).unwrap();
     let (upper, work) = (dir.path().join("upper"), dir.path().join("work"));
-    let mount = mounter.container(&[id], &upper, &work).unwrap();
+    let mount = mounter.container(&[id], Writable::new(&upper, &work)).unwrap();
     let stat = std::fs::metadata(place_of(&mount)).unwrap();
     assert_eq!((stat.mode() & 0o7777, stat.uid(), stat.gid()), (0o1751, 12, 34));
     assert_eq!(changes_of(&Tree::new(layers(&store, &[id])), &upper), []);
@@ -569,7 +571,7 @@ fn images_on_the_host_have_no_devices_and_no_set_user_id() {
         let flags = rustix::fs::fstatvfs(&image).unwrap().f_flag;
         use rustix::fs::StatVfsMountFlags as F;
         assert!(flags.contains(F::NOSUID | F::NODEV | F::RDONLY), "{flags:?}");
-        let container = mounter.container(ids, &dir.path().join("upper"), &dir.path().join("work")).unwrap();
+        let container = mounter.container(ids, Writable::new(&dir.path().join("upper"), &dir.path().join("work"))).unwrap();
         assert!(std::fs::File::open(place_of(&container).join("null")).is_ok(), "a container has its devices");
     }
 }
@@ -590,7 +592,7 @@ fn containers_start_side_by_side() {
             for number in 0..8 {
                 scope.spawn(move || {
                     let at = |name: &str| dir.join(format!("{name}{number}"));
-                    let mount = mounter.container(ids, &at("upper"), &at("work")).unwrap();
+                    let mount = mounter.container(ids, Writable::new(&at("upper"), &at("work"))).unwrap();
                     std::fs::write(place_of(&mount).join("mine"), number.to_string()).unwrap();
                     assert!(mounter.image(ids).is_ok());
                 });
@@ -660,7 +662,7 @@ fn an_ordinary_user_can_do_everything_but_mount() {
     assert!(mounter.probed().iter().all(|p| p.why().is_some_and(|why| !why.is_empty())));
     for error in [
         mounter.image(&ids).unwrap_err(),
-        mounter.container(&ids, &dir.path().join("upper"), &dir.path().join("work")).unwrap_err(),
+        mounter.container(&ids, Writable::new(&dir.path().join("upper"), &dir.path().join("work"))).unwrap_err(),
     ] {
         assert_eq!(error.class(), Class::Unsupported);
         assert!(error.hint().unwrap().contains("CAP_SYS_ADMIN"), "{error}");

@@ -11,7 +11,7 @@ use common::{may_mount, named, place_of};
 use fs_base::LayerId;
 use fs_base::sys::map::Map;
 use fs_base::sys::mount::Mount;
-use layerfs::driver::{Choice, Mounter, names};
+use layerfs::driver::{Choice, Mounter, Writable, names};
 use layerfs::ingest::IngestOptions;
 use layerfs::store::Store;
 
@@ -55,7 +55,7 @@ fn containers(mounter: &Mounter, chain: &[LayerId], dir: &Path) -> Vec<Mount> {
     let container = |number: usize| {
         let own = dir.join(format!("c{number}"));
         std::fs::create_dir(&own).unwrap();
-        mounter.container(chain, &own.join("upper"), &own.join("work")).unwrap()
+        mounter.container(chain, Writable::new(&own.join("upper"), &own.join("work"))).unwrap()
     };
     (0..CONTAINERS).map(container).collect()
 }

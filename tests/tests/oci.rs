@@ -114,7 +114,8 @@ fn what_a_spec_asks_for_in_vain_is_refused_by_name_and_leaves_nothing() {
     for (path, value, why) in [
         ("/hooks", json!({"prestart": [{"path": "/bin/true"}]}), "hooks is not supported"),
         ("/linux/personality", json!({"domain": "LINUX32"}), "linux.personality is not supported"),
-        ("/process/selinuxLabel", json!("mine"), "process.selinuxLabel is not supported"),
+        ("/process/selinuxLabel", json!("mine"), "process.selinuxLabel is not supported: SELinux is not"),
+        ("/linux/mountLabel", json!("mine"), "linux.mountLabel is not supported: SELinux is not"),
         ("/process/ioPriority", json!({"class": "IOPRIO_CLASS_IDLE", "priority": 0}), "process.ioPriority is not supported"),
         ("/ociVersion", json!("invalid"), "ociVersion \"invalid\" is not supported"),
         ("/linux/rootfsPropagation", json!("public"), "linux.rootfsPropagation \"public\""),

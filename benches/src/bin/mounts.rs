@@ -10,7 +10,7 @@ use benches::measure::{Samples, time};
 use benches::report::Report;
 use clap::Parser;
 use fs_base::LayerId;
-use layerfs::driver::{Choice, Mounter};
+use layerfs::driver::{Choice, Mounter, Writable};
 use layerfs::ingest::IngestOptions;
 use layerfs::store::Store;
 
@@ -90,7 +90,7 @@ fn measure(report: &mut Report, store: &Arc<Store>, driver: &str, chain: &[Layer
         warm.add(seconds);
         shared.add(time(|| Ok(mounter.image(chain)?))?.0);
         let (upper, work) = (dir.join(format!("upper-{round}")), dir.join(format!("work-{round}")));
-        container.add(time(|| Ok(mounter.container(chain, &upper, &work)?))?.0);
+        container.add(time(|| Ok(mounter.container(chain, Writable::new(&upper, &work))?))?.0);
         drop(image);
     }
     let layers = if chain.len() == 1 { "1 layer".to_owned() } else { format!("{} layers", chain.len()) };

@@ -16,6 +16,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::mount::MountAttrFlags;
 
 use super::options::Options;
+use super::selinux;
 
 /// Where it is.
 pub const DEV: &str = "/dev";
@@ -80,6 +81,7 @@ pub fn make(spec: &Spec, ids: &IdMap) -> Result<Option<Mount>> {
     let root = ids.root()?;
     let context = FsContext::open("tmpfs")?;
     context.string("source", "tmpfs")?;
+    selinux::set_context(spec, "tmpfs", &context)?;
     for (key, value) in &options.data {
         match value {
             Some(value) => context.string(key, value.as_str())?,

@@ -12,6 +12,7 @@
 //! What a spec asks for and this runtime can't do is refused by name.
 
 mod apparmor;
+mod attr;
 mod bundle;
 mod channel;
 mod dev;
@@ -25,6 +26,7 @@ mod process;
 mod reaper;
 mod refuse;
 mod rootfs;
+mod selinux;
 mod terminal;
 mod userns;
 

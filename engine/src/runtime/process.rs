@@ -14,7 +14,9 @@ use rustix::fs::{Gid, Mode, Uid};
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use super::apparmor::{self, When};
+use super::apparmor;
+use super::attr::When;
+use super::selinux;
 use crate::capability;
 use crate::seccomp::Filter;
 
@@ -56,9 +58,11 @@ pub fn prepare(process: &Process, filter: Option<&Filter>, warnings: &mut Vec<St
     find(process)
 }
 
-/// Gives this process the limits, the user and the place of the spec's process, and `when` it says its profile. With
-/// `no_new_privileges` the caller installs the filter last, see [`late_filter`].
+/// Gives this process the limits, the user and the place of the spec's process, and `when` it says its profile and its
+/// label. With `no_new_privileges` the caller installs the filter last, see [`late_filter`].
 pub fn restrict(process: &Process, filter: Option<&Filter>, when: When, warnings: &mut Vec<String>) -> Result<()> {
+    let label = process.selinux_label().as_deref().filter(|label| !label.is_empty());
+    label.map_or(Ok(()), selinux::label_keys)?;
     new_session_keyring()?;
     close_on_exec_from(3)?;
     for limit in process.rlimits().iter().flatten() {
@@ -68,6 +72,9 @@ pub fn restrict(process: &Process, filter: Option<&Filter>, when: When, warnings
     // Before the filter, which may forbid what this takes.
     if let Some(profile) = process.apparmor_profile().as_deref().filter(|name| !name.is_empty()) {
         apparmor::confine(profile, when)?;
+    }
+    if let Some(label) = label {
+        selinux::confine(label, when)?;
     }
     if let Some(filter) = filter.filter(|_| !is_late(process)) {
         filter.install()?;

@@ -8,7 +8,7 @@ use fs_base::sys::signal::SignalSet;
 use oci_spec::runtime::Process;
 use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions};
 
-use super::apparmor::When;
+use super::attr::When;
 use super::channel::Channel;
 use super::init::become_program;
 use super::process::{late_filter, restrict};
@@ -38,7 +38,9 @@ pub fn run(process: &Process, filter: Option<&Filter>, warnings: &[String], cons
     set_title(&format!("init -- {command}"));
     let _ = rustix::thread::set_name(c"init");
     // It needs no more rights than the program it looks after.
-    if restrict(process, filter, When::Now, &mut warnings).and_then(|()| late_filter(process, filter)).is_err() {
+    let restricted = restrict(process, filter, When::Now, &mut warnings).and_then(|()| late_filter(process, filter));
+    if let Err(error) = restricted {
+        channel.send_failure(&error);
         return 255;
     }
     // The program's success is the end of the last copy of the channel.

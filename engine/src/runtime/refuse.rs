@@ -4,6 +4,7 @@ use fs_base::{Error, Result};
 use oci_spec::runtime::{Process, Spec};
 
 use crate::apparmor::AppArmor;
+use crate::selinux::SELinux;
 
 /// Refuses what would else be ignored.
 pub fn check(spec: &Spec) -> Result<()> {
@@ -25,10 +26,10 @@ pub fn check(spec: &Spec) -> Result<()> {
             (linux.personality().is_some(), "linux.personality"),
             (linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty()), "linux.timeOffsets"),
             (linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()), "linux.netDevices"),
-            (says(linux.mount_label().as_ref()), "linux.mountLabel"),
         ]);
     }
     refuse(&asked)?;
+    check_label("linux.mountLabel", spec.linux().as_ref().and_then(|linux| linux.mount_label().as_ref()))?;
     spec.process().as_ref().map_or(Ok(()), process)
 }
 
@@ -38,8 +39,8 @@ pub fn process(process: &Process) -> Result<()> {
         (process.scheduler().is_some(), "process.scheduler"),
         (process.io_priority().is_some(), "process.ioPriority"),
         (process.exec_cpu_affinity().is_some(), "process.execCPUAffinity"),
-        (says(process.selinux_label().as_ref()), "process.selinuxLabel"),
     ])?;
+    check_label("process.selinuxLabel", process.selinux_label().as_ref())?;
     if says(process.apparmor_profile().as_ref()) && !AppArmor::of_host().is_enabled() {
         return Err(Error::unsupported("process.apparmorProfile is not supported: AppArmor is not enabled on this host"));
     }
@@ -51,6 +52,13 @@ pub fn process(process: &Process) -> Result<()> {
         seen.push(limit.typ());
     }
     Ok(())
+}
+
+fn check_label(name: &str, label: Option<&String>) -> Result<()> {
+    if !says(label) || SELinux::of_host().is_enabled() {
+        return Ok(());
+    }
+    Err(Error::unsupported(format!("{name} is not supported: SELinux is not enabled on this host")))
 }
 
 fn says(text: Option<&String>) -> bool {
@@ -78,11 +86,17 @@ mod tests {
             (r#""hooks": {"poststop": [{"path": "/bin/true"}]}"#, "hooks"),
             (r#""linux": {"personality": {"domain": "LINUX32"}}"#, "linux.personality"),
             (r#""linux": {"timeOffsets": {"boottime": {"secs": 1, "nanosecs": 0}}}"#, "linux.timeOffsets"),
-            (r#""linux": {"mountLabel": "system_u"}"#, "linux.mountLabel"),
-            (r#""process": {"user": {"uid": 0, "gid": 0}, "cwd": "/", "selinuxLabel": "x"}"#, "process.selinuxLabel"),
         ] {
             let said = check(&spec(json)).unwrap_err().to_string();
             assert_eq!(said, format!("{name} is not supported by the built-in runtime"), "{json}");
+        }
+        for (json, name) in [
+            (r#""linux": {"mountLabel": "system_u"}"#, "linux.mountLabel"),
+            (r#""process": {"user": {"uid": 0, "gid": 0}, "cwd": "/", "selinuxLabel": "x"}"#, "process.selinuxLabel"),
+        ] {
+            let said = check(&spec(json)).map_err(|error| error.to_string());
+            let refused = format!("{name} is not supported: SELinux is not enabled on this host");
+            assert_eq!(said, if SELinux::of_host().is_enabled() { Ok(()) } else { Err(refused) }, "{json}");
         }
         for bad in ["", "1", "2.0.0", "1.0", "x.y.z"] {
             let mut spec = spec(r#""hostname": "x""#);

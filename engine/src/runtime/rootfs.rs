@@ -13,7 +13,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::mount::{MountAttrFlags, MountPropagationFlags};
 
 use super::options::Options;
-use super::{dev, proc};
+use super::{dev, proc, selinux};
 use crate::cgroup;
 
 /// The source of a bind mount, cloned from the host's tree.
@@ -193,6 +193,7 @@ impl<'a> Rootfs<'a> {
         }
         let context = FsContext::open(typ)?;
         context.string("source", source.unwrap_or(Path::new(typ)))?;
+        selinux::set_context(self.spec, typ, &context)?;
         for (key, value) in &options.data {
             match value {
                 Some(value) => context.string(key, value.as_str())?,
@@ -202,6 +203,7 @@ impl<'a> Rootfs<'a> {
         // Read-only comes last: /dev has to be filled first.
         let attributes = if fill { options.set.0 - MountAttrFlags::MOUNT_ATTR_RDONLY } else { options.set.0 };
         let mount = context.mount(attributes)?;
+        selinux::label_root(self.spec, typ, &mount)?;
         mount.attach_at(place.as_fd(), Path::new(""))?;
         match typ {
             "tmpfs" if fill => {
@@ -234,6 +236,7 @@ impl<'a> Rootfs<'a> {
             return whole.attach_at(place.as_fd(), Path::new(""));
         }
         let folder = FsContext::open("tmpfs")?;
+        selinux::set_context(self.spec, "tmpfs", &folder)?;
         folder.string("mode", "755")?;
         let folder = folder.mount(options.set.0 - MountAttrFlags::MOUNT_ATTR_RDONLY)?;
         folder.attach_at(place.as_fd(), Path::new(""))?;
@@ -313,6 +316,7 @@ impl<'a> Rootfs<'a> {
             return Mount::clone_at(empty.as_fd(), Path::new(""), false);
         }
         let context = FsContext::open("tmpfs")?;
+        selinux::set_context(self.spec, "tmpfs", &context)?;
         context.string("size", "0")?;
         context.flag("ro")?;
         let mount = context.mount(MountAttrFlags::MOUNT_ATTR_RDONLY)?;

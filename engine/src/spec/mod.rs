@@ -19,6 +19,7 @@ use oci_spec::runtime::{
 };
 
 use crate::config::{Container, Namespace, Network, Ulimit, Users};
+use crate::selinux::Labels;
 use crate::user::{self, User};
 use crate::{capability, cgroup, seccomp};
 
@@ -115,12 +116,18 @@ fn process_of(container: &Container, root: &Root) -> Result<Process> {
         .set_capabilities(Some(capabilities(container, &user)?))
         .set_no_new_privileges(Some(container.no_new_privileges))
         .set_apparmor_profile(container.apparmor.clone())
+        .set_selinux_label(label(container, |labels| &labels.process))
         .set_oom_score_adj(container.oom_score_adj)
         .set_rlimits(Some(container.ulimits.iter().map(rlimit).collect::<Result<_>>()?));
     let mut spec_user = SpecUser::default();
     spec_user.set_uid(user.uid).set_gid(user.gid).set_additional_gids(Some(user.groups));
     process.set_user(spec_user);
     Ok(process)
+}
+
+/// One of its labels, if it has it.
+fn label(container: &Container, which: impl Fn(&Labels) -> &String) -> Option<String> {
+    container.selinux.as_ref().map(|labels| which(labels).clone()).filter(|label| !label.is_empty())
 }
 
 fn console((rows, columns): (u16, u16)) -> Result<SpecBox> {
@@ -210,6 +217,7 @@ fn linux(container: &Container) -> Result<Linux> {
         .set_uid_mappings(container.users.ids().map(|ids| mappings(ids.uids())).transpose()?)
         .set_gid_mappings(container.users.ids().map(|ids| mappings(ids.gids())).transpose()?)
         .set_rootfs_propagation(None)
+        .set_mount_label(label(container, |labels| &labels.mount))
         .set_masked_paths(Some(paths(container, container.masked_paths.as_ref(), MASKED)))
         .set_readonly_paths(Some(paths(container, container.readonly_paths.as_ref(), READ_ONLY)));
     Ok(linux)

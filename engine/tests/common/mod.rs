@@ -178,6 +178,7 @@ fn value(args: &[&str]) -> Container {
         no_new_privileges: false,
         seccomp: Seccomp::Default,
         apparmor: None,
+        selinux: None,
         masked_paths: None,
         readonly_paths: None,
         sysctls: std::collections::BTreeMap::new(),

@@ -45,6 +45,7 @@ fn security(app: &App) -> Vec<&'static str> {
     let all = [
         (AppArmor::of_host().confines(), "name=apparmor"),
         (true, "name=seccomp,profile=builtin"),
+        (app.selinux.is_some(), "name=selinux"),
         (app.config.userns_remap.is_some(), "name=userns"),
     ];
     all.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect()

@@ -32,7 +32,7 @@ pub fn check(mode: &str) -> Result<()> {
 /// Gives a container that is about to start what its mode asks for.
 pub fn apply(app: &App, row: &ContainerRow, container: &mut Container) -> Result<()> {
     match row.definition.host_text("IpcMode") {
-        "shareable" if !has_own_shm(row) => container.shm = Some(make(&app.run_dir(&row.id), container.shm_size)?),
+        "shareable" if !has_own_shm(row) => container.shm = Some(make(&app.run_dir(&row.id), container)?),
         mode => {
             if let Some(name) = mode.strip_prefix("container:") {
                 let (pid, shm) = other(app, row, name).map_err(|error| error.context("failed to join IPC namespace"))?;
@@ -56,14 +56,17 @@ fn is_mounted(dir: &Path, place: &Path) -> bool {
     matches!((device(dir), device(place)), (Ok(outer), Ok(inner)) if outer != inner)
 }
 
-fn make(run_dir: &Path, size: Option<u64>) -> Result<PathBuf> {
+fn make(run_dir: &Path, container: &Container) -> Result<PathBuf> {
     release(run_dir)?;
     let place = run_dir.join(SHM);
     std::fs::create_dir_all(&place).at("make directory", &place)?;
     let context = FsContext::open("tmpfs")?;
     context.string("source", "shm")?;
     context.string("mode", "1777")?;
-    if let Some(size) = size {
+    if let Some(labels) = &container.selinux {
+        context.string("context", labels.mount.as_str())?;
+    }
+    if let Some(size) = container.shm_size {
         context.string("size", size.to_string())?;
     }
     let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;

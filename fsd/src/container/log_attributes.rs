@@ -84,6 +84,7 @@ mod tests {
             config: json!({"Labels": {"a": "1", "b": "2"}, "Env": ["X=x", "Y=y", "Z=z"]}),
             host_config: json!({"LogConfig": {"Config": {"labels": "b", "env": "X", "env-regex": "^Z"}}}),
             mounts: Vec::new(),
+            labels: None,
         };
         let all = named(&definition).unwrap();
         assert_eq!(all.into_iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>(), ["X=x", "Z=z", "b=2"]);

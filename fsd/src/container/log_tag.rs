@@ -81,7 +81,7 @@ mod tests {
             image: format!("sha256:{}", "1".repeat(64)).parse().unwrap(),
             image_name: "i:1".to_owned(),
             created: 0,
-            definition: Definition { config, host_config: json!({}), mounts: Vec::new() },
+            definition: Definition { config, host_config: json!({}), mounts: Vec::new(), labels: None },
             state: State::created(),
         };
         let tag = of("{{.ImageName}}/{{ .Name }}/{{.ID}}/{{.ImageID}} {{.Command}}", &row).unwrap();

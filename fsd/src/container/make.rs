@@ -10,7 +10,7 @@ use volumes::parse::Request as VolumeRequest;
 use volumes::{MountPoint, Volume};
 
 use super::create::{New, Settled, decode};
-use super::{ContainerRow, Definition, State, names};
+use super::{ContainerRow, Definition, State, names, selinux};
 use crate::app::App;
 use crate::db::images::ImageRow;
 use crate::image;
@@ -74,6 +74,8 @@ fn prepare(app: &App, new: New, image: &ImageRow) -> Result<Prepared> {
     let id = ContainerId::random()?;
     let mut settled = new.settle(&image::Config::parse(&image.config)?, &id)?;
     super::join::by_id(app, &mut settled.host_config)?;
+    // Held until there is a row.
+    let chosen = selinux::choose(app, &mut settled.host_config)?;
     let endpoints = networks(app, &id, &mut settled)?;
     let known = linked::asked(app, &mut settled.host_config)?;
     let requests = settled.mounts.requests(inherited(app, &settled)?, settled.volumes.clone())?;
@@ -85,7 +87,12 @@ fn prepare(app: &App, new: New, image: &ImageRow) -> Result<Prepared> {
         image: image.id,
         image_name,
         created: crate::db::now(),
-        definition: Definition { config: settled.config, host_config: settled.host_config, mounts: attached.points },
+        definition: Definition {
+            config: settled.config,
+            host_config: settled.host_config,
+            mounts: attached.points,
+            labels: chosen.labels.clone(),
+        },
         state: State::created(),
     };
     Ok(Prepared { row, endpoints, known, created: attached.created, warnings: settled.warnings })

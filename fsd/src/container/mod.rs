@@ -45,6 +45,7 @@ mod restart;
 mod row;
 mod run;
 pub mod runtimes;
+pub mod selinux;
 pub mod show;
 pub mod signal;
 pub mod size;

@@ -298,6 +298,7 @@ mod tests {
                 config: json!({}),
                 host_config: json!({"RestartPolicy": {"Name": name, "MaximumRetryCount": most}}),
                 mounts: Vec::new(),
+                labels: None,
             },
             state: State::created(),
         };

@@ -1,5 +1,6 @@
 //! A container as the database keeps it.
 
+use engine::selinux::Labels;
 use fs_base::{ContainerId, Digest};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -35,6 +36,9 @@ pub struct Definition {
     pub host_config: Value,
     /// What it mounts.
     pub mounts: Vec<MountPoint>,
+    /// Its SELinux labels; `None` if it was made, and not started since, by a daemon that gives none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Labels>,
 }
 
 impl Definition {

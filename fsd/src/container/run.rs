@@ -11,7 +11,7 @@ use fs_base::{Class, ContainerId, Error, IoContext, Result};
 
 use super::live::Live;
 use super::to_engine::to_engine;
-use super::{ContainerRow, State, Status, apparmor, files, health, ipc, join, log_attributes, oom, restart, users};
+use super::{ContainerRow, State, Status, apparmor, files, health, ipc, join, log_attributes, oom, restart, selinux, users};
 use crate::app::App;
 use crate::network;
 
@@ -105,6 +105,7 @@ fn make(app: &App, row: &ContainerRow, live: &Live) -> Result<engine::shim::Laun
     let image =
         app.db.image(&row.image)?.ok_or_else(|| Error::corrupt(format!("the image {} of the container is gone", row.image)))?;
     let dir = app.container_dir(&row.id);
+    let row = &*selinux::labelled(app, row)?;
     let specs = app.volumes.prepare(&row.definition.mounts)?;
     let known = network::linked::known(app, row)?;
     let mut prepared = network::prepare(app, row, &known.hosts)?;
@@ -112,10 +113,12 @@ fn make(app: &App, row: &ContainerRow, live: &Live) -> Result<engine::shim::Laun
         let _alone = app.networks.hosts();
         files::write(row, &dir, &prepared.files)?
     };
+    selinux::relabel(app, row, &specs, &files, prepared.files.shared_with.is_some())?;
     let own = std::mem::replace(&mut prepared.network, engine::config::Network::Own);
     let mut container = to_engine(row, specs, files, own)?;
     // What it says itself is said over that.
     container.env.splice(..0, known.env);
+    container.selinux = selinux::of(app, row).cloned();
     if let Some(other) = join::pid(app, row)? {
         container.pid = other;
     }

@@ -37,12 +37,14 @@ pub fn inspect(app: &App, row: &ContainerRow, execs: &[String], size: Option<Siz
     let dir = app.container_dir(&row.id);
     let path = |name: &str| dir.join(name);
     let networks = Shown::one(app, row)?;
+    let labels = definition.labels.clone().unwrap_or_default();
     let mut value = json!({
         "Id": row.id, "Created": time(row.created), "Path": command.first(), "Args": command.get(1..).unwrap_or_default(),
         "State": state(app, row), "Image": row.image, "Name": format!("/{}", row.name), "RestartCount": row.state.restart_count,
         "ResolvConfPath": path(files::RESOLV_CONF), "HostnamePath": path(files::HOSTNAME), "HostsPath": path(files::HOSTS),
         "LogPath": super::log_options(&definition.host_config)?.filter(|log| log.journal.is_none()).map_or(PathBuf::new(), |_| path(files::LOG)),
-        "Driver": app.mounter.driver_name().unwrap_or("none"), "Platform": "linux", "MountLabel": "", "ProcessLabel": "",
+        "Driver": app.mounter.driver_name().unwrap_or("none"), "Platform": "linux",
+        "MountLabel": labels.mount, "ProcessLabel": labels.process,
         "AppArmorProfile": row.state.apparmor, "ExecIDs": if execs.is_empty() { Value::Null } else { json!(execs) },
         "HostConfig": definition.host_config,
         "GraphDriver": {"Name": app.mounter.driver_name().unwrap_or("none"), "Data": {"UpperDir": path(files::UPPER)}},

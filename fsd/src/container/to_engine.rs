@@ -11,9 +11,6 @@ use super::create::read;
 use super::{ContainerRow, Definition};
 use crate::network::links;
 
-/// There where SELinux is on.
-const SELINUX: &str = "/sys/fs/selinux/enforce";
-
 /// The fields of `HostConfig` that the engine gets.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -83,7 +80,7 @@ pub fn to_engine(row: &ContainerRow, mounts: Vec<MountSpec>, files: Vec<ManagedF
     let Definition { host_config, .. } = &row.definition;
     let definition = &row.definition;
     let host: Host = read(host_config, "HostConfig")?;
-    let Security { seccomp, no_new_privileges, unmasked, apparmor } = security(&host)?;
+    let Security { seccomp, no_new_privileges, unmasked, apparmor, .. } = security(&host)?;
     let mode = |key: &str| if definition.host_text(key) == "host" { Namespace::Host } else { Namespace::Private };
     let resources = super::resources::of(host_config)?;
     let devices = super::devices::of(host_config)?;
@@ -117,6 +114,7 @@ pub fn to_engine(row: &ContainerRow, mounts: Vec<MountSpec>, files: Vec<ManagedF
         no_new_privileges,
         seccomp,
         apparmor,
+        selinux: None,
         masked_paths: cleared(host.masked_paths),
         readonly_paths: cleared(host.readonly_paths),
         // Those of links are set when there are links.
@@ -150,10 +148,18 @@ struct Security {
     unmasked: bool,
     /// The AppArmor profile that was asked for.
     apparmor: Option<String>,
+    /// What is said of its SELinux labels.
+    labels: Vec<String>,
+}
+
+/// What a `HostConfig` says of SELinux labels.
+pub fn label_options(host_config: &Value) -> Result<Vec<String>> {
+    Ok(security(&read(host_config, "HostConfig")?)?.labels)
 }
 
 fn security(host: &Host) -> Result<Security> {
-    let mut all = Security { seccomp: Seccomp::Default, no_new_privileges: false, unmasked: false, apparmor: None };
+    let (seccomp, labels) = (Seccomp::Default, Vec::new());
+    let mut all = Security { seccomp, no_new_privileges: false, unmasked: false, apparmor: None, labels };
     for option in host.security_opt.iter().flatten() {
         if option == "no-new-privileges" {
             all.no_new_privileges = true;
@@ -172,19 +178,14 @@ fn security(host: &Host) -> Result<Security> {
             ("seccomp", profile) => all.seccomp = Seccomp::Profile(profile.to_owned()),
             ("systempaths", "unconfined") => all.unmasked = true,
             ("apparmor", profile) => all.apparmor = Some(profile.to_owned()).filter(|profile| !profile.is_empty()),
-            // There are no labels in what we run.
-            ("label", "disable") => {}
-            ("label", _) => {
-                let enabled = std::path::Path::new(SELINUX).exists();
-                let why = if enabled { "containers have no SELinux labels" } else { "SELinux is not enabled on this host" };
-                return Err(refused(option, why));
-            }
+            ("label", option) => all.labels.push(option.to_owned()),
             _ => return Err(Error::invalid(format!("invalid --security-opt 2: {option:?}"))),
         }
     }
     Ok(all)
 }
 
-fn refused(option: &str, why: &str) -> Error {
+/// An option that there is and that can't be had here.
+pub fn refused(option: &str, why: &str) -> Error {
     Error::unsupported(format!("--security-opt {option} is not supported: {why}"))
 }

@@ -189,7 +189,8 @@ mod tests {
     }
 
     fn row(id: &str, name: &str, image: Digest) -> ContainerRow {
-        let definition = Definition { config: json!({"Cmd": ["true"]}), host_config: json!({}), mounts: Vec::new() };
+        let definition =
+            Definition { config: json!({"Cmd": ["true"]}), host_config: json!({}), mounts: Vec::new(), labels: None };
         let id = format!("{id:0<64}").parse().unwrap();
         ContainerRow {
             id,

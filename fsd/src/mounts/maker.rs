@@ -6,7 +6,7 @@ use fs_base::sys::ids::IdMap;
 use fs_base::sys::mount::{Mount, mount_table};
 use fs_base::{Class, Error, IoContext, Result};
 use fsd_api::{MountRequest, ObjectKind};
-use layerfs::driver::Lease;
+use layerfs::driver::{Lease, Writable};
 use rustix::mount::MountAttrFlags;
 
 use super::session::{self, FUSE};
@@ -125,9 +125,11 @@ pub fn container(app: &App, row: &ContainerRow, layers: &[fs_base::LayerId], ids
             }
         }
     }
+    let label = crate::container::selinux::of(app, row).map(|labels| labels.mount.as_str());
+    let writable = Writable::new(&upper, &work).labelled(label);
     match ids {
-        None => app.mounter.container(layers, &upper, &work),
-        Some(ids) => app.mounter.container_of(layers, &upper, &work, &*app.mapped.of(ids)?),
+        None => app.mounter.container(layers, writable),
+        Some(ids) => app.mounter.container_of(layers, writable, &*app.mapped.of(ids)?),
     }
 }
 

@@ -345,7 +345,7 @@ mod tests {
             image: format!("sha256:{}", "1".repeat(64)).parse().unwrap(),
             image_name: String::new(),
             created: 0,
-            definition: Definition { config, host_config: json!({}), mounts: Vec::new() },
+            definition: Definition { config, host_config: json!({}), mounts: Vec::new(), labels: None },
             state: State::created(),
         };
         let container = "b".repeat(64).parse().unwrap();

@@ -19,15 +19,16 @@ use crate::store::{Layer, Store};
 #[derive(Debug)]
 pub struct Erofs {
     through_loop: bool,
+    label: Option<String>,
 }
 
 impl Erofs {
-    pub fn file_backed() -> Erofs {
-        Erofs { through_loop: false }
+    pub fn file_backed(label: Option<String>) -> Erofs {
+        Erofs { through_loop: false, label }
     }
 
-    pub fn on_loop() -> Erofs {
-        Erofs { through_loop: true }
+    pub fn on_loop(label: Option<String>) -> Erofs {
+        Erofs { through_loop: true, label }
     }
 
     fn mount(&self, index: &Path, data: &[PathBuf]) -> Result<Mount> {
@@ -46,6 +47,9 @@ impl Erofs {
         give("source", index)?;
         for file in data {
             give("device", file)?;
+        }
+        if let Some(label) = &self.label {
+            context.string("context", label.as_str())?;
         }
         context.flag("ro")?;
         context.mount(MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV)

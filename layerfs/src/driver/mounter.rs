@@ -26,6 +26,8 @@ pub struct Choice<'a> {
     pub merge_above: Option<usize>,
     /// The program that serves a tree by FUSE.
     pub fuse: Option<&'a Path>,
+    /// The SELinux label that layers are to have; each file's own if `None`.
+    pub label: Option<&'a str>,
 }
 
 /// Mounts chains of layers. Everything it returns is detached: in no mount table, and gone with its last holder.
@@ -49,7 +51,7 @@ impl Mounter {
             Probe::Supported => Ok(driver),
             failed => Err(failed),
         };
-        let drivers = registry::all(choice.fuse).into_iter().map(|driver| (driver.name(), driver));
+        let drivers = registry::all(choice.fuse, choice.label).into_iter().map(|driver| (driver.name(), driver));
         let (mut driver, mut probed) = probe::choose(Part::Driver, drivers, choice.driver, try_driver)?;
         let methods = Method::ALL.map(|method| (method.name(), method));
         let mut stacker = None;
@@ -70,7 +72,7 @@ impl Mounter {
             && choice.driver.is_none()
         {
             let name = unused.name();
-            let others = registry::all(choice.fuse).into_iter().filter(|driver| !driver.capabilities().stacks);
+            let others = registry::all(choice.fuse, choice.label).into_iter().filter(|driver| !driver.capabilities().stacks);
             if let Some(whole) = probe::instead(&mut probed, name, others, try_driver) {
                 driver = Some(whole);
             }
@@ -128,11 +130,11 @@ impl Mounter {
         stacker.stack(&all, None)
     }
 
-    /// The tree of a container: `upper` takes what is written, `work` is overlayfs's own. Both must be on one file
-    /// system. What is missing of them is made; a new `upper` gets owner, mode and attributes of the image's root,
-    /// because overlayfs shows those of the upper directory.
-    pub fn container(&self, layers: &[LayerId], upper: &Path, work: &Path) -> Result<Mount> {
-        self.writable(layers, Writable { upper, work }, None)
+    /// The tree of a container, with a writable side whose directories are on one file system. What is missing of them is
+    /// made; a new upper directory gets owner, mode and attributes of the image's root, because overlayfs shows those of
+    /// the upper directory.
+    pub fn container(&self, layers: &[LayerId], writable: Writable<'_>) -> Result<Mount> {
+        self.writable(layers, writable, None)
     }
 
     /// A tree that may be written to and loses what is written: the layers, over them a directory in overlayfs's format if
@@ -159,7 +161,7 @@ impl Mounter {
             None => None,
         };
         let all: Vec<&Lower> = mounts.iter().map(|layer| &layer.lower).chain(&extra).collect();
-        let mount = self.stacker()?.stack(&all, Some(Writable { upper, work }))?;
+        let mount = self.stacker()?.stack(&all, Some(Writable::new(upper, work)))?;
         let attributes = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
         mount.set_attributes(attributes, MountAttrFlags::empty(), false)?;
         Ok(mount)
@@ -167,14 +169,13 @@ impl Mounter {
 
     /// As [`Mounter::container`], for a container with a user namespace. What is written is on the disk with the ids
     /// inside, as if there were none: the same directories make the tree of a container without one, or with another.
-    pub fn container_of(&self, layers: &[LayerId], upper: &Path, work: &Path, owners: &Owners) -> Result<Mount> {
-        self.writable(layers, Writable { upper, work }, Some(owners))
+    pub fn container_of(&self, layers: &[LayerId], writable: Writable<'_>, owners: &Owners) -> Result<Mount> {
+        self.writable(layers, writable, Some(owners))
     }
 
     fn writable(&self, layers: &[LayerId], side: Writable<'_>, owners: Option<&Owners>) -> Result<Mount> {
         let mounts = self.lowers(layers)?;
-        self.make_upper(layers, side.upper)?;
-        std::fs::create_dir_all(side.work).at("make directory", side.work)?;
+        self.make_sides(layers, side)?;
         if let Serves::Trees(trees) = self.driver()?.serves() {
             return self.tree(trees, layers, Some(side), owners.map(Owners::ids));
         }
@@ -266,12 +267,12 @@ impl Mounter {
         })
     }
 
-    fn make_upper(&self, layers: &[LayerId], upper: &Path) -> Result<()> {
-        if upper.exists() {
-            return Ok(());
+    fn make_sides(&self, layers: &[LayerId], Writable { upper, work, .. }: Writable<'_>) -> Result<()> {
+        if !upper.exists() {
+            let layers = layers.iter().map(|id| self.store.layer(id)).collect::<Result<_>>()?;
+            crate::archive::make_root_like(&Tree::new(layers), upper)?;
         }
-        let layers = layers.iter().map(|id| self.store.layer(id)).collect::<Result<_>>()?;
-        crate::archive::make_root_like(&Tree::new(layers), upper)
+        std::fs::create_dir_all(work).at("make directory", work)
     }
 
     /// Whether a layer has whiteouts or opaque directories, which would show if it were mounted alone.

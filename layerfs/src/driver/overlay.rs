@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use fs_base::sys::label;
 use fs_base::sys::mount::Mount;
 use fs_base::{Probe, Result};
 use rustix::mount::MountAttrFlags;
@@ -12,7 +13,15 @@ use crate::store::{Layer, Store};
 
 /// `layers/<hex>/fs`, made at the first mount and published whole.
 #[derive(Debug)]
-pub struct Overlay;
+pub struct Overlay {
+    label: Option<String>,
+}
+
+impl Overlay {
+    pub fn new(label: Option<String>) -> Overlay {
+        Overlay { label }
+    }
+}
 
 impl Driver for Overlay {
     fn name(&self) -> &'static str {
@@ -35,6 +44,9 @@ impl Driver for Overlay {
 impl Layered for Overlay {
     fn mount_layer(&self, store: &Store, layer: &Arc<Layer>) -> Result<Mount> {
         let unpacked = store.unpacked(layer)?;
+        if let Some(label) = &self.label {
+            label::tree_once(&unpacked, label)?;
+        }
         let mount = Mount::clone_of(&unpacked, false)?;
         mount.set_attributes(MountAttrFlags::MOUNT_ATTR_RDONLY, MountAttrFlags::empty(), false)?;
         Ok(mount)

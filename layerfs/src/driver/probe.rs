@@ -188,7 +188,7 @@ pub fn whole(store: &Store, driver: &dyn Whole) -> Probe {
         let scratch = Scratch::new(store)?;
         let layer = scratch.layer(store)?;
         let (upper, work) = (scratch.dir("upper")?, scratch.dir("work")?);
-        let mount = driver.mount_tree(store, &[layer], Some(Writable { upper: &upper, work: &work }), None)?;
+        let mount = driver.mount_tree(store, &[layer], Some(Writable::new(&upper, &work)), None)?;
         read_back(&mount)?;
         rustix::fs::unlinkat(&mount, "probe", rustix::fs::AtFlags::empty()).at("remove", "mounted file")?;
         let mark = rustix::fs::lstat(upper.join("probe")).at("find what was removed in", &upper)?;
@@ -206,7 +206,7 @@ pub fn stacker(store: &Store, method: Method) -> std::result::Result<Stacker, Pr
 fn writable(store: &Store, stacker: &Stacker) -> Result<()> {
     let scratch = Scratch::new(store)?;
     let (upper, work) = (scratch.dir("upper")?, scratch.dir("work")?);
-    let mount = stacker.stack(&[&Lower::empty()?], Some(Writable { upper: &upper, work: &work }))?;
+    let mount = stacker.stack(&[&Lower::empty()?], Some(Writable::new(&upper, &work)))?;
     let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CREATE | rustix::fs::OFlags::CLOEXEC;
     rustix::fs::openat(&mount, "probe", flags, rustix::fs::Mode::RUSR).at("write to", "overlay")?;
     drop(mount);
@@ -220,7 +220,7 @@ pub fn mapped(store: &Store, owners: &Owners, mount: impl FnOnce(&Arc<Layer>, Wr
     let built = ingest(&mut &one_file()[..], &scratch.0, &IngestOptions::default())?;
     let layer = Arc::new(store.open_at(&built.id, scratch.0.clone())?);
     let (upper, work) = (sides.dir("upper")?, sides.dir("work")?);
-    let mount = mount(&layer, Writable { upper: &upper, work: &work })?;
+    let mount = mount(&layer, Writable::new(&upper, &work))?;
     read_back(&mount)?;
     let root = owners.ids().root()?;
     let (uid, gid) = (rustix::fs::Uid::from_raw(root.0), rustix::fs::Gid::from_raw(root.1));

@@ -7,12 +7,19 @@ use super::erofs::Erofs;
 use super::overlay::Overlay;
 use super::session::Sessions;
 
-/// All drivers in the order in which they are tried. `fuse` is the program that serves a tree by FUSE.
-pub fn all(fuse: Option<&Path>) -> Vec<Box<dyn Driver>> {
-    vec![Box::new(Erofs::file_backed()), Box::new(Erofs::on_loop()), Box::new(Overlay), Box::new(Sessions::of(fuse))]
+/// All drivers in the order in which they are tried. `fuse` is the program that serves a tree by FUSE, `label` the SELinux
+/// label of layers.
+pub fn all(fuse: Option<&Path>, label: Option<&str>) -> Vec<Box<dyn Driver>> {
+    let label = || label.map(str::to_owned);
+    vec![
+        Box::new(Erofs::file_backed(label())),
+        Box::new(Erofs::on_loop(label())),
+        Box::new(Overlay::new(label())),
+        Box::new(Sessions::of(fuse)),
+    ]
 }
 
 /// Their names, in the order in which they are tried.
 pub fn names() -> Vec<&'static str> {
-    all(None).iter().map(|driver| driver.name()).collect()
+    all(None, None).iter().map(|driver| driver.name()).collect()
 }

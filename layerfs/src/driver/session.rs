@@ -86,7 +86,7 @@ impl Whole for Sessions {
         if !layers.is_empty() {
             options.push(format!("lowerdir={}", layers.join(":")));
         }
-        if let Some(Writable { upper, work }) = writable {
+        if let Some(Writable { upper, work, .. }) = writable {
             for (key, path) in [("upperdir", upper), ("workdir", work)] {
                 let path = std::path::absolute(path).at("find", path)?;
                 options.push(format!("{key}={}", option_path(&path)));
@@ -106,6 +106,7 @@ impl Whole for Sessions {
             suid: writable.is_some(),
             dev: writable.is_some(),
             user: None,
+            label: writable.and_then(|writable| writable.label).map(str::to_owned),
         })?;
         self.start(store, device, options.join(","))?;
         Ok(mount)

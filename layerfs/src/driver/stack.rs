@@ -87,19 +87,54 @@ pub struct Writable<'a> {
     pub upper: &'a Path,
     /// Belongs to who serves the tree.
     pub work: &'a Path,
+    /// The SELinux label that all of the tree has; each file's own if `None`.
+    pub label: Option<&'a str>,
 }
 
-impl Writable<'_> {
+impl<'a> Writable<'a> {
+    /// Two directories whose files have labels of their own.
+    pub fn new(upper: &'a Path, work: &'a Path) -> Writable<'a> {
+        Writable { upper, work, label: None }
+    }
+
+    /// The same under one label.
+    #[must_use]
+    pub fn labelled(self, label: Option<&'a str>) -> Writable<'a> {
+        Writable { label, ..self }
+    }
+
     /// The directory that both lie in.
     fn parent(&self) -> Result<&Path> {
         let parent = self.upper.parent().filter(|parent| self.work.parent() == Some(parent));
         parent.ok_or_else(|| Error::internal("the two writable directories of a container are not beside each other"))
     }
 
-    /// Both, as they are called below another mount of that directory.
-    fn below(&self, directory: &Path) -> Result<(PathBuf, PathBuf)> {
+    /// The same side, as it is called below another mount of that directory.
+    fn below(&self, directory: &Path) -> Result<Side> {
         let name = |path: &Path| path.file_name().map(|name| directory.join(name));
-        name(self.upper).zip(name(self.work)).ok_or_else(|| Error::internal("a writable directory has no name"))
+        let both = name(self.upper).zip(name(self.work));
+        let (upper, work) = both.ok_or_else(|| Error::internal("a writable directory has no name"))?;
+        Ok(Side { upper, work, label: self.label.map(str::to_owned) })
+    }
+
+    /// The same side, for a thread whose working directory is another.
+    fn absolute(&self) -> Result<Side> {
+        let own = |path: &Path| std::path::absolute(path).map_err(|error| Error::io("find", path, error));
+        Ok(Side { upper: own(self.upper)?, work: own(self.work)?, label: self.label.map(str::to_owned) })
+    }
+}
+
+/// A [`Writable`] that goes to another thread.
+#[derive(Debug)]
+struct Side {
+    upper: PathBuf,
+    work: PathBuf,
+    label: Option<String>,
+}
+
+impl Side {
+    fn as_writable(&self) -> Writable<'_> {
+        Writable { upper: &self.upper, work: &self.work, label: self.label.as_deref() }
     }
 }
 
@@ -126,12 +161,8 @@ impl Stacker {
         let made = match &self.namespace {
             None => by_descriptors(layers, writable, None),
             Some(namespace) => {
-                let own = |path: &Path| std::path::absolute(path).map_err(|error| Error::io("find", path, error));
-                let writable = match writable {
-                    Some(Writable { upper, work }) => Some((own(upper)?, own(work)?)),
-                    None => None,
-                };
-                self.in_namespace(namespace, layers, writable, None)
+                let side = writable.map(|writable| writable.absolute()).transpose()?;
+                self.in_namespace(namespace, layers, side, None)
             }
         };
         made.map_err(explained)
@@ -141,7 +172,7 @@ impl Stacker {
         &self,
         namespace: &Arc<Namespace>,
         layers: &[&Lower],
-        writable: Option<(PathBuf, PathBuf)>,
+        side: Option<Side>,
         ids: Option<IdMap>,
     ) -> Result<Mount> {
         let mut lower = Vec::with_capacity(layers.len());
@@ -151,14 +182,14 @@ impl Stacker {
         let method = self.method;
         namespace.run(move |ground| match method {
             Method::Options => {
-                let attributes = attributes(writable.is_some());
-                let mount = ground.detached(|target| by_options(&lower, writable, target, ids.as_ref()))?;
+                let attributes = attributes(side.is_some());
+                let mount = ground.detached(|target| by_options(&lower, side, target, ids.as_ref()))?;
                 if !attributes.is_empty() {
                     mount.set_attributes(attributes, MountAttrFlags::empty(), false)?;
                 }
                 Ok(mount)
             }
-            _ => by_appending(&lower, writable, ids.as_ref()),
+            _ => by_appending(&lower, side, ids.as_ref()),
         })
     }
 
@@ -195,14 +226,13 @@ impl Stacker {
         owners.map(&side.mount, "the writable layer")?;
         let made = match &self.namespace {
             None => {
-                let side = shown(&side.mount);
-                let (upper, work) = writable.below(Path::new(&side))?;
-                by_descriptors(&mapped, Some(Writable { upper: &upper, work: &work }), Some(owners.ids()))
+                let side = writable.below(Path::new(&shown(&side.mount)))?;
+                by_descriptors(&mapped, Some(side.as_writable()), Some(owners.ids()))
             }
             Some(namespace) => {
                 // The name is below the thread's working directory, and absolute paths are this process's.
-                let (upper, work) = writable.below(Path::new(hold(namespace, &side)?))?;
-                self.in_namespace(namespace, &mapped, Some((upper, work)), Some(owners.ids().clone()))
+                let side = writable.below(Path::new(hold(namespace, &side)?))?;
+                self.in_namespace(namespace, &mapped, Some(side), Some(owners.ids().clone()))
             }
         };
         made.map_err(explained)
@@ -281,7 +311,8 @@ fn by_descriptors(layers: &[&Lower], writable: Option<Writable<'_>>, ids: Option
     for layer in layers.iter().rev() {
         context.descriptor("lowerdir+", layer.mount.as_fd())?;
     }
-    if let Some(Writable { upper, work }) = writable {
+    if let Some(Writable { upper, work, label }) = writable {
+        label.map_or(Ok(()), |label| context.string("context", label))?;
         context.descriptor("upperdir", open_dir(upper)?.as_fd())?;
         context.descriptor("workdir", open_dir(work)?.as_fd())?;
     }
@@ -289,13 +320,14 @@ fn by_descriptors(layers: &[&Lower], writable: Option<Writable<'_>>, ids: Option
     context.mount(attributes(writable.is_some()))
 }
 
-fn by_appending(lower: &[String], writable: Option<(PathBuf, PathBuf)>, ids: Option<&IdMap>) -> Result<Mount> {
+fn by_appending(lower: &[String], side: Option<Side>, ids: Option<&IdMap>) -> Result<Mount> {
     let context = context()?;
     for layer in lower {
         context.string("lowerdir+", &**layer)?;
     }
-    let is_writable = writable.is_some();
-    if let Some((upper, work)) = writable {
+    let is_writable = side.is_some();
+    if let Some(Side { upper, work, label }) = side {
+        label.map_or(Ok(()), |label| context.string("context", label))?;
         // By descriptors of this namespace: a path may be longer than an option can be.
         context.string("upperdir", shown(&open_dir(&upper)?))?;
         context.string("workdir", shown(&open_dir(&work)?))?;
@@ -304,10 +336,14 @@ fn by_appending(lower: &[String], writable: Option<(PathBuf, PathBuf)>, ids: Opt
     context.mount(attributes(is_writable))
 }
 
-fn by_options(lower: &[String], writable: Option<(PathBuf, PathBuf)>, target: &Path, ids: Option<&IdMap>) -> Result<()> {
+fn by_options(lower: &[String], side: Option<Side>, target: &Path, ids: Option<&IdMap>) -> Result<()> {
     let mut options = vec![format!("lowerdir={}", lower.join(":"))];
-    let writable = match writable {
-        Some((upper, work)) => Some((open_dir(&upper)?, open_dir(&work)?)),
+    let writable = match side {
+        Some(Side { upper, work, label }) => {
+            // Between quotes, because it may hold commas.
+            options.extend(label.map(|label| format!("context=\"{label}\"")));
+            Some((open_dir(&upper)?, open_dir(&work)?))
+        }
         None => None,
     };
     if let Some((upper, work)) = &writable {
@@ -366,7 +402,7 @@ mod tests {
             let stacker = Stacker::new(method, &at("over")).unwrap();
             let stack = |writable| stacker.stack(&layers, writable).unwrap_or_else(|e| panic!("{method:?}: {e} {:?}", e.hint()));
             let (upper, work) = (at("upper"), at("work"));
-            let mount = stack(Some(Writable { upper: &upper, work: &work }));
+            let mount = stack(Some(Writable::new(&upper, &work)));
             let read_only = stack(None);
             let alone = stacker.alone(layers[7]).unwrap();
             drop(stacker);
@@ -405,7 +441,7 @@ mod tests {
             let low = Lower::new(Mount::clone_of(&at("low"), false).unwrap());
             let stacker = Stacker::new(method, &at("over")).unwrap();
             let (upper, work) = (at("upper"), at("work"));
-            let mount = stacker.stack_mapped(&[&low], Writable { upper: &upper, work: &work }, &owners);
+            let mount = stacker.stack_mapped(&[&low], Writable::new(&upper, &work), &owners);
             let held = mount.unwrap_or_else(|e| panic!("{method:?}: {e} {:?}", e.hint()));
             let mount = place(&held);
             let owner = |path: PathBuf| std::fs::symlink_metadata(path).map(|there| (there.uid(), there.gid())).unwrap();

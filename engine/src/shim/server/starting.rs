@@ -41,8 +41,10 @@ impl Shim {
     /// Begins one, or says why not.
     pub fn begin_exec(&mut self, mut request: ExecRequest, mut socket: UnixStream) -> Result<()> {
         // The container's own, whatever its maker would choose today; with all rights too, as Docker has it.
-        let profile = self.spec.process().as_ref().and_then(|process| process.apparmor_profile().clone());
-        request.process.set_apparmor_profile(profile);
+        let main = self.spec.process().as_ref();
+        let profile = main.and_then(|process| process.apparmor_profile().clone());
+        let label = main.and_then(|process| process.selinux_label().clone());
+        request.process.set_apparmor_profile(profile).set_selinux_label(label);
         let begun = match &self.external {
             Some(external) => self.ask_external(external, &request),
             None => self.fork_exec(&request),

@@ -142,6 +142,7 @@ impl Options {
                 suid: root && self.suid.unwrap_or(!fs.is_read_only()),
                 dev: root && self.dev,
                 user: user.cloned(),
+                label: None,
             },
             threads: self.threads(),
         })

@@ -90,7 +90,6 @@ fn what_is_not_supported_is_refused_by_name() {
     let cases: &[(&str, Change)] = &[
         ("--log-driver syslog", |b| b["HostConfig"]["LogConfig"]["Type"] = json!("syslog")),
         ("HostConfig.TimeMachine", |b| b["HostConfig"]["TimeMachine"] = json!(true)),
-        ("--security-opt label=type:x", |b| b["HostConfig"]["SecurityOpt"] = json!(["label=type:x"])),
     ];
     for (flag, change) in cases {
         let error = settle(change, &json!({"Cmd": ["true"]})).unwrap_err();

@@ -40,6 +40,8 @@ pub struct FuseOptions {
     pub dev: bool,
     /// The user that it is mounted for, who must be allowed to mount over the target: the tree is that user's alone. Only for a process that may mount.
     pub user: Option<User>,
+    /// The SELinux label that all its files have. Only for a process that may mount.
+    pub label: Option<String>,
 }
 
 /// Mounts over the directory `target` and returns the device that requests are read from. The kernel checks permissions
@@ -81,6 +83,9 @@ pub fn mount_detached(options: &FuseOptions) -> Result<(OwnedFd, Mount)> {
     context.flag("default_permissions")?;
     if options.allow_other {
         context.flag("allow_other")?;
+    }
+    if let Some(label) = &options.label {
+        context.string("context", label.as_str())?;
     }
     let mut attributes = MountAttrFlags::empty();
     if options.read_only {
