@@ -286,7 +286,9 @@ fn containers_leave_nothing_whenever_the_daemon_is_killed() {
             })
             .collect();
         scope.spawn(|| {
-            workers.into_iter().for_each(|worker| worker.join().unwrap());
+            for worker in workers {
+                worker.join().unwrap();
+            }
             done.store(true, Ordering::Relaxed);
         });
         let mut kills = 0;
