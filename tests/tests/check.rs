@@ -164,7 +164,7 @@ fn ctl_of_alice(daemon: &Daemon, registry: &str, arguments: &[&str]) -> Output {
 #[test]
 fn a_bad_layer_of_a_registry_that_wants_a_login_is_fetched_with_the_login_of_who_asks() {
     let image = layers(1);
-    let (daemon, registry) = (Daemon::start(), Faulty::start(&borrowed(&image), Fault::Login));
+    let (mut daemon, registry) = (Daemon::start(), Faulty::start(&borrowed(&image), Fault::Login));
     let name = format!("{}/app:1", registry.address);
     assert!(fails(&daemon.ctl(&["pull", &name])).contains("no token from"), "a stranger gets nothing");
     ok(&ctl_of_alice(&daemon, &registry.address, &["pull", &name]));
@@ -178,6 +178,12 @@ fn a_bad_layer_of_a_registry_that_wants_a_login_is_fetched_with_the_login_of_who
     is_clean(&daemon);
     let bad = ok(&daemon.curl(&["-X", "POST", "-H", "X-Registry-Config: !", "http://d/fsd/v1/check?repair=true"]));
     assert!(bad.contains("invalid X-Registry-Config header"), "{bad}");
+    // Without a daemon nobody brings a login, which is told.
+    sh(&dir, FLIP);
+    daemon.stop();
+    let told = String::from_utf8(offline(&daemon, &["--data", "--repair"]).stdout).unwrap();
+    assert!(told.contains("asked without a login (a daemon's `ctl system check --repair` uses"), "{told}");
+    assert!(told.contains("no token from"), "{told}");
 }
 
 #[test]

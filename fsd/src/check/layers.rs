@@ -10,6 +10,9 @@ use crate::image;
 use crate::reference::familiar;
 use crate::registry;
 
+/// A check without a daemon has no logins: they are the caller's of `ctl`, which sends them.
+const ANONYMOUS: &str = "asked without a login (a daemon's `ctl system check --repair` uses those of `docker login`)";
+
 impl Run<'_> {
     pub(super) fn layers(&mut self) -> Result<()> {
         let rows = self.scope.db.layers()?;
@@ -82,6 +85,21 @@ impl Run<'_> {
 
     /// Unpacks a layer again, unless something stands on what was unpacked.
     fn unpack_again(&self, id: &LayerId) -> Result<Outcome> {
+        self.must_be_unused(id)?;
+        let again = || {
+            // Asked once more: from here on nobody comes to stand on it.
+            self.must_be_unused(id)?;
+            self.scope.store.unpack_again(id)
+        };
+        match self.scope.app {
+            Some(app) => app.mounter.alone(id, again)?,
+            None => again()?,
+        }
+        Ok(Outcome::Repaired("it was unpacked again from its data".to_owned()))
+    }
+
+    /// Refuses if a container or a mount stands on a layer.
+    fn must_be_unused(&self, id: &LayerId) -> Result<()> {
         let images = self.images_of(id)?;
         for container in self.scope.db.containers()? {
             let shim = engine::shim::Client::new(&self.scope.config.run.join("containers").join(container.id.as_str()));
@@ -92,9 +110,7 @@ impl Run<'_> {
         if let Some(mount) = self.mount_of(&images)? {
             return Err(Error::busy(format!("it is mounted at {mount}: unmount that first")));
         }
-        self.let_go(id);
-        self.scope.store.unpack_again(id)?;
-        Ok(Outcome::Repaired("it was unpacked again from its data".to_owned()))
+        Ok(())
     }
 
     /// Kept totals against what is there.
@@ -163,6 +179,7 @@ impl Run<'_> {
                     self.let_go(id);
                     return Ok(Ok(format!("it was fetched again from {}", familiar(&source.repository))));
                 }
+                Err(error) if self.scope.app.is_none() => failed = Some(error.context(ANONYMOUS)),
                 Err(error) => failed = Some(error),
             }
         }

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use fs_base::sys::mount::Mount;
-use fs_base::{Digest, LayerId, Result};
+use fs_base::{Digest, Error, LayerId, Result};
 
 use super::stack::Lower;
 use crate::merge::chain_digest;
@@ -86,6 +86,24 @@ impl Layers {
         drop(state);
         drop(busy);
         Ok(layer)
+    }
+
+    /// Does something with what a layer is mounted from, while nobody mounts it: who wants to waits. Refused if somebody
+    /// has it mounted.
+    pub fn alone<T>(&self, id: &LayerId, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let mut state = self.lock();
+        while state.busy.contains(&id.0) {
+            state = self.mounted.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.recent.retain(|mount| !mount.layers.contains(id));
+        let is_held = |mount: &Weak<LayerMount>| mount.upgrade().is_some_and(|mount| mount.layers.contains(id));
+        if state.known.values().any(is_held) {
+            return Err(Error::busy(format!("layer {id} is mounted")));
+        }
+        state.busy.insert(id.0);
+        drop(state);
+        let _busy = Busy { layers: self, id: &id.0 };
+        work()
     }
 
     /// Whether a layer is mounted now.

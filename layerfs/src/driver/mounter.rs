@@ -211,6 +211,12 @@ impl Mounter {
         self.layers.forget(id);
     }
 
+    /// Does something with what a layer is mounted from, while nobody mounts it: who wants to waits. Refused if somebody
+    /// has it mounted, or a lease on it.
+    pub fn alone<T>(&self, id: &LayerId, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.layers.alone(id, work)
+    }
+
     /// Lets go of all layers that nobody has a lease on. For an idle daemon.
     pub fn trim(&self) {
         self.layers.trim();
@@ -317,6 +323,39 @@ mod tests {
         drop(lease);
         assert!(mounter.lease(&[fs_base::LayerId(fs_base::Digest::from_bytes([7; 32]))]).is_err());
         assert!(mounter.lease(&[id]).is_ok(), "a failure holds nobody up");
+    }
+
+    #[test]
+    fn nobody_mounts_what_somebody_works_on_alone() {
+        let layers = Layers::default();
+        let id = LayerId(fs_base::Digest::from_bytes([1; 32]));
+        let make = || {
+            let fd = rustix::fs::open("/", rustix::fs::OFlags::PATH, rustix::fs::Mode::empty());
+            Ok(Mount::from_fd(fd.unwrap()))
+        };
+        let held = layers.get(&id, make).unwrap();
+        assert_eq!(layers.alone(&id, || Ok(())).unwrap_err().class(), fs_base::Class::Busy);
+        drop(held);
+        let (begun, done) = (std::sync::Barrier::new(2), std::sync::atomic::AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                begun.wait();
+                let made = || {
+                    assert!(done.load(std::sync::atomic::Ordering::SeqCst), "mounted meanwhile");
+                    make()
+                };
+                layers.get(&id, made).unwrap();
+            });
+            let work = || {
+                begun.wait();
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                done.store(true, std::sync::atomic::Ordering::SeqCst);
+                Ok(())
+            };
+            layers.alone(&id, work).unwrap();
+        });
+        assert!(layers.alone(&id, || Err::<(), _>(Error::internal("no"))).is_err());
+        assert!(layers.alone(&id, || Ok(())).is_ok(), "a failure holds nobody up");
     }
 
     #[test]
