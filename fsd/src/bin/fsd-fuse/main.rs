@@ -11,7 +11,8 @@ mod lock;
 mod options;
 mod process;
 
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -20,6 +21,8 @@ use fs_base::sys::fuse::{self, Mounted};
 use fs_base::sys::user::{self, User};
 use fs_base::{Error, IoContext, Result};
 use layerfs::driver::fuse::{Fs, FsOptions, Session};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
 
 use archive::Scratch;
 use cli::Cli;
@@ -67,7 +70,7 @@ fn run(cli: &Cli) -> Result<()> {
         return Err(Error::denied("--user is for root"));
     }
     let lock = cli.lock.as_deref().map(|path| SessionLock::take(path, cli.again)).transpose()?;
-    let scratch = if cli.rw { Some(scratch(&mut tree, user, cli.scratch.as_deref())?) } else { None };
+    let (scratch, held) = if cli.rw { Some(scratch(&mut tree, user, cli.scratch.as_deref())?) } else { None }.unzip();
     if cli.image.is_some() || cli.rw || cli.user.is_some() {
         options.own_all(&mut tree, user);
     }
@@ -78,6 +81,7 @@ fn run(cli: &Cli) -> Result<()> {
         }
         Ok(Arc::new(fs))
     })?;
+    drop(held);
     let other = cli.user.clone().filter(|user| user.uid != own.uid);
     let session = Session::mount(target, &options.session(&fs, target, other.as_ref())?)?;
     let again = cli.restart.then(|| Again::new(scratch.as_ref(), lock.as_ref())).transpose()?;
@@ -97,30 +101,39 @@ fn serve_given(cli: &Cli) -> Result<()> {
     Serving::default().serve(Session::of_device(device, options.threads()), fs, cli.foreground || cli.debug)
 }
 
-/// A writable directory for as long as the tree is mounted, or the one of the session before.
-fn scratch(tree: &mut FsOptions, user: &User, before: Option<&Path>) -> Result<Scratch> {
+/// A writable directory for as long as the tree is mounted, or the one of the session before, and what the tree is to be
+/// opened by: the directories are a user's, who may put something else in their place at any moment.
+fn scratch(tree: &mut FsOptions, user: &User, before: Option<&Path>) -> Result<(Scratch, [OwnedFd; 3])> {
     if tree.upper.is_some() {
         return Err(Error::invalid("--rw makes a writable directory of its own: leave out upperdir"));
     }
     let scratch = before.map_or_else(Scratch::new, |path| Ok(Scratch::of(path)))?;
-    let (upper, work) = (scratch.path().join("upper"), scratch.path().join("work"));
-    if before.is_some() {
-        // They are a user's, who may have put something else there.
-        for dir in [scratch.path(), &upper, &work] {
-            if !dir.symlink_metadata().at("stat", dir)?.is_dir() {
-                return Err(Error::denied(format!("{} is no directory any more", dir.display())));
-            }
+    let path = scratch.path();
+    let top = directory(CWD, path, path)?;
+    let [upper, work] = ["upper", "work"].map(|name| {
+        if before.is_none() {
+            rustix::fs::mkdirat(&top, name, Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH)
+                .at("make directory", path.join(name))?;
         }
-    } else {
-        for dir in [&upper, &work] {
-            std::fs::create_dir(dir).at("make directory", dir)?;
-        }
-        if user.uid != User::own().uid {
-            for dir in [scratch.path(), &upper, &work] {
-                std::os::unix::fs::chown(dir, Some(user.uid), Some(user.gid)).at("set owner of", dir)?;
-            }
+        directory(top.as_fd(), Path::new(name), &path.join(name))
+    });
+    let held = [upper?, work?, top];
+    if before.is_none() && user.uid != User::own().uid {
+        for fd in &held {
+            let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+            rustix::fs::chownat(fd, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).at("set owner of", path)?;
         }
     }
+    let [upper, work, _] = held.each_ref().map(|fd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())));
     tree.upper = Some((upper, work));
-    Ok(scratch)
+    Ok((scratch, held))
+}
+
+/// Opens a directory and nothing else.
+fn directory(dir: BorrowedFd<'_>, name: &Path, shown: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(dir, name, flags, Mode::empty()) {
+        Err(Errno::NOTDIR | Errno::LOOP) => Err(Error::denied(format!("{} is no directory any more", shown.display()))),
+        other => other.at("open", shown),
+    }
 }

@@ -1,13 +1,13 @@
 //! The upper directory: where changes go, in overlayfs's own format.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use fs_base::sys::mount::open_dir;
 use fs_base::{Error, IoContext, Result};
-use rustix::fs::{AtFlags, FileType, Mode};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::attr::Answer;
@@ -32,17 +32,19 @@ impl Upper {
     pub fn open(upper: &Path, work: &Path) -> Result<Upper> {
         let root = open_dir(upper)?;
         let device = rustix::fs::fstat(&root).at("stat", upper)?.st_dev;
-        let ours = work.join("work");
-        match rustix::fs::mkdirat(rustix::fs::CWD, &ours, Mode::RWXU) {
+        let (given, ours) = (open_dir(work)?, work.join("work"));
+        match rustix::fs::mkdirat(&given, "work", Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(error).at("make directory", &ours),
         }
-        let work = open_dir(&ours)?;
+        // What is in it is removed: it must be a directory, and stay the one that was looked at.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let work = rustix::fs::openat(&given, "work", flags, Mode::empty()).at("open", &ours)?;
         if rustix::fs::fstat(&work).at("stat", &ours)?.st_dev != device {
             return Err(Error::invalid(format!("{} and {} are not on one file system", upper.display(), ours.display())));
         }
         // The kernel's overlayfs leaves it without permissions.
-        rustix::fs::chmod(&ours, Mode::RWXU).at("set mode of", &ours)?;
+        rustix::fs::chmod(format!("/proc/self/fd/{}", work.as_raw_fd()), Mode::RWXU).at("set mode of", &ours)?;
         remove_all_in(work.as_fd()).at("clear", &ours)?;
         let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         Ok(Upper {
