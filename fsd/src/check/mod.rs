@@ -158,6 +158,12 @@ impl Run<'_> {
         for path in scratch::orphans(root, self.scope.db)? {
             let id = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let message = format!("{} has {} bytes and belongs to no mount", path.display(), scratch::bytes(&path));
+            if scratch::stands_on(&self.scope.config.run, &path) {
+                let remedy = format!("unmount it where it is mounted, then {REPAIR}");
+                let message = format!("{message} that is known, and is mounted somewhere");
+                self.find((&format!("mount {id}"), "orphan"), message, remedy, |_| Ok(Outcome::Left))?;
+                continue;
+            }
             self.find((&format!("mount {id}"), "orphan"), message, REPAIR.to_owned(), |_| {
                 scratch::remove_orphan(root, &path)?;
                 Ok(Outcome::Repaired("what was written to it was removed".to_owned()))

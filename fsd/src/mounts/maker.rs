@@ -9,6 +9,7 @@ use fsd_api::{MountRequest, ObjectKind};
 use layerfs::driver::{Lease, Writable};
 use rustix::mount::MountAttrFlags;
 
+use super::place;
 use super::session::{self, FUSE};
 use super::subject::Subject;
 use crate::app::App;
@@ -54,6 +55,11 @@ impl Maker {
             Maker::Kernel(_, _, driver) => driver,
             Maker::Session => FUSE,
         }
+    }
+
+    /// Whether it is a tree that FUSE serves for this mount alone, without a session of its own.
+    pub fn is_a_tree(&self) -> bool {
+        matches!(self, Maker::Kernel(_, _, FUSE))
     }
 
     /// Puts it there.
@@ -106,13 +112,15 @@ pub fn container(app: &App, row: &ContainerRow, layers: &[fs_base::LayerId], ids
     let dir = app.container_dir(&row.id);
     let (upper, work) = (dir.join(files::UPPER), dir.join(files::WORK));
     let rows = app.db.mounts_of(ObjectKind::Container, row.id.as_str())?;
-    let mut shown =
-        rows.into_iter().filter(|mount| mount.mounted && !mount.writable && !session::is_one(app, &mount.id)).peekable();
+    let mut shown = rows
+        .into_iter()
+        .filter(|mount| mount.mounted && !mount.writable && !session::is_one(&app.config.run, &mount.id))
+        .peekable();
     if shown.peek().is_some() {
         let table = mount_table()?;
         for shown in shown {
-            if table.iter().any(|known| known.target == Path::new(&shown.target)) {
-                let mount = Mount::clone_of(Path::new(&shown.target), false)?;
+            if let Some(path) = place::path_of(app, &shown, &table) {
+                let mount = Mount::clone_of(&path, false)?;
                 if !is_for(&mount, &upper, ids)? {
                     return Err(Error::conflict(format!(
                         "container {} is mounted at {} for other users",

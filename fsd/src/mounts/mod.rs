@@ -8,6 +8,7 @@
 //! that user: the tree is theirs, and nobody else's.
 
 mod maker;
+mod place;
 pub mod scratch;
 mod session;
 mod subject;
@@ -30,6 +31,7 @@ pub use maker::container as container_tree;
 use crate::app::App;
 use crate::db::mounts::MountRow;
 use maker::Maker;
+use place::Place;
 use session::FUSE;
 use subject::{Subject, word};
 
@@ -69,7 +71,8 @@ pub fn mount(app: &App, kind: ObjectKind, name: &str, request: &MountRequest, us
     };
     let intended = app.db.intend_mount(&row).and_then(|kept| if kept { Ok(()) } else { Err(subject.gone()) });
     let made = intended.and_then(|()| maker.make(&place.path, || session::start(app, &subject, &row, user)));
-    let attached = made.and_then(|()| app.db.mark_mounted(&row.id));
+    let noted = made.and_then(|()| if maker.is_a_tree() { place::note(app, &row) } else { Ok(()) });
+    let attached = noted.and_then(|()| app.db.mark_mounted(&row.id));
     if let Err(error) = attached {
         // Whatever of it was done is undone; what can't be is found at the next start.
         let _ = unmount(&place.path, true);
@@ -93,7 +96,8 @@ fn leases(app: &App) -> MutexGuard<'_, HashMap<String, Lease>> {
 fn clean_up(app: &App, row: &MountRow) {
     leases(app).remove(&row.id);
     if row.driver == FUSE {
-        session::end(app, &row.id);
+        session::end(&app.config.run, &row.id);
+        place::forget(app, &row.id);
     }
     let written = scratch::discard(app, &row.id);
     if written > 0 {
@@ -150,38 +154,39 @@ impl Now {
     }
 }
 
-fn is_in(table: &[MountInfo], row: &MountRow) -> bool {
-    table.iter().any(|mount| mount.target == Path::new(&row.target))
-}
-
 /// What there is of a row now; nothing is done about it.
 fn seen(app: &App, row: &MountRow, table: &[MountInfo]) -> Now {
-    let there = is_in(table, row);
-    if session::is_one(app, &row.id) {
+    let place = place::of(app, row, table);
+    let (there, elsewhere) = (place == Place::Target, place == Place::Elsewhere);
+    if session::is_one(&app.config.run, &row.id) {
         // One that lives is there, whatever the table says: its folder may have another name by now.
-        return match session::lives(app, &row.id) {
-            true if row.restart && !there => Now::Soon,
+        return match session::lives(&app.config.run, &row.id) {
+            true if row.restart && !there && !elsewhere => Now::Soon,
             true => Now::There,
             false if row.restart && row.mounted => Now::Failed,
             false => Now::Gone,
         };
     }
     let stands = if row.driver == FUSE { there && !session::is_dead(Path::new(&row.target)) } else { there };
-    if stands || scratch::is_in_use(app, row) { Now::There } else { Now::Gone }
+    if stands || elsewhere || scratch::is_in_use(app, row) { Now::There } else { Now::Gone }
 }
 
 /// What there is of a row now. What a session that was killed left behind is taken away: nobody could use it. One that is
 /// to be mounted again is, if nobody is left to do it but us.
 fn now(app: &App, row: &MountRow, table: &[MountInfo], _alone: &MutexGuard<'_, ()>) -> Result<Now> {
     let mut seen = self::seen(app, row, table);
-    if seen == Now::There && !is_in(table, row) && session::is_one(app, &row.id) && session::ends(app, &row.id) {
+    if seen == Now::There
+        && place::of(app, row, table) == Place::Nowhere
+        && session::is_one(&app.config.run, &row.id)
+        && session::ends(&app.config.run, &row.id)
+    {
         seen = self::seen(app, row, table);
     }
     if row.driver != FUSE || !matches!(seen, Now::Failed | Now::Gone) {
         return Ok(seen);
     }
     // The table may be older than what was seen.
-    if is_in(&mount_table()?, row) {
+    if place::of(app, row, &mount_table()?) == Place::Target {
         tracing::warn!(target = row.target, "a FUSE session was killed; unmounting what it left");
         unmount(Path::new(&row.target), true)?;
     }
@@ -286,20 +291,23 @@ fn of_user(app: &App, which: &str, user: &User) -> Result<MountRow> {
 
 fn take_away(app: &App, row: &MountRow, lazy: bool, _alone: &MutexGuard<'_, ()>) -> Result<()> {
     let target = Path::new(&row.target);
-    let mounted = || Ok::<_, Error>(is_in(&mount_table()?, row));
-    if mounted()? {
+    let place = || Ok::<_, Error>(place::of(app, row, &mount_table()?));
+    let (now, run) = (place()?, &app.config.run);
+    // A session that was killed where it had been moved to is in nobody's way.
+    let is_elsewhere = now == Place::Elsewhere && (!session::is_one(run, &row.id) || session::lives(run, &row.id));
+    if now == Place::Target {
         unmount(target, lazy).map_err(|error| match error.class() {
             Class::Busy => Error::busy(format!("mount {} is in use", row.target))
                 .with_hint("close what is open on it, or detach it with --lazy"),
             _ => error,
         })?;
-    } else if !lazy && scratch::is_in_use(app, row) {
+    } else if !lazy && (is_elsewhere || scratch::is_in_use(app, row)) {
         return Err(Error::busy(format!("mount {} is in use, but not there any more", row.target))
             .with_hint("unmount it where it is now, or give up what was written to it with --lazy"));
     }
     clean_up(app, row);
     // A session that was just about to mount it again sees only now that it must not.
-    if row.restart && mounted()? {
+    if row.restart && place()? == Place::Target {
         unmount(target, true)?;
     }
     Ok(())
@@ -326,7 +334,7 @@ pub fn recover(app: &App) -> Result<()> {
     for row in app.db.mounts()? {
         let now = if row.mounted { now(app, &row, &table, &alone)? } else { Now::Gone };
         if now == Now::Gone {
-            if is_in(&table, &row) {
+            if place::of(app, &row, &table) == Place::Target {
                 // Dead ones are gone by now.
                 let _ = unmount(Path::new(&row.target), true);
             }
@@ -356,7 +364,7 @@ fn remove_strays(app: &App) -> Result<()> {
         }
     }
     for path in scratch::orphans(&app.config.root, &app.db)? {
-        if scratch::stands_on(&path) {
+        if scratch::stands_on(&app.config.run, &path) {
             tracing::warn!(path = %path.display(), "this belongs to no mount that is known, and is mounted somewhere; it stays");
             continue;
         }

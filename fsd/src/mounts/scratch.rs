@@ -11,7 +11,7 @@ use layerfs::diff::Change;
 use layerfs::driver::fuse::{Fs, FsOptions, LowerSpec};
 use layerfs::driver::upper_in_use;
 
-use super::session::FUSE;
+use super::session::{self, FUSE};
 use super::subject::Subject;
 use super::{clean_up, judging, listed, looked_at, mount_info};
 use crate::app::App;
@@ -69,12 +69,17 @@ pub fn discard(app: &App, id: &str) -> u64 {
 
 /// Whether a writable mount of the kernel's stands on what was written to it, under whatever name.
 pub fn is_in_use(app: &App, row: &MountRow) -> bool {
-    row.writable && stands_on(&app.scratch_dir().join(&row.id))
+    row.writable && is_upper(&app.scratch_dir().join(&row.id))
 }
 
-/// Whether a mount of the kernel's stands on this directory. It does where the kernel does not say: what is removed does not
-/// come back.
-pub fn stands_on(scratch: &Path) -> bool {
+/// Whether a mount stands on this directory, one of the kernel's or a session's.
+pub fn stands_on(run: &Path, scratch: &Path) -> bool {
+    let id = scratch.file_name().unwrap_or_default().to_string_lossy();
+    session::lives(run, &id) || is_upper(scratch)
+}
+
+/// Whether one of the kernel's does. It does where the kernel does not say: what is removed does not come back.
+fn is_upper(scratch: &Path) -> bool {
     upper_in_use(&scratch.join(files::UPPER)).unwrap_or_else(|error| {
         tracing::warn!(%error, "taking a mount for one that is there");
         true
@@ -161,7 +166,7 @@ pub fn prune(app: &App) -> Result<(Vec<String>, u64)> {
             gone.push(row.id);
         }
     }
-    for path in orphans(&app.config.root, &app.db)?.into_iter().filter(|path| !stands_on(path)) {
+    for path in orphans(&app.config.root, &app.db)?.into_iter().filter(|path| !stands_on(&app.config.run, path)) {
         let (id, size) = (path.file_name().unwrap_or_default().to_string_lossy().into_owned(), bytes(&path));
         remove_orphan(&app.config.root, &path).map_err(|e: Error| e.context(format!("remove what was written to mount {id}")))?;
         reclaimed += size;

@@ -39,7 +39,7 @@ pub fn start(app: &App, subject: &Subject, row: &MountRow, user: &User) -> Resul
     }
     let lives = if subject.lives { "live," } else { "" };
     let options = format!("nosuid,nodev,{lives}fsname={},lowerdir={}", subject.name.replace(',', "\\,"), dirs.join(":"));
-    let lock = lock_file(app, &row.id);
+    let lock = lock_file(&app.config.run, &row.id);
     if let Some(dir) = lock.parent() {
         std::fs::create_dir_all(dir).at("make directory", dir)?;
     }
@@ -75,18 +75,19 @@ fn written_before(scratch: &Path) -> Option<PathBuf> {
     dirs.find(|dir| dir.join("upper").is_dir() && dir.join("work").is_dir())
 }
 
-fn lock_file(app: &App, id: &str) -> PathBuf {
-    app.config.run.join("fuse").join(id)
+/// The file that a session holds a lock on, and writes down its mount's numbers in.
+pub fn lock_file(run: &Path, id: &str) -> PathBuf {
+    run.join("fuse").join(id)
 }
 
 /// Whether a mount is served by a session of its own.
-pub fn is_one(app: &App, id: &str) -> bool {
-    lock_file(app, id).exists()
+pub fn is_one(run: &Path, id: &str) -> bool {
+    lock_file(run, id).exists()
 }
 
 /// Whether a process of the session lives: the one that serves it, or the one that watches over that.
-pub fn lives(app: &App, id: &str) -> bool {
-    let Ok(file) = std::fs::File::open(lock_file(app, id)) else { return false };
+pub fn lives(run: &Path, id: &str) -> bool {
+    let Ok(file) = std::fs::File::open(lock_file(run, id)) else { return false };
     if rustix::fs::flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
         return true;
     }
@@ -96,9 +97,9 @@ pub fn lives(app: &App, id: &str) -> bool {
 }
 
 /// Whether a session ends that nothing is seen of any more: one that was unmounted does, one whose folder was moved does not.
-pub fn ends(app: &App, id: &str) -> bool {
+pub fn ends(run: &Path, id: &str) -> bool {
     let since = Instant::now();
-    while lives(app, id) {
+    while lives(run, id) {
         if since.elapsed() > ENDING {
             return false;
         }
@@ -108,8 +109,8 @@ pub fn ends(app: &App, id: &str) -> bool {
 }
 
 /// Lets nobody mount it again.
-pub fn end(app: &App, id: &str) {
-    let path = lock_file(app, id);
+pub fn end(run: &Path, id: &str) {
+    let path = lock_file(run, id);
     if let Err(error) = std::fs::remove_file(&path)
         && error.kind() != std::io::ErrorKind::NotFound
     {

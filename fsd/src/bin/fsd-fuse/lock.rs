@@ -1,8 +1,10 @@
 //! The file by which others see that a session lives, and by which they end it for good.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use fs_base::sys::fuse::Mounted;
 use fs_base::{Error, IoContext, Result};
 use rustix::fs::FlockOperation;
 
@@ -10,7 +12,7 @@ use rustix::fs::FlockOperation;
 #[derive(Debug)]
 pub struct SessionLock {
     path: PathBuf,
-    _file: File,
+    file: File,
 }
 
 impl SessionLock {
@@ -20,8 +22,15 @@ impl SessionLock {
         let file = File::options().read(true).write(true).create(!must_exist).truncate(false).open(&path).at("open", &path)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
             Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::busy(format!("{} is locked by somebody else", path.display()))),
-            other => other.at("lock", &path).map(|()| SessionLock { path, _file: file }),
+            other => other.at("lock", &path).map(|()| SessionLock { path, file }),
         }
+    }
+
+    /// Writes down which mount is served, so that others find it wherever it is moved to.
+    pub fn note(&self, mount: &Mounted) -> Result<()> {
+        let text = format!("{}\n", mount.key());
+        let written = self.file.set_len(0).and_then(|()| self.file.write_all_at(text.as_bytes(), 0));
+        written.at("write", &self.path)
     }
 
     /// Where it is.

@@ -84,6 +84,10 @@ fn run(cli: &Cli) -> Result<()> {
     drop(held);
     let other = cli.user.clone().filter(|user| user.uid != own.uid);
     let session = Session::mount(target, &options.session(&fs, target, other.as_ref())?)?;
+    if let (Some(lock), Some(place)) = (&lock, session.place()) {
+        // Where it can't be written down, the mount is known by its path alone.
+        let _ = lock.note(place);
+    }
     let again = cli.restart.then(|| Again::new(scratch.as_ref(), lock.as_ref())).transpose()?;
     let serving = Serving { user: other, reads_all: options.has_directories(), scratch, lock, again };
     if cli.again {

@@ -158,6 +158,7 @@ fn receive(socket: &OwnedFd) -> Result<Option<OwnedFd>> {
 pub struct Mounted {
     target: PathBuf,
     id: u64,
+    key: String,
     unique: Option<u64>,
 }
 
@@ -166,12 +167,17 @@ impl Mounted {
     pub fn at(target: &Path) -> Result<Option<Mounted>> {
         let top = mount_table()?.into_iter().rev().find(|mount| mount.target == target);
         let Some(mount) = top.filter(|mount| mount.fs_type.split('.').next() == Some("fuse")) else { return Ok(None) };
-        Ok(Some(Mounted { target: target.to_owned(), id: mount.id, unique: unique_id(target) }))
+        Ok(Some(Mounted { target: target.to_owned(), id: mount.id, key: mount.key(), unique: unique_id(target) }))
     }
 
     /// The directory that it covers.
     pub fn target(&self) -> &Path {
         &self.target
+    }
+
+    /// Its [`key`](super::mount::MountInfo::key).
+    pub fn key(&self) -> &str {
+        &self.key
     }
 
     /// Takes the mount away, if it is still the one there; who has files open on it keeps them for as long as they are

@@ -240,6 +240,8 @@ pub fn clone_from_namespace(namespace: OwnedFd, root: OwnedFd) -> Result<Mount> 
 pub struct MountInfo {
     /// Unique while mounted.
     pub id: u64,
+    /// Major and minor number of its file system, as its files show it.
+    pub device: (u32, u32),
     /// Where, unescaped.
     pub target: PathBuf,
     /// The file system's type.
@@ -250,6 +252,13 @@ pub struct MountInfo {
     pub shared: bool,
     /// Receives from a peer group.
     pub slave: bool,
+}
+
+impl MountInfo {
+    /// What it is known by for as long as it is mounted, wherever it is moved to meanwhile.
+    pub fn key(&self) -> String {
+        format!("{} {}:{}", self.id, self.device.0, self.device.1)
+    }
 }
 
 /// The mounts of this process's namespace. Source: proc_pid_mountinfo(5).
@@ -263,13 +272,15 @@ fn parse_mountinfo(line: &[u8]) -> Option<MountInfo> {
     use std::os::unix::ffi::OsStringExt;
     let mut fields = line.split(|&b| b == b' ');
     let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-    let target = unescape(fields.nth(3)?);
+    let (major, minor) = std::str::from_utf8(fields.nth(1)?).ok()?.split_once(':')?;
+    let device = (major.parse().ok()?, minor.parse().ok()?);
+    let target = unescape(fields.nth(1)?);
     let optional: Vec<&[u8]> = fields.by_ref().skip(1).take_while(|field| *field != b"-").collect();
     let (shared, slave) = (has_tag(&optional, b"shared:"), has_tag(&optional, b"master:"));
     let mut tail = fields;
     let fs_type = String::from_utf8_lossy(tail.next()?).into_owned();
     let source = String::from_utf8_lossy(&unescape(tail.next()?)).into_owned();
-    Some(MountInfo { id, target: std::ffi::OsString::from_vec(target).into(), fs_type, source, shared, slave })
+    Some(MountInfo { id, device, target: std::ffi::OsString::from_vec(target).into(), fs_type, source, shared, slave })
 }
 
 fn has_tag(fields: &[&[u8]], tag: &[u8]) -> bool {
@@ -321,7 +332,7 @@ mod tests {
         let line = br"36 35 98:0 /mnt1 /a\040b rw,noatime shared:1 master:2 - ext4 /dev/root rw,errors=continue";
         let info = parse_mountinfo(line).unwrap();
         assert_eq!((info.id, info.target.as_path(), info.fs_type.as_str()), (36, Path::new("/a b"), "ext4"));
-        assert_eq!(info.source, "/dev/root");
+        assert_eq!((info.source.as_str(), info.key().as_str()), ("/dev/root", "36 98:0"));
         assert!(info.shared && info.slave);
         let alone = parse_mountinfo(br"36 35 98:0 / /proc rw,relatime - proc proc rw").unwrap();
         assert_eq!((alone.source.as_str(), alone.shared, alone.slave), ("proc", false, false));
