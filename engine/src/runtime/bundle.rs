@@ -11,11 +11,12 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use fs_base::sys::ids::{IdMap, UserNamespace};
-use fs_base::sys::mount::{FsContext, Mount};
+use fs_base::sys::mount::{FsContext, Mount, MountInfo, mount_table};
 use fs_base::{Error, IoContext, Propagation, Result};
-use oci_spec::runtime::{Mount as SpecMount, Spec};
+use oci_spec::runtime::{Mount as SpecMount, Process, Spec};
 use rustix::mount::MountAttrFlags;
 
 use super::dev;
@@ -59,10 +60,15 @@ impl<'a> Bundle<'a> {
                     return Err(shared(mount.destination()));
                 }
                 source.map_ids(namespace)?;
+                refuse_loss(mount, program)?;
             }
             source.set_up(&Options::parse(mount)?)?;
         }
         let dev = ids.map(|ids| dev::make(spec, ids)).transpose()?.flatten();
+        let has_terminal = spec.process().as_ref().and_then(Process::terminal).unwrap_or(false);
+        if let (Some(dev), Some(ids), true) = (&dev, ids, has_terminal) {
+            dev::make_console(dev, ids)?;
+        }
         Ok(Some(Bundle { spec, has_own_users: ids.is_some(), dir, cover, program: program.to_owned(), sources, dev }))
     }
 
@@ -178,6 +184,35 @@ fn is_shared(mount: &SpecMount) -> bool {
     Options::parse(mount).is_ok_and(|options| matches!(options.propagation, Some((Propagation::Shared, _))))
 }
 
+/// crun before 1.9 takes a bind mount for a user namespace without what is mounted below its source, and says nothing.
+fn refuse_loss(mount: &SpecMount, program: &Path) -> Result<()> {
+    let is_recursive = Options::parse(mount)?.bind == Some(true);
+    let Some(source) = mount.source().as_ref().filter(|_| is_recursive).and_then(|path| path.canonicalize().ok()) else {
+        return Ok(());
+    };
+    let is_below = |there: &MountInfo| there.target != source && there.target.starts_with(&source);
+    if !mount_table()?.iter().any(is_below) {
+        return Ok(());
+    }
+    let said = Command::new(program).arg("--version").stdin(Stdio::null()).output().at("run", program)?;
+    match loses_mounts_below(&String::from_utf8_lossy(&said.stdout)) {
+        None => Ok(()),
+        Some(version) => {
+            let message = format!("crun {version} takes no mounts below {} along with user namespaces", source.display());
+            Err(Error::unsupported(format!("mount {}: {message}", mount.destination().display())).with_hint(
+                "crun 1.9 does: use that or another runtime, mount it with bind-recursive=disabled, or add --userns=host",
+            ))
+        }
+    }
+}
+
+/// The version of a crun that does so, from what it says of itself.
+fn loses_mounts_below(said: &str) -> Option<&str> {
+    let version = said.lines().next()?.strip_prefix("crun version ")?.trim();
+    let mut numbers = version.split('.').map_while(|part| part.parse::<u32>().ok());
+    ((numbers.next()?, numbers.next()?) < (1, 9)).then_some(version)
+}
+
 /// A copy of a mount namespace for another user namespace gives nothing back. Source: mount_namespaces(7).
 fn shared(target: &Path) -> Error {
     let message = "is shared with the host, which is not supported by other runtimes than the built-in one with user namespaces";
@@ -218,6 +253,14 @@ mod tests {
         let first = closed(&bundle).unwrap();
         assert!(first == dir.path().join("open/closed/open") || dir.path().starts_with(&first), "{}", first.display());
         assert!(closed(Path::new("/bundle")).is_err());
+    }
+
+    #[test]
+    fn an_older_crun_is_known_by_what_it_says() {
+        assert_eq!(loses_mounts_below("crun version 1.8.1\ncommit: f8a0\n"), Some("1.8.1"));
+        for other in ["crun version 1.9\n", "crun version 2.0.1", "runc version 1.1.5+ds1\n", "crun version x", ""] {
+            assert_eq!(loses_mounts_below(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -100,6 +100,13 @@ pub fn make(spec: &Spec, ids: &IdMap) -> Result<Option<Mount>> {
     Ok(Some(dev))
 }
 
+/// A place for the terminal in such a /dev, which crun 1.8 makes only where it makes the rest.
+pub fn make_console(dev: &Mount, ids: &IdMap) -> Result<()> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    rustix::fs::openat(dev, "console", flags, Mode::RUSR | Mode::WUSR).at("make", "/dev/console")?;
+    give(dev.as_fd(), "console", ids.root()?)
+}
+
 /// Whether this is the mount that [`make`] makes.
 pub fn is_made(mount: &oci_spec::runtime::Mount) -> bool {
     mount.destination() == Path::new(DEV) && mount.typ().as_deref() == Some("tmpfs")
