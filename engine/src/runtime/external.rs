@@ -227,6 +227,16 @@ impl External {
     }
 }
 
+/// The children of this process, which has one thread; none where the kernel does not tell (`CONFIG_PROC_CHILDREN`).
+pub fn children() -> Result<Vec<i32>> {
+    let path = format!("/proc/self/task/{}/children", rustix::thread::gettid().as_raw_nonzero());
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error).at("read", path),
+    }
+}
+
 /// While it lives, this process has a mount namespace of its own.
 struct Apart {
     hosts: OwnedFd,

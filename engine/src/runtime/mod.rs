@@ -43,7 +43,7 @@ use crate::cgroup::Cgroup;
 use crate::seccomp::{self, Filter};
 pub use channel::Channel;
 pub use exec::{Exec, Starting, Step, exec};
-pub use external::{External, Making, no_subreaper};
+pub use external::{External, Making, children, no_subreaper};
 pub use userns::map_of;
 use userns::{Born, Users};
 

@@ -10,7 +10,7 @@ mod starting;
 
 use std::collections::VecDeque;
 use std::io::Write;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use fs_base::sys::ids::IdMap;
 use fs_base::sys::memory;
 use fs_base::sys::mount::Mount;
+use fs_base::sys::pid::Process;
 use fs_base::{Error, IoContext, Result};
 use oci_spec::runtime::{LinuxDeviceCgroup, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -74,6 +75,8 @@ struct Shim {
     main: Session,
     execs: Vec<(String, Session)>,
     beginning: Vec<Beginning>,
+    /// What other runtimes have left of processes that they could not make: ended, and not reaped.
+    orphans: Vec<Process>,
     finished: VecDeque<(String, Exit)>,
     exit: Option<(Exit, Instant)>,
     connections: Vec<Connection>,
@@ -115,6 +118,7 @@ enum Source {
     Main(Token),
     Exec(usize, Token),
     Beginning(usize),
+    Orphan(usize),
     OutOfMemory,
 }
 
@@ -155,6 +159,7 @@ impl Shim {
             main,
             execs: Vec::new(),
             beginning: Vec::new(),
+            orphans: Vec::new(),
             finished: VecDeque::new(),
             exit: None,
             connections: Vec::new(),
@@ -243,6 +248,10 @@ impl Shim {
             fds.push(PollFd::new(beginning, PollFlags::IN));
             sources.push(Source::Beginning(index));
         }
+        for (index, orphan) in self.orphans.iter().enumerate() {
+            fds.push(PollFd::new(orphan, PollFlags::IN));
+            sources.push(Source::Orphan(index));
+        }
         if let Some(watch) = self.out_of_memory.watch().filter(|_| self.exit.is_none()) {
             fds.push(PollFd::new(watch, PollFlags::IN));
             sources.push(Source::OutOfMemory);
@@ -269,7 +278,7 @@ impl Shim {
         let mut main = Vec::new();
         let mut execs: Vec<Vec<(Token, PollFlags)>> = self.execs.iter().map(|_| Vec::new()).collect();
         let (mut asking, mut leaving, mut arriving) = (Vec::new(), Vec::new(), false);
-        let mut speaking = Vec::new();
+        let (mut speaking, mut gone) = (Vec::new(), Vec::new());
         for (source, flags) in answers {
             match source {
                 Source::Listener => arriving = true,
@@ -278,6 +287,7 @@ impl Shim {
                 Source::Main(token) => main.push((token, flags)),
                 Source::Exec(index, token) => execs[index].push((token, flags)),
                 Source::Beginning(index) => speaking.push(index),
+                Source::Orphan(index) => gone.push(index),
                 Source::OutOfMemory => self.out_of_memory.noticed(),
             }
         }
@@ -288,6 +298,10 @@ impl Shim {
         // Nobody sends anything while waiting: it has hung up.
         for index in leaving.into_iter().rev() {
             self.waiting.swap_remove(index);
+        }
+        for index in gone.into_iter().rev() {
+            // Whoever else could have reaped it, it is gone.
+            let _ = runtime::reap(self.orphans.swap_remove(index).as_fd());
         }
         for index in speaking.into_iter().rev() {
             // Whoever asked for it has gone.
@@ -322,6 +336,9 @@ impl Shim {
         if self.main.has_ended() && self.status != Status::Ended {
             self.status = Status::Ended;
             self.beginning.clear();
+            if self.external.is_some() {
+                self.settle_children()?;
+            }
             // With the host's process ids, others may have stayed.
             self.cgroup.kill_all()?;
         }

@@ -100,24 +100,41 @@ impl Shim {
     /// Goes on with one that has said something.
     pub fn advance(&mut self, index: usize) -> Result<()> {
         let Beginning { request, way, ends, mut socket } = self.beginning.remove(index);
+        let is_external = matches!(way, Way::External(_));
         let step = match way {
             Way::Builtin(starting) => starting.step(),
-            Way::External(mut making) => {
-                let made = making.finish();
-                if self.beginning.is_empty() {
-                    no_subreaper()?;
-                }
-                made.map(|(process, console)| Step::Running(process, console))
-            }
+            Way::External(mut making) => making.finish().map(|(process, console)| Step::Running(process, console)),
         };
-        match step {
+        let told = match step {
             Ok(Step::Pending(starting)) => {
                 self.beginning.insert(index, Beginning { request, way: Way::Builtin(starting), ends, socket });
                 Ok(())
             }
             Ok(Step::Running(process, console)) => self.runs(request, process, console, ends, socket),
             Err(error) => refuse(&mut socket, &error),
+        };
+        if is_external {
+            self.settle_children()?;
         }
+        told
+    }
+
+    /// Where no other runtime makes anything any more: the children of others are none of the shim's again, and what one that
+    /// failed or was ended has left is ended too. The kernel keeps a container's first process until all others in it are
+    /// reaped, by whoever their parent is.
+    pub fn settle_children(&mut self) -> Result<()> {
+        if !self.beginning.is_empty() {
+            return Ok(());
+        }
+        no_subreaper()?;
+        let sessions = self.execs.iter().map(|(_, session)| session).chain([&self.main]);
+        let known: Vec<i32> = sessions.map(|session| session.process().pid()).collect();
+        let left = runtime::children()?.into_iter().filter(|pid| !known.contains(pid));
+        for orphan in left.filter_map(|pid| Process::open(pid).ok()) {
+            let _ = orphan.signal(rustix::process::Signal::KILL.as_raw());
+            self.orphans.push(orphan);
+        }
+        Ok(())
     }
 
     fn runs(
