@@ -5,14 +5,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use engine::network::netlink::Socket;
 use engine::network::nft::{Family, Ruleset, element_count};
 use engine::network::{Host, Scope};
-use system_tests::containers::{memory, with_busybox};
-use system_tests::networks::{address, curl, free_port, idle, server};
+use system_tests::containers::{own_memory, with_busybox};
+use system_tests::networks::{address, curl, free_port, has_ipv6, idle, server};
 use system_tests::{Daemon, ok, until};
 
 /// What works at once.
@@ -67,13 +67,6 @@ fn helper(daemon: &Daemon) -> Option<u32> {
     text.split(' ').next()?.parse().ok()
 }
 
-/// The kilobytes that a process has for itself.
-fn own_memory(pid: u32) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let private = text.lines().filter_map(|line| line.strip_prefix("Private_Dirty:"));
-    private.filter_map(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok()).sum()
-}
-
 /// What a container could leave behind.
 #[derive(Debug, PartialEq, Eq)]
 struct Left {
@@ -85,6 +78,13 @@ struct Left {
     files: usize,
     processes: usize,
     volumes: usize,
+}
+
+impl Left {
+    fn is_within(&self, before: &Left) -> bool {
+        let counts = |of: &Left| [of.mounts, of.bridges, of.wires, of.rules, of.files, of.processes, of.volumes];
+        counts(self).iter().zip(counts(before)).all(|(now, before)| *now <= before)
+    }
 }
 
 fn left(daemon: &Daemon) -> Left {
@@ -132,7 +132,7 @@ struct Size {
 fn size(daemon: &Daemon) -> Size {
     let helper = helper(daemon).unwrap_or(0);
     Size {
-        memory: memory(daemon),
+        memory: own_memory(daemon.pid()),
         descriptors: descriptors(daemon.pid()),
         helper_memory: own_memory(helper),
         helper_descriptors: descriptors(helper),
@@ -141,13 +141,15 @@ fn size(daemon: &Daemon) -> Size {
 }
 
 impl Size {
-    fn has_grown_to(&self, now: &Size) -> bool {
-        // The pools' threads, and what they hold, come and go.
-        now.memory > self.memory + (8 << 10)
-            || now.descriptors > self.descriptors + 6
-            || now.helper_memory > self.helper_memory + (2 << 10)
-            || now.helper_descriptors > self.helper_descriptors + 2
-            || now.database > self.database + (4 << 20)
+    /// Threads of the pools come and go, with what they hold, and what was given back to malloc may stay with it. So a few
+    /// containers show only what is grossly wrong, but a thousand show 32 kB of each.
+    fn is_outgrown_by(&self, now: &Size) -> bool {
+        let slack = if count() > FEW { 32 << 10 } else { 64 << 10 };
+        now.memory > self.memory + slack
+            || now.descriptors > self.descriptors + 16
+            || now.helper_memory > self.helper_memory + slack / 2
+            || now.helper_descriptors > self.helper_descriptors + 8
+            || now.database > self.database + (16 << 20)
     }
 }
 
@@ -155,7 +157,8 @@ impl Size {
 type Words = fn(usize) -> Vec<String>;
 
 fn in_the_default_network(number: usize) -> Vec<String> {
-    let words: &[&str] = if number.is_multiple_of(2) { &["-p", "80", "-p", "127.0.0.1::53/udp"] } else { &["-p", "[::1]::80"] };
+    let local = if has_ipv6() { "[::1]::80" } else { "127.0.0.1::80" };
+    let words: &[&str] = if number.is_multiple_of(2) { &["-p", "80", "-p", "127.0.0.1::53/udp"] } else { &["-p", local] };
     words.iter().map(|&word| word.to_owned()).collect()
 }
 
@@ -205,27 +208,48 @@ fn succeeded(number: usize, output: &std::process::Output) {
     assert!(output.status.success(), "{number}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Waits until what is left is what was there before.
+/// What is there when nothing goes away any more: removals have their answers before all of it is gone.
 #[track_caller]
-fn same_as(daemon: &Daemon, before: &Left) {
-    let last = Mutex::new(String::new());
+fn settled(daemon: &Daemon) -> Left {
     let end = Instant::now() + system_tests::PATIENCE;
-    while left(daemon) != *before {
-        *last.lock().unwrap() = format!("{:?}", left(daemon));
-        assert!(Instant::now() < end, "{} instead of {before:?}", last.lock().unwrap());
+    let (mut last, mut since) = (left(daemon), Instant::now());
+    while since.elapsed() < Duration::from_millis(1500) {
+        std::thread::sleep(Duration::from_millis(100));
+        let now = left(daemon);
+        if now != last {
+            assert!(Instant::now() < end, "{last:?} is still becoming {now:?}");
+            (last, since) = (now, Instant::now());
+        }
+    }
+    last
+}
+
+/// Waits until no more is left than there was before. What goes late, later than anybody waited for it, may be in that.
+#[track_caller]
+fn no_more_than(daemon: &Daemon, before: &Left) {
+    let end = Instant::now() + system_tests::PATIENCE;
+    loop {
+        let now = left(daemon);
+        if now.is_within(before) {
+            return;
+        }
+        assert!(Instant::now() < end, "{now:?} instead of {before:?}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
 
 #[track_caller]
 fn no_larger_than(daemon: &Daemon, before: &Size) {
-    until("what was held is let go of", || {
+    let end = Instant::now() + system_tests::PATIENCE;
+    loop {
         let now = size(daemon);
-        now.descriptors <= before.descriptors + 6 && now.helper_descriptors <= before.helper_descriptors + 2
-    });
-    let now = size(daemon);
-    println!("{before:?} became {now:?}");
-    assert!(!before.has_grown_to(&now), "{before:?} became {now:?}");
+        if !before.is_outgrown_by(&now) {
+            println!("{before:?} became {now:?}");
+            return;
+        }
+        assert!(Instant::now() < end, "{before:?} became {now:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// A daemon with a network, a volume, and a container that keeps both, and the helper, in use.
@@ -245,11 +269,10 @@ fn containers_in_networks_leave_nothing() {
     for (which, words) in [("default", in_the_default_network as Words), ("user", in_a_users_network)] {
         // What grows once, at first use, is no growth.
         churn(&daemon, 20, words, &succeeded);
-        std::thread::sleep(Duration::from_millis(1500));
-        let (before, sizes) = (left(&daemon), size(&daemon));
+        let (before, sizes) = (settled(&daemon), size(&daemon));
         churn(&daemon, count(), words, &succeeded);
         println!("{which}: {} started and removed", count());
-        same_as(&daemon, &before);
+        no_more_than(&daemon, &before);
         no_larger_than(&daemon, &sizes);
     }
     assert_eq!(curl(&address(&daemon, "stays")).as_deref(), Some("I am stays"));
@@ -266,9 +289,8 @@ fn containers_leave_nothing_whenever_the_daemon_is_killed() {
     daemon.kill();
     daemon.restart();
     churn(&daemon, 20, in_a_users_network, &succeeded);
-    std::thread::sleep(Duration::from_millis(1500));
-    let before = left(&daemon);
-    let (done, next) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let before = settled(&daemon);
+    let next = AtomicUsize::new(0);
     let socket = daemon.socket();
     let made = Mutex::new(Vec::new());
     let kills = std::thread::scope(|scope| {
@@ -285,14 +307,9 @@ fn containers_leave_nothing_whenever_the_daemon_is_killed() {
                 })
             })
             .collect();
-        scope.spawn(|| {
-            for worker in workers {
-                worker.join().unwrap();
-            }
-            done.store(true, Ordering::Relaxed);
-        });
         let mut kills = 0;
-        while !done.load(Ordering::Relaxed) {
+        // One that has panicked is finished too.
+        while !workers.iter().all(std::thread::ScopedJoinHandle::is_finished) {
             // Moments that nobody chose.
             let random = u64::from_str_radix(&fs_base::id::random_hex::<2>().unwrap(), 16).unwrap();
             std::thread::sleep(Duration::from_millis(random % 900 + 50));
@@ -309,14 +326,18 @@ fn containers_leave_nothing_whenever_the_daemon_is_killed() {
     let rest: Vec<&str> = rest.lines().filter(|name| !matches!(*name, "stays" | "other")).collect();
     println!("{} containers to remove", rest.len());
     if !rest.is_empty() {
-        ok(&daemon.ctl(&[&["rm", "-f", "-v"], &rest[..]].concat()));
+        // Some of them may be going by themselves just now.
+        until("they are removed", || {
+            daemon.ctl(&[&["rm", "-f", "-v"], &rest[..]].concat());
+            ok(&daemon.ctl(&["ps", "-aq"])).lines().count() == 2
+        });
     }
     daemon.kill();
     daemon.restart();
     let volumes = ok(&daemon.ctl(&["volume", "ls", "-q"]));
     println!("volumes: {volumes}");
-    same_as(&daemon, &before);
-    assert_eq!(cgroups(&made.lock().unwrap()), 0);
+    no_more_than(&daemon, &before);
+    until("no cgroup of theirs is there", || cgroups(&made.lock().unwrap()) == 0);
     assert_eq!(curl(&address(&daemon, "stays")).as_deref(), Some("I am stays"));
     daemon.checks_clean();
 }
@@ -347,14 +368,13 @@ fn many_at_once_in_a_network_know_each_other_and_leave_nothing() {
     let Some(daemon) = prepared() else { return };
     let (many, at_the_same_moment) = if count() > FEW { (200, 50) } else { (12, 12) };
     churn(&daemon, 20, in_a_users_network, &succeeded);
-    std::thread::sleep(Duration::from_millis(1500));
-    let before = left(&daemon);
+    let before = settled(&daemon);
     let mut first = None;
     for _ in 0..2 {
         many_at_once(&daemon, many);
-        same_as(&daemon, &before);
+        no_more_than(&daemon, &before);
         all_at_the_same_moment(&daemon, at_the_same_moment);
-        same_as(&daemon, &before);
+        no_more_than(&daemon, &before);
         // What many take once, for threads that serve them, is no growth; the same again would be.
         let sizes = first.get_or_insert_with(|| size(&daemon));
         no_larger_than(&daemon, sizes);
