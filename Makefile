@@ -12,7 +12,7 @@ FISH_COMPLETION := $(SHARE)/fish/vendor_completions.d/ctl.fish
 IMAGES := target/images
 HOST = $(shell rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)
 PACKAGES := curl=curl cc=gcc tar=tar /etc/ssl/certs/ca-certificates.crt=ca-certificates mmdebstrap=mmdebstrap /usr/share/doc/busybox-static=busybox-static
-TEST_PACKAGES := $(PACKAGES) fusermount3=fuse3 fuse-overlayfs=fuse-overlayfs podman=podman buildah=buildah newuidmap=uidmap docker=docker.io setfattr=attr setpriv=util-linux docker-registry=docker-registry skopeo=skopeo mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs bsdtar=libarchive-tools umoci=umoci zstd=zstd setfacl=acl fsck.erofs=erofs-utils runc=runc /lib/systemd/systemd-journald=systemd qemu-system-x86_64=qemu-system-x86 cpio=cpio mke2fs=e2fsprogs dpkg-deb=dpkg
+TEST_PACKAGES := $(PACKAGES) fusermount3=fuse3 fuse-overlayfs=fuse-overlayfs podman=podman buildah=buildah newuidmap=uidmap docker=docker.io setfattr=attr setpriv=util-linux ip=iproute2 docker-registry=docker-registry skopeo=skopeo mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs bsdtar=libarchive-tools umoci=umoci zstd=zstd setfacl=acl fsck.erofs=erofs-utils runc=runc /lib/systemd/systemd-journald=systemd qemu-system-x86_64=qemu-system-x86 cpio=cpio mke2fs=e2fsprogs dpkg-deb=dpkg
 
 VM_PACKAGES := qemu-system-x86_64=qemu-system-x86 cpio=cpio mke2fs=e2fsprogs dpkg-deb=dpkg docker=docker.io getfattr=attr bunzip2=bzip2
 
