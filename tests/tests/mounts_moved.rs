@@ -5,10 +5,11 @@
 use std::fs::File;
 use std::process::Command;
 
+use fs_base::sys::mount::mount_table;
 use rustix::fs::FlockOperation;
 use system_tests::containers::{daemon_with, inspect, with_busybox};
 use system_tests::fuse::{has_fuse, is_mounted};
-use system_tests::{Daemon, fails, images, mounts_below, ok, program, sh, until};
+use system_tests::{Daemon, can, fails, images, mounts_below, ok, program, sh, until};
 
 fn states(daemon: &Daemon) -> String {
     ok(&daemon.ctl(&["mount", "ls", "--format", "{{.Target}} {{.State}}"]))
@@ -52,18 +53,26 @@ fn what_was_moved_is_there_and_keeps_what_was_written() {
     }
 }
 
-#[test]
-fn a_containers_tree_that_was_moved_is_the_one_that_it_starts_on() {
+/// A daemon whose containers stand on trees by FUSE, and has busybox.
+fn on_fuse() -> Option<Daemon> {
     if !has_fuse() {
-        return;
+        return None;
     }
-    let Some(archive) = images::made("busybox.tar") else { return };
-    if daemon_with(&[]).is_none() {
-        return;
-    }
+    let archive = images::made("busybox.tar")?;
+    daemon_with(&[])?;
     let daemon = Daemon::start_in(tempfile::tempdir().unwrap(), &["--storage-driver", "fuse"]);
     ok(&daemon.ctl(&["load", "-q", "-i", archive.to_str().unwrap()]));
-    ok(&daemon.docker(&["create", "--name", "c1", "--network", "none", "busybox", "sh", "-c", "echo inside > /new; sleep 1000"]));
+    Some(daemon)
+}
+
+fn create(daemon: &Daemon, name: &str, script: &str) {
+    ok(&daemon.docker(&["create", "--name", name, "--network", "none", "busybox", "sh", "-c", script]));
+}
+
+#[test]
+fn a_containers_tree_that_was_moved_is_the_one_that_it_starts_on() {
+    let Some(daemon) = on_fuse() else { return };
+    create(&daemon, "c1", "echo inside > /new; sleep 1000");
     let (folder, moved) = (daemon.dir().join("folder"), daemon.dir().join("moved"));
     std::fs::create_dir(&folder).unwrap();
     let target = folder.join("m").display().to_string();
@@ -76,6 +85,56 @@ fn a_containers_tree_that_was_moved_is_the_one_that_it_starts_on() {
     });
     assert_eq!(inspect(&daemon, "c1", "{{.State.Running}}"), "true");
     sh(&moved, "umount m");
+    ok(&daemon.docker(&["rm", "-f", "c1"]));
+    until("the tree to be gone", || mounts_below(daemon.dir()) == 0);
+}
+
+#[test]
+fn what_is_mounted_after_a_tree_was_unmounted_is_not_taken_for_it() {
+    let Some(daemon) = on_fuse() else { return };
+    create(&daemon, "c1", "echo one > /new; sleep 1000");
+    create(&daemon, "c2", "echo two > /new; sleep 1000");
+    sh(daemon.dir(), "mkdir a b");
+    let at = |name: &str| daemon.dir().join(name).display().to_string();
+    // What comes next gets the numbers that the first had, be it elsewhere or in the same place.
+    for covered in ["", "mount --bind b a"] {
+        ok(&daemon.ctl(&["container", "mount", "c1", &at("a")]));
+        sh(daemon.dir(), "umount a");
+        ok(&daemon.ctl(&["container", "mount", "c2", &at("b")]));
+        sh(daemon.dir(), covered);
+        ok(&daemon.docker(&["start", "c1"]));
+        until("what the first writes", || daemon.docker(&["exec", "c1", "test", "-s", "/new"]).status.success());
+        assert_eq!(ok(&daemon.docker(&["exec", "c1", "cat", "/new"])), "one\n", "{covered}");
+        assert!(!daemon.dir().join("b/new").exists(), "the second has nothing of it");
+        assert_eq!(states(&daemon), format!("{} mounted\n", at("b")), "{covered}");
+        ok(&daemon.docker(&["kill", "c1"]));
+        until("its end", || inspect(&daemon, "c1", "{{.State.Running}}") == "false");
+        sh(daemon.dir(), "umount b; if mountpoint -q a; then umount a; fi");
+        assert_eq!(states(&daemon), "", "{covered}");
+    }
+    ok(&daemon.docker(&["rm", "c1", "c2"]));
+    until("the trees to be gone", || mounts_below(daemon.dir()) == 0);
+}
+
+#[test]
+fn a_tree_that_was_moved_and_is_served_no_more_is_in_nobodys_way() {
+    let Some(daemon) = on_fuse() else { return };
+    let file_systems = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    if !can("fusectl", file_systems.lines().any(|line| line.ends_with("\tfusectl"))) {
+        return;
+    }
+    create(&daemon, "c1", "sleep 1000");
+    let (folder, moved) = (daemon.dir().join("folder"), daemon.dir().join("moved"));
+    std::fs::create_dir(&folder).unwrap();
+    ok(&daemon.ctl(&["container", "mount", "c1", folder.join("m").to_str().unwrap()]));
+    std::fs::rename(&folder, &moved).unwrap();
+    let mount = mount_table().unwrap().into_iter().find(|mount| mount.target == moved.join("m")).unwrap();
+    let abort = format!("mkdir ctl; mount -t fusectl fusectl ctl; echo 1 > ctl/{}/abort; umount ctl; rmdir ctl", mount.device.1);
+    sh(daemon.dir(), &abort);
+    until("its end", || std::fs::read_dir(moved.join("m")).is_err());
+    ok(&daemon.docker(&["start", "c1"]));
+    assert_eq!(ok(&daemon.docker(&["exec", "c1", "echo", "runs"])), "runs\n");
+    until("what is dead to be gone", || states(&daemon).is_empty() && !is_mounted(&moved.join("m")));
     ok(&daemon.docker(&["rm", "-f", "c1"]));
     until("the tree to be gone", || mounts_below(daemon.dir()) == 0);
 }

@@ -1,5 +1,6 @@
 //! How a tree comes to its place: by the kernel, or by a FUSE session.
 
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use fs_base::sys::ids::IdMap;
@@ -112,25 +113,21 @@ pub fn container(app: &App, row: &ContainerRow, layers: &[fs_base::LayerId], ids
     let dir = app.container_dir(&row.id);
     let (upper, work) = (dir.join(files::UPPER), dir.join(files::WORK));
     let rows = app.db.mounts_of(ObjectKind::Container, row.id.as_str())?;
-    let mut shown = rows
-        .into_iter()
-        .filter(|mount| mount.mounted && !mount.writable && !session::is_one(&app.config.run, &mount.id))
-        .peekable();
-    if shown.peek().is_some() {
-        let table = mount_table()?;
-        for shown in shown {
-            if let Some(path) = place::path_of(app, &shown, &table) {
-                let mount = Mount::clone_of(&path, false)?;
-                if !is_for(&mount, &upper, ids)? {
-                    return Err(Error::conflict(format!(
-                        "container {} is mounted at {} for other users",
-                        row.name, shown.target
-                    ))
+    let shown = rows.into_iter().filter(|mount| mount.mounted && !mount.writable && !session::is_one(&app.config.run, &mount.id));
+    for shown in shown {
+        // What is dead is taken away: it would stop the container for ever.
+        if super::is_there(app, &shown)?
+            && let Some(path) = place::path_of(app, &shown, &mount_table()?)
+        {
+            let root = place::open(app, &shown, &path)
+                .map_err(|error| error.context(format!("container {} is mounted at {}", row.name, path.display())))?;
+            let mount = Mount::clone_at(root.as_fd(), Path::new(""), false)?;
+            if !is_for(&mount, &upper, ids)? {
+                return Err(Error::conflict(format!("container {} is mounted at {} for other users", row.name, shown.target))
                     .with_hint("unmount it there first: 'ctl umount'"));
-                }
-                mount.set_attributes(MountAttrFlags::empty(), LOOK_ONLY, false)?;
-                return Ok(mount);
             }
+            mount.set_attributes(MountAttrFlags::empty(), LOOK_ONLY, false)?;
+            return Ok(mount);
         }
     }
     let label = crate::container::selinux::of(app, row).map(|labels| labels.mount.as_str());

@@ -167,8 +167,9 @@ fn seen(app: &App, row: &MountRow, table: &[MountInfo]) -> Now {
             false => Now::Gone,
         };
     }
-    let stands = if row.driver == FUSE { there && !session::is_dead(Path::new(&row.target)) } else { there };
-    if stands || elsewhere || scratch::is_in_use(app, row) { Now::There } else { Now::Gone }
+    let is_dead = || place::path_of(app, row, table).is_some_and(|path| session::is_dead(&path));
+    let stands = (there || elsewhere) && !(row.driver == FUSE && is_dead());
+    if stands || scratch::is_in_use(app, row) { Now::There } else { Now::Gone }
 }
 
 /// What there is of a row now. What a session that was killed left behind is taken away: nobody could use it. One that is
@@ -186,11 +187,20 @@ fn now(app: &App, row: &MountRow, table: &[MountInfo], _alone: &MutexGuard<'_, (
         return Ok(seen);
     }
     // The table may be older than what was seen.
-    if place::of(app, row, &mount_table()?) == Place::Target {
-        tracing::warn!(target = row.target, "a FUSE session was killed; unmounting what it left");
-        unmount(Path::new(&row.target), true)?;
+    let table = mount_table()?;
+    if let Some(path) = place::path_of(app, row, &table)
+        && place::is_on_top(&path, &table)
+    {
+        tracing::warn!(target = row.target, path = %path.display(), "a FUSE session was killed; unmounting what it left");
+        unmount(&path, true)?;
     }
     Ok(if seen == Now::Failed && again(app, row) { Now::There } else { seen })
+}
+
+/// Whether a row's mount can be used.
+fn is_there(app: &App, row: &MountRow) -> Result<bool> {
+    let alone = judging();
+    Ok(now(app, row, &mount_table()?, &alone)? == Now::There)
 }
 
 /// Serves a row's tree once more.

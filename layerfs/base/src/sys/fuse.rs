@@ -10,11 +10,12 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountAttrFlags;
 use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType};
 
 use super::mount::{FsContext, Mount, mount_table};
+use super::mount_id;
 use super::pid::Process;
 use super::place::{self, Place};
 use super::user::User;
@@ -167,7 +168,8 @@ impl Mounted {
     pub fn at(target: &Path) -> Result<Option<Mounted>> {
         let top = mount_table()?.into_iter().rev().find(|mount| mount.target == target);
         let Some(mount) = top.filter(|mount| mount.fs_type.split('.').next() == Some("fuse")) else { return Ok(None) };
-        Ok(Some(Mounted { target: target.to_owned(), id: mount.id, key: mount.key(), unique: unique_id(target) }))
+        let unique = mount_id::of_path(target);
+        Ok(Some(Mounted { target: target.to_owned(), id: mount.id, key: mount.key(unique), unique }))
     }
 
     /// The directory that it covers.
@@ -194,14 +196,6 @@ impl Mounted {
         }
         take_away(&self.target, true)
     }
-}
-
-/// A number that no other mount ever gets. Source: statx(2), `STATX_MNT_ID_UNIQUE`.
-fn unique_id(target: &Path) -> Option<u64> {
-    const WANTED: StatxFlags = StatxFlags::from_bits_retain(0x4000);
-    let flags = AtFlags::NO_AUTOMOUNT | AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
-    let found = rustix::fs::statx(rustix::fs::CWD, target, flags, WANTED).ok()?;
-    (found.stx_mask & WANTED.bits() != 0).then_some(found.stx_mnt_id)
 }
 
 /// Asked of the root of a mount, one of our sessions answers with the number of the process that is the last of it to end.

@@ -10,6 +10,7 @@ pub mod loop_device;
 pub mod map;
 pub mod memory;
 pub mod mount;
+pub mod mount_id;
 pub mod pid;
 pub mod place;
 pub mod priority;

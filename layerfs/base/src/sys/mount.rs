@@ -238,7 +238,7 @@ pub fn clone_from_namespace(namespace: OwnedFd, root: OwnedFd) -> Result<Mount> 
 /// One line of `/proc/self/mountinfo`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountInfo {
-    /// Unique while mounted.
+    /// Unique while mounted, and the next mount's afterwards.
     pub id: u64,
     /// Major and minor number of its file system, as its files show it.
     pub device: (u32, u32),
@@ -255,9 +255,15 @@ pub struct MountInfo {
 }
 
 impl MountInfo {
-    /// What it is known by for as long as it is mounted, wherever it is moved to meanwhile.
-    pub fn key(&self) -> String {
-        format!("{} {}:{}", self.id, self.device.0, self.device.1)
+    /// What it is known by for as long as it is mounted, wherever it is moved to meanwhile: its numbers in the table, which
+    /// others get when it is gone, and where the kernel has it the [one](super::mount_id) that stays its own, with the
+    /// number of the mount namespace in which that is so.
+    pub fn key(&self, unique: Option<u64>) -> String {
+        let numbers = format!("{} {}:{}", self.id, self.device.0, self.device.1);
+        match unique.zip(super::mount_id::namespace()) {
+            Some((unique, namespace)) => format!("{numbers} {unique} {namespace}"),
+            None => numbers,
+        }
     }
 }
 
@@ -332,7 +338,7 @@ mod tests {
         let line = br"36 35 98:0 /mnt1 /a\040b rw,noatime shared:1 master:2 - ext4 /dev/root rw,errors=continue";
         let info = parse_mountinfo(line).unwrap();
         assert_eq!((info.id, info.target.as_path(), info.fs_type.as_str()), (36, Path::new("/a b"), "ext4"));
-        assert_eq!((info.source.as_str(), info.key().as_str()), ("/dev/root", "36 98:0"));
+        assert_eq!((info.source.as_str(), info.key(None).as_str()), ("/dev/root", "36 98:0"));
         assert!(info.shared && info.slave);
         let alone = parse_mountinfo(br"36 35 98:0 / /proc rw,relatime - proc proc rw").unwrap();
         assert_eq!((alone.source.as_str(), alone.shared, alone.slave), ("proc", false, false));
