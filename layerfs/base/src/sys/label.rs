@@ -23,17 +23,21 @@ pub fn file(path: &Path, label: &str) -> Result<()> {
 /// Labels a tree that others may be changing, `path` itself last. It stays on the mount of `path`, in which there is no
 /// symlink, and follows none. On a file system that holds no labels all stays as it is.
 pub fn tree(path: &Path, label: &str) -> Result<()> {
-    let top = open(CWD, path, ResolveFlags::NO_SYMLINKS).at("open", path)?;
+    from(&open(CWD, path, ResolveFlags::NO_SYMLINKS).at("open", path)?, path, label)
+}
+
+/// The same for a `path` that is nobody else's to change, so that there may be symlinks on the way to it; unless it has the
+/// label already, as it has when all of its tree was done.
+pub fn tree_once(path: &Path, label: &str) -> Result<()> {
+    let top = open(CWD, path, ResolveFlags::NO_MAGICLINKS).at("open", path)?;
+    if has(top.as_fd(), label) { Ok(()) } else { from(&top, path, label) }
+}
+
+fn from(top: &OwnedFd, path: &Path, label: &str) -> Result<()> {
     if can_hold(top.as_fd()) && is_dir(top.as_fd()).at("stat", path)? {
         below(top.try_clone().at("open", path)?, label).at("label what is in", path)?;
     }
     set(top.as_fd(), label).map(drop).at("label", path)
-}
-
-/// The same, unless `path` has the label already: then all of its tree was given it before.
-pub fn tree_once(path: &Path, label: &str) -> Result<()> {
-    let top = open(CWD, path, ResolveFlags::NO_SYMLINKS).at("open", path)?;
-    if has(top.as_fd(), label) { Ok(()) } else { tree(path, label) }
 }
 
 /// A directory on the way from the top to where the walk is.

@@ -43,6 +43,26 @@ fn a_tree_has_its_label_from_the_bottom_to_the_top() {
     assert_eq!(label_of(&top.join("a/b/file")).as_deref(), Some(ONE));
 }
 
+/// A daemon's directory may be a symlink to where there is room. What is below may be anybody's.
+#[test]
+fn a_symlink_on_the_way_is_for_who_owns_it() {
+    let Some((_dir, path)) = able() else { return };
+    let (way, top) = (path.join("way"), path.join("real/tree"));
+    std::fs::create_dir_all(top.join("a")).unwrap();
+    std::fs::write(top.join("a/file"), "").unwrap();
+    std::fs::write(path.join("other"), "").unwrap();
+    std::os::unix::fs::symlink("../../other", top.join("link")).unwrap();
+    std::os::unix::fs::symlink("real", &way).unwrap();
+    assert!(tree(&way.join("tree"), ONE).is_err());
+    assert_ne!(label_of(&top.join("a/file")).as_deref(), Some(ONE));
+    tree_once(&way.join("tree"), ONE).unwrap();
+    file(&way.join("tree/a"), ONE).unwrap();
+    for name in ["", "a", "a/file", "link"] {
+        assert_eq!(label_of(&top.join(name)).as_deref(), Some(ONE), "{name:?}");
+    }
+    assert_ne!(label_of(&path.join("other")).as_deref(), Some(ONE));
+}
+
 #[test]
 fn other_mounts_are_left_alone() {
     let Some((_dir, path)) = able() else { return };
