@@ -8,7 +8,7 @@
 //!
 //! The way of the data, with the call for each step: [`parse::merge()`] → [`Volumes::attach`] (the container is
 //! made) → [`Volumes::fill`] (an empty volume gets what the image has there) → [`Volumes::prepare`] (it starts; with
-//! SELinux, [`relabel::all`] comes next) → [`Volumes::release`] (it ended) → [`Volumes::detach`] (it is removed).
+//! SELinux, [`Volumes::relabel`] comes next) → [`Volumes::release`] (it ended) → [`Volumes::detach`] (it is removed).
 //!
 //! ```
 //! use volumes::parse::{self, Kind};

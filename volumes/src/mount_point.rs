@@ -16,7 +16,7 @@ pub struct MountPoint {
     pub kind: PointKind,
     /// Nothing can be written through it.
     pub read_only: bool,
-    /// The `Mode` that `inspect` shows.
+    /// As written after the second colon.
     pub mode: String,
 }
 
@@ -110,7 +110,11 @@ impl MountPoint {
                 shown.source.clone_from(source);
                 shown.propagation = propagation.as_str();
             }
-            PointKind::Volume { name, driver, source, .. } => {
+            PointKind::Volume { name, driver, source, anonymous, .. } => {
+                if !anonymous && self.mode.is_empty() {
+                    // Docker shows this for a named volume, SELinux or not.
+                    "z".clone_into(&mut shown.mode);
+                }
                 shown.r#type = "volume";
                 shown.name = Some(name.clone());
                 shown.driver = Some(driver.clone());

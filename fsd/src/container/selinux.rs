@@ -169,7 +169,7 @@ pub fn relabel(app: &App, row: &ContainerRow, specs: &[MountSpec], own_files: &[
         label::tree_once(&upper, &labels.private)?;
     }
     own_files.iter().try_for_each(|file| label::file(&file.source, of_files))?;
-    relabel::all(&row.definition.mounts, specs, &labels)
+    app.volumes.relabel(&row.definition.mounts, specs, &labels)
 }
 
 #[cfg(test)]

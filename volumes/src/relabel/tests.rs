@@ -1,9 +1,12 @@
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use fs_base::{Propagation, VolumeName};
+use fs_base::{ContainerId, Propagation, VolumeName};
 
 use super::*;
-use crate::parse::{BindPropagation, Tmpfs};
+use crate::NewVolume;
+use crate::conformance::Memory;
+use crate::parse::{self, BindPropagation, Sources, Tmpfs};
 
 const PRIVATE: &str = "u:object_r:file_t:s0:c1,c2";
 const SHARED: &str = "u:object_r:file_t:s0";
@@ -36,8 +39,14 @@ fn pair(kind: PointKind, spec: MountKind, mode: &str) -> (MountPoint, MountSpec)
     (point, MountSpec { target, kind: spec, read_only: false })
 }
 
+fn store() -> (tempfile::TempDir, Volumes) {
+    let root = tempfile::tempdir().unwrap();
+    let volumes = Volumes::open(root.path(), Arc::new(Memory::default())).unwrap();
+    (root, volumes)
+}
+
 fn relabel((point, spec): (MountPoint, MountSpec)) -> Result<()> {
-    all(&[point], &[spec], &labels())
+    store().1.relabel(&[point], &[spec], &labels())
 }
 
 fn label_of(path: &Path) -> Option<String> {
@@ -61,18 +70,58 @@ fn a_mount_gets_the_label_that_its_mode_says() {
     let (path, none) = (Path::new("/s"), None);
     let tmpfs = PointKind::Tmpfs { options: Tmpfs::default(), hidden: false };
     let tmpfs = pair(tmpfs, MountKind::Tmpfs { size: None, mode: None, options: Vec::new() }, "");
-    for (mount, label) in [
-        (bind(path, ""), none),
-        (bind(path, "ro,rslave"), none),
-        (bind(path, "ro,z"), Some(SHARED)),
-        (bind(path, "Z,ro"), Some(PRIVATE)),
-        (volume(path, "z"), Some(SHARED)),
-        (volume(path, "Z"), Some(PRIVATE)),
-        (volume(path, "ro"), Some(SHARED)),
-        (tmpfs, none),
+    for (mount, is_own, label) in [
+        (bind(path, ""), false, none),
+        (bind(path, "ro,rslave"), false, none),
+        (bind(path, "ro,z"), false, Some(SHARED)),
+        (bind(path, "Z,ro"), false, Some(PRIVATE)),
+        (volume(path, "z"), true, Some(SHARED)),
+        (volume(path, "Z"), true, Some(PRIVATE)),
+        (volume(path, ""), true, Some(SHARED)),
+        (volume(path, "ro"), true, none),
+        (volume(path, "nocopy"), true, none),
+        (volume(path, "ro,z"), true, Some(SHARED)),
+        (volume(path, ""), false, none),
+        (volume(path, "z"), false, Some(SHARED)),
+        (volume(path, "Z"), false, Some(PRIVATE)),
+        (tmpfs, false, none),
     ] {
-        assert_eq!(labels().of(&mount.0), label, "{:?}", mount.0);
+        assert_eq!(labels().of(&mount.0, is_own), label, "{is_own} {:?}", mount.0);
     }
+}
+
+/// As a daemon does it, from what is written on the command line.
+#[test]
+fn only_a_volume_of_our_own_is_labelled_unasked() {
+    let Some(dir) = able() else { return };
+    let (root, volumes) = store();
+    let options = |device: &Path| {
+        BTreeMap::from(
+            [("type", "none"), ("o", "bind"), ("device", device.to_str().unwrap())]
+                .map(|(key, value)| (key.to_owned(), value.to_owned())),
+        )
+    };
+    let new = NewVolume { name: Some("theirs".to_owned()), options: Some(options(dir.path())), ..NewVolume::default() };
+    volumes.create(new).unwrap();
+    let start = |bind: &str| {
+        let (id, binds) = (ContainerId::random().unwrap(), [bind.to_owned()]);
+        let requests = parse::merge(&Sources { binds: &binds, ..Sources::default() }).unwrap();
+        let points = volumes.attach(&id, &requests).unwrap().points;
+        volumes.relabel(&points, &volumes.prepare(&points).unwrap(), &labels()).unwrap();
+        volumes.detach(&id, &points, true).unwrap();
+    };
+    let data = |name: &str| label_of(&root.path().join("volumes").join(name).join("_data"));
+    label::file(dir.path(), PRIVATE).unwrap();
+    for bind in ["theirs:/x", "theirs:/x:ro", "theirs:/x:nocopy"] {
+        start(bind);
+        assert_eq!(label_of(dir.path()).as_deref(), Some(PRIVATE), "{bind}");
+    }
+    start("theirs:/x:z");
+    assert_eq!(label_of(dir.path()).as_deref(), Some(SHARED));
+    start("ours:/x:ro");
+    assert_ne!(data("ours").as_deref(), Some(SHARED));
+    start("ours:/x");
+    assert_eq!(data("ours").as_deref(), Some(SHARED));
 }
 
 #[test]
@@ -86,14 +135,14 @@ fn a_tree_is_labelled_and_nothing_else() {
     }
     std::os::unix::fs::symlink("../kept", at("tree/link")).unwrap();
     std::os::unix::fs::symlink("tree", at("way")).unwrap();
-    let before = label_of(&at("kept"));
+    let before = ["kept", "kept/file"].map(|name| label_of(&at(name)));
     relabel(bind(&at("way"), "Z")).unwrap();
     for name in ["tree", "tree/file", "tree/a", "tree/a/b", "tree/a/b/file", "tree/\u{e9}", "tree/link"] {
         assert_eq!(label_of(&at(name)).as_deref(), Some(PRIVATE), "{name}");
     }
-    assert_eq!((label_of(&at("kept")), label_of(&at("kept/file"))), (before, label_of(&at("kept/file"))));
-    assert_ne!(label_of(&at("kept/file")).as_deref(), Some(PRIVATE), "a symlink is not followed");
-    relabel(volume(&at("tree"), "")).unwrap();
+    assert_eq!(["kept", "kept/file"].map(|name| label_of(&at(name))), before, "a symlink is not followed");
+    assert_ne!(before[1].as_deref(), Some(PRIVATE));
+    relabel(volume(&at("tree"), "z")).unwrap();
     assert_eq!(label_of(&at("tree/a/b/file")).as_deref(), Some(SHARED));
     relabel(bind(&at("tree/file"), "Z")).unwrap();
     assert_eq!(label_of(&at("tree/file")).as_deref(), Some(PRIVATE), "a file by itself");
@@ -101,17 +150,47 @@ fn a_tree_is_labelled_and_nothing_else() {
     assert_eq!(label_of(&at("tree/file")).as_deref(), Some(PRIVATE), "nobody asked");
 }
 
+/// A host whose `/bin` and the like are symlinks, and whose homes are elsewhere.
+fn merged(path: &Path) -> PathBuf {
+    let moves =
+        [("/bin", "/usr/bin"), ("/sbin", "/usr/bin"), ("/usr/sbin", "/usr/bin"), ("/lib", "/usr/lib"), ("/home", "/var/home")];
+    let moves = moves.into_iter().chain([("/root", "/var/roothome"), ("/srv/way", "/usr"), ("/usr/../etc", "/etc")]);
+    let moved = moves.filter_map(|(from, to)| Some((from, Path::new(to).join(path.strip_prefix(from).ok()?))));
+    match moved.max_by_key(|(from, _)| from.len()) {
+        // `join` of nothing adds a slash, which `Path` does not tell apart.
+        Some((_, to)) => to,
+        None => path.to_owned(),
+    }
+}
+
 #[test]
 fn what_the_host_needs_is_not_labelled() {
-    for path in ["/", "/etc", "/usr", "/usr/../home", "/var/lib"] {
-        if !Path::new(path).exists() {
-            continue;
-        }
-        let said = relabel(bind(Path::new(path), "z")).unwrap_err().to_string();
-        let own = Path::new(path).canonicalize().unwrap();
-        let want =
-            format!("error setting label on mount source '{path}': SELinux relabeling of {} is not allowed", own.display());
-        assert_eq!(said, want);
+    let plain = |path: &Path| path.to_owned();
+    for path in ["/", "/etc", "/etc/", "/usr", "/lib", "/usr/lib", "/usr/sbin", "/home", "/home/me", "/root", "/var/lib"] {
+        assert!(is_hosts_own(Path::new(path), plain), "{path}");
+        assert!(is_hosts_own(Path::new(path), merged), "{path} of a merged host");
+    }
+    for path in ["/var/home", "/var/home/me", "/var/roothome", "/srv/way", "/srv/way/lib", "/usr/../etc", "/sbin"] {
+        assert!(is_hosts_own(Path::new(path), merged), "{path}");
+    }
+    for path in ["/home/me/src", "/srv/data", "/usr/share/mine", "/lib/mine", "/root/src", "/var/lib/mine", "/etc/mine"] {
+        assert!(!is_hosts_own(Path::new(path), plain), "{path}");
+        assert!(!is_hosts_own(Path::new(path), merged), "{path} of a merged host");
+    }
+}
+
+#[test]
+fn the_store_is_not_labelled() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, link) = (dir.path().join("above/root"), dir.path().join("link"));
+    std::fs::create_dir_all(&root).unwrap();
+    std::os::unix::fs::symlink("above", &link).unwrap();
+    let volumes = Volumes::open(&link.join("root"), Arc::new(Memory::default())).unwrap();
+    for path in [&root, &link, &dir.path().join("above")] {
+        let (point, spec) = bind(path, "z");
+        let said = volumes.relabel(&[point], &[spec], &labels()).unwrap_err().to_string();
+        let path = path.display();
+        assert_eq!(said, format!("error setting label on mount source '{path}': SELinux relabeling of {path} is not allowed"));
     }
     let said = relabel(bind(Path::new("/no/such"), "Z")).unwrap_err().to_string();
     assert!(said.starts_with("error setting label on mount source '/no/such'"), "{said}");

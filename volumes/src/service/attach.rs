@@ -38,7 +38,6 @@ impl Volumes {
     }
 
     fn attach_one(&self, container: &ContainerId, request: &Request, attached: &mut Attached) -> Result<()> {
-        let mut mode = request.mode.clone();
         let kind = match &request.kind {
             Kind::Bind { source, propagation, create_source, recursive } => {
                 if !create_source && std::fs::symlink_metadata(source).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
@@ -56,10 +55,6 @@ impl Volumes {
             }
             Kind::Volume(wanted) => {
                 let volume = self.volume_in_use(container, wanted, attached)?;
-                if mode.is_empty() && wanted.name.is_some() {
-                    // Docker shows this for a named volume, SELinux or not.
-                    "z".clone_into(&mut mode);
-                }
                 PointKind::Volume {
                     source: self.mountpoint(&volume)?,
                     name: volume.name,
@@ -70,7 +65,8 @@ impl Volumes {
             }
             Kind::Tmpfs { options, hidden } => PointKind::Tmpfs { options: options.clone(), hidden: *hidden },
         };
-        attached.points.push(MountPoint { target: request.target.clone(), kind, read_only: request.read_only, mode });
+        let (target, mode) = (request.target.clone(), request.mode.clone());
+        attached.points.push(MountPoint { target, kind, read_only: request.read_only, mode });
         Ok(())
     }
 

@@ -6,7 +6,7 @@ mod remove;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fs_base::trash::Trash;
@@ -27,9 +27,11 @@ pub use remove::Pruned;
 /// All volumes of one store. Shared by threads; every call blocks.
 pub struct Volumes {
     catalog: Arc<dyn Catalog>,
-    drivers: Drivers,
+    pub(crate) drivers: Drivers,
     trash: Trash,
     locks: Arc<Locks>,
+    /// The store's.
+    pub(crate) root: PathBuf,
 }
 
 impl std::fmt::Debug for Volumes {
@@ -42,7 +44,8 @@ impl Volumes {
     /// Opens the volumes of the store at `root`. Makes the folders that are missing; call
     /// [`Volumes::recover`] next, before anybody else comes.
     pub fn open(root: &Path, catalog: Arc<dyn Catalog>) -> Result<Volumes> {
-        Ok(Volumes { catalog, drivers: Drivers::open(root)?, trash: Trash::open(root.join("trash"))?, locks: Arc::default() })
+        let (drivers, trash) = (Drivers::open(root)?, Trash::open(root.join("trash"))?);
+        Ok(Volumes { catalog, drivers, trash, locks: Arc::default(), root: root.to_owned() })
     }
 
     /// Makes a volume, durably. One of that name that is there already is given back as it is, as Docker does;
@@ -106,12 +109,12 @@ impl Volumes {
     }
 
     /// Where the volume's data is, as `inspect` shows it.
-    pub fn mountpoint(&self, volume: &Volume) -> Result<std::path::PathBuf> {
+    pub fn mountpoint(&self, volume: &Volume) -> Result<PathBuf> {
         Ok(self.driver_of(volume)?.mountpoint(&volume.name))
     }
 
     /// The directory of a volume's data, to be looked at from the host. A volume in memory has one only for containers.
-    pub fn data(&self, volume: &Volume) -> Result<std::path::PathBuf> {
+    pub fn data(&self, volume: &Volume) -> Result<PathBuf> {
         let name = &volume.name;
         if volume.options.as_ref().is_some_and(|options| options.get("type").is_some_and(|kind| kind == "tmpfs")) {
             return Err(Error::unsupported(format!("volume {name} is kept in memory: only containers can look at it"))

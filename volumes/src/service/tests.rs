@@ -180,7 +180,8 @@ fn inspect_shows_modes_as_docker_does() {
     let store = store();
     let requests = binds(&["/anon", "data:/named", "other:/ro:ro", "/tmp:/bind", "/tmp:/bz:Z"]);
     let points = store.volumes.attach(&container(), &requests).unwrap().points;
-    let modes: Vec<_> = points.iter().map(|point| (point.target.to_str().unwrap(), point.mode.as_str())).collect();
+    let shown: Vec<_> = points.iter().filter_map(crate::MountPoint::shown).collect();
+    let modes: Vec<_> = shown.iter().map(|mount| (mount.destination.to_str().unwrap(), mount.mode.as_str())).collect();
     assert_eq!(modes, [("/anon", ""), ("/bind", ""), ("/bz", "Z"), ("/named", "z"), ("/ro", "ro")]);
 }
 
