@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use fs_base::id::random_hex;
@@ -61,14 +62,23 @@ pub fn shared(label: &str) -> Result<String> {
 
 /// A level of two categories that is none of these.
 pub fn free_level(taken: &BTreeSet<String>) -> Result<String> {
-    let all = CATEGORIES * CATEGORIES;
-    let random = random_hex::<4>()?;
-    let first = u32::from_str_radix(&random, 16).map_err(|error| Error::internal(format!("{random}: {error}")))? % all;
-    let mut pairs = (first..all).chain(0..first).map(|number| (number / CATEGORIES, number % CATEGORIES));
-    pairs
-        .by_ref()
-        .filter(|(low, high)| low < high)
-        .map(|(low, high)| format!("s0:c{low},c{high}"))
+    let random = random_hex::<8>()?;
+    let random = u64::from_str_radix(&random, 16).map_err(|error| Error::internal(format!("{random}: {error}")))?;
+    free_level_from(random, taken)
+}
+
+/// The first that is free from a random one on. So many random numbers make each as likely as any other.
+pub(super) fn free_level_from(random: u64, taken: &BTreeSet<String>) -> Result<String> {
+    let (mut low, mut left) = (0, random % u64::from(CATEGORIES * (CATEGORIES - 1) / 2));
+    while left >= u64::from(CATEGORIES - 1 - low) {
+        left -= u64::from(CATEGORIES - 1 - low);
+        low += 1;
+    }
+    let pairs = |lows: Range<u32>| lows.flat_map(|low| (low + 1..CATEGORIES).map(move |high| (low, high)));
+    let behind = pairs(low..CATEGORIES).skip(usize::try_from(left).unwrap_or_default());
+    // Those before it in its own row once more: they come last, and the others have been tried.
+    let mut levels = behind.chain(pairs(0..low + 1)).map(|(low, high)| format!("s0:c{low},c{high}"));
+    levels
         .find(|level| level != UNUSED && !taken.contains(level))
         .ok_or_else(|| Error::unavailable("there is no SELinux level left that no container has"))
 }

@@ -109,6 +109,35 @@ fn levels_are_of_two_categories_and_nobody_elses() {
     }
 }
 
+/// Each random number stands for a level of its own, so that none is likelier than another.
+#[test]
+fn no_level_is_likelier_than_another() {
+    let (count, none) = (1024 * 1023 / 2, BTreeSet::new());
+    let mut seen = BTreeSet::new();
+    for step in (0..count).step_by(97) {
+        let level = super::label::free_level_from(step, &none).unwrap();
+        assert_eq!(super::label::free_level_from(step + 7 * count, &none).unwrap(), level);
+        assert!(seen.insert(level));
+    }
+    let (mut adjacent, mut low_half, mut random) = (0, 0, 1u64);
+    for _ in 0..10_000 {
+        // Knuth's generator, so that it is the same each time.
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let level = super::label::free_level_from(random >> 8, &none).unwrap();
+        let (low, high) = level.strip_prefix("s0:c").unwrap().split_once(",c").unwrap();
+        let (low, high) = (low.parse::<u32>().unwrap(), high.parse::<u32>().unwrap());
+        adjacent += u32::from(low + 1 == high);
+        low_half += u32::from(low < 512);
+    }
+    // One in 512, and three in four.
+    assert!((5..=40).contains(&adjacent), "{adjacent}");
+    assert!((7_300..=7_700).contains(&low_half), "{low_half}");
+    assert_eq!(super::label::free_level_from(0, &none).unwrap(), "s0:c0,c1");
+    assert_eq!(super::label::free_level_from(1022, &none).unwrap(), "s0:c0,c1023");
+    assert_eq!(super::label::free_level_from(1023, &none).unwrap(), "s0:c1,c2");
+    assert_eq!(super::label::free_level_from(count - 1, &none).unwrap(), "s0:c0,c1", "after the one that is never given");
+}
+
 #[test]
 fn the_last_free_level_is_found_and_then_there_is_none() {
     let all = (0..1024).flat_map(|low| (low + 1..1024).map(move |high| format!("s0:c{low},c{high}")));
