@@ -158,3 +158,29 @@ fn limits_that_the_host_does_not_allow_are_cut() {
         assert!(said.contains("321 654\n") && said.contains("7 "), "{runtime}: {said}");
     }
 }
+
+/// While a runtime makes something, what others leave becomes the shim's child too.
+#[test]
+fn what_runs_in_the_background_lives_on_with_the_hosts_process_ids() {
+    if !has("runc") {
+        return;
+    }
+    let Some(daemon) = with_busybox(&[]) else { return };
+    let health = ["--health-cmd", "true", "--health-interval", "100ms"];
+    let flags = ["run", "-d", "--name", "on", "--runtime", "runc", "--pid", "host", "--network", "none"];
+    ok(&daemon.docker(&[&flags[..], &health, &["busybox", "sleep", "10000"]].concat()));
+    let sh = |script: &str| ok(&daemon.docker(&["exec", "on", "sh", "-c", script]));
+    for _ in 0..8 {
+        ok(&daemon.docker(&["exec", "-d", "on", "sh", "-c", "sleep 1000 & echo $! >> /workers"]));
+        assert_eq!(daemon.docker(&["exec", "on", "no-such-program"]).status.code(), Some(127));
+    }
+    until("all have begun", || sh("wc -l < /workers").trim() == "8");
+    let healthy = || ok(&daemon.docker(&["inspect", "-f", "{{.State.Health.Status}}", "on"])) == "healthy\n";
+    until("it is well", healthy);
+    let names = || sh("while read -r pid; do cat /proc/$pid/comm || true; done < /workers 2> /dev/null");
+    until("all live", || names() == "sleep\n".repeat(8));
+    // Whoever is its parent reaps one that ends.
+    sh("while read -r pid; do kill $pid; done < /workers");
+    until("none is left", || !names().contains("sleep"));
+    ok(&daemon.docker(&["rm", "-f", "on"]));
+}

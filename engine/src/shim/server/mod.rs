@@ -11,6 +11,7 @@ mod starting;
 use std::collections::VecDeque;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -75,7 +76,11 @@ struct Shim {
     main: Session,
     execs: Vec<(String, Session)>,
     beginning: Vec<Beginning>,
-    /// What other runtimes have left of processes that they could not make: ended, and not reaped.
+    /// A runtime failed, or was ended, in making one since the children were last looked at.
+    has_failed_making: bool,
+    /// The container's processes are no other's: not the host's, nor those of a container with the host's.
+    has_own_pids: bool,
+    /// What has become the shim's child while a runtime made something, and is to be reaped when it ends.
     orphans: Vec<Process>,
     finished: VecDeque<(String, Exit)>,
     exit: Option<(Exit, Instant)>,
@@ -145,6 +150,7 @@ impl Shim {
             }
         };
         warnings.extend(created.warnings);
+        let has_own_pids = has_own_pids(main.process());
         let mut shim = Shim {
             dir: dir.to_owned(),
             namespaces: if external.is_some() { 0 } else { runtime::namespaces(&spec)? },
@@ -159,6 +165,8 @@ impl Shim {
             main,
             execs: Vec::new(),
             beginning: Vec::new(),
+            has_failed_making: false,
+            has_own_pids,
             orphans: Vec::new(),
             finished: VecDeque::new(),
             exit: None,
@@ -335,6 +343,7 @@ impl Shim {
         }
         if self.main.has_ended() && self.status != Status::Ended {
             self.status = Status::Ended;
+            self.has_failed_making |= !self.beginning.is_empty();
             self.beginning.clear();
             if self.external.is_some() {
                 self.settle_children()?;
@@ -410,6 +419,13 @@ fn listen(dir: &Path) -> Result<UnixListener> {
         UnixListener::bind(format!("/proc/self/fd/{}/shim.sock", folder.as_raw_fd())).at("bind", dir.join("shim.sock"))?;
     listener.set_nonblocking(true).at("configure", "shim socket")?;
     Ok(listener)
+}
+
+/// Whether a process of the container's sees others than this one does; not, where the kernel does not tell.
+fn has_own_pids(main: &Process) -> bool {
+    let inode = |pid: &str| std::fs::metadata(format!("/proc/{pid}/ns/pid")).map(|metadata| metadata.ino()).ok();
+    let (theirs, ours) = (inode(&main.pid().to_string()), inode("self"));
+    theirs.is_some() && ours.is_some() && theirs != ours
 }
 
 /// Has another runtime give up what it keeps of the container, cgroups of its own among it.

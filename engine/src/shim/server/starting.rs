@@ -55,10 +55,11 @@ impl Shim {
                 Ok(())
             }
             Err(error) => {
-                if self.external.is_some() && self.beginning.is_empty() {
-                    no_subreaper()?;
+                let told = refuse(&mut socket, &error);
+                if self.external.is_some() {
+                    self.settle_children()?;
                 }
-                refuse(&mut socket, &error)
+                told
             }
         }
     }
@@ -105,6 +106,7 @@ impl Shim {
             Way::Builtin(starting) => starting.step(),
             Way::External(mut making) => making.finish().map(|(process, console)| Step::Running(process, console)),
         };
+        let has_failed = step.is_err();
         let told = match step {
             Ok(Step::Pending(starting)) => {
                 self.beginning.insert(index, Beginning { request, way: Way::Builtin(starting), ends, socket });
@@ -114,24 +116,29 @@ impl Shim {
             Err(error) => refuse(&mut socket, &error),
         };
         if is_external {
+            self.has_failed_making |= has_failed;
             self.settle_children()?;
         }
         told
     }
 
-    /// Where no other runtime makes anything any more: the children of others are none of the shim's again, and what one that
-    /// failed or was ended has left is ended too. The kernel keeps a container's first process until all others in it are
-    /// reaped, by whoever their parent is.
+    /// Where no other runtime makes anything any more: the children of others are none of the shim's again, and those that it
+    /// got meanwhile are reaped when they end. The kernel keeps a container's first process until all others in it are reaped,
+    /// by whoever their parent is, so what a runtime that failed has left in there is ended too. With the host's process ids
+    /// nothing is: what the container's own processes have left may have become the shim's, and is the container's still.
     pub fn settle_children(&mut self) -> Result<()> {
         if !self.beginning.is_empty() {
             return Ok(());
         }
         no_subreaper()?;
-        let sessions = self.execs.iter().map(|(_, session)| session).chain([&self.main]);
-        let known: Vec<i32> = sessions.map(|session| session.process().pid()).collect();
-        let left = runtime::children()?.into_iter().filter(|pid| !known.contains(pid));
-        for orphan in left.filter_map(|pid| Process::open(pid).ok()) {
-            let _ = orphan.signal(rustix::process::Signal::KILL.as_raw());
+        let is_left_over = std::mem::take(&mut self.has_failed_making) && self.has_own_pids;
+        let sessions = self.execs.iter().map(|(_, session)| session.process()).chain([self.main.process()]);
+        let known: Vec<i32> = sessions.chain(&self.orphans).map(Process::pid).collect();
+        let new = runtime::children()?.into_iter().filter(|pid| !known.contains(pid));
+        for orphan in new.filter_map(|pid| Process::open(pid).ok()) {
+            if is_left_over {
+                let _ = orphan.signal(rustix::process::Signal::KILL.as_raw());
+            }
             self.orphans.push(orphan);
         }
         Ok(())
