@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use fs_base::sys::pid::Process;
-use fs_base::{Error, IoContext, Result, durable};
+use fs_base::{Class, Error, IoContext, Result, durable};
 
 use crate::api;
 use crate::app::App;
@@ -64,11 +64,15 @@ pub fn refuse_live(path: &Path) -> Result<()> {
     }
 }
 
-/// Whether whoever listens there still lives. A child that it had just forked when it was killed holds the socket too, but
-/// only until it runs its own program.
+/// Whether whoever listens there still lives, or may. A child that it had just forked when it was killed holds the socket
+/// too, but only until it runs its own program.
 fn is_served(stream: &UnixStream) -> bool {
-    let Ok(listener) = rustix::net::sockopt::socket_peercred(stream) else { return true };
-    Process::open(listener.pid.as_raw_nonzero().get()).is_ok_and(|process| !process.has_ended())
+    // One that is not in sight is in another process namespace, and alive as far as anybody here can tell.
+    let Ok((_, Some(listener))) = fs_base::sys::user::peer(stream) else { return true };
+    match Process::open(listener) {
+        Ok(process) => !process.has_ended(),
+        Err(error) => error.class() != Class::NotFound,
+    }
 }
 
 fn give_to_group(path: &Path, group: Option<&str>) -> Result<()> {

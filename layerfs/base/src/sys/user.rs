@@ -38,10 +38,22 @@ impl User {
 
 /// Who is on the other end of a connected unix socket, as it was when it connected; and its process, if it is in sight.
 pub fn peer(socket: impl AsFd) -> Result<(User, Option<i32>)> {
-    let credentials = rustix::net::sockopt::socket_peercred(&socket).at("ask for the peer of", "a socket")?;
+    let libc::ucred { pid, uid, gid } = peer_credentials(&socket)?;
     let groups = peer_groups(&socket)?;
-    let pid = credentials.pid.as_raw_nonzero().get();
-    Ok((User { uid: credentials.uid.as_raw(), gid: credentials.gid.as_raw(), groups }, Some(pid).filter(|pid| *pid > 0)))
+    Ok((User { uid, gid, groups }, Some(pid).filter(|pid| *pid > 0)))
+}
+
+/// rustix takes the process for one that has a number, which one of another process namespace has not.
+fn peer_credentials(socket: &impl AsFd) -> Result<libc::ucred> {
+    let mut credentials = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    let (fd, place) = (socket.as_fd().as_raw_fd(), &raw mut credentials);
+    // SAFETY: `credentials` has `length` writable bytes, and any bytes are a value of its numbers.
+    let result = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, place.cast(), &raw mut length) };
+    if result != 0 {
+        return Err(std::io::Error::last_os_error()).at("ask for the peer of", "a socket");
+    }
+    Ok(credentials)
 }
 
 fn peer_groups(socket: &impl AsFd) -> Result<Vec<u32>> {
@@ -141,6 +153,30 @@ mod tests {
         let (user, pid) = peer(&ours).unwrap();
         assert_eq!((user.uid, user.gid), (User::own().uid, User::own().gid));
         assert_eq!(pid, i32::try_from(std::process::id()).ok());
+    }
+
+    #[test]
+    fn one_in_another_process_namespace_is_not_in_sight() {
+        if !User::own().is_root() {
+            println!("SKIPPED: process namespaces: needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let listener = std::os::unix::net::UnixListener::bind(dir.path().join("sock")).unwrap();
+        let mut asker = std::process::Command::new("unshare");
+        asker.args(["--pid", "--fork", std::env::current_exe().unwrap().to_str().unwrap()]);
+        asker.args(["--exact", "sys::user::tests::asks_who_listens", "--ignored", "--nocapture"]);
+        let output = asker.env("SOCKET", dir.path().join("sock")).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        drop(listener);
+    }
+
+    #[test]
+    #[ignore = "a part of the test above"]
+    fn asks_who_listens() {
+        let Some(path) = std::env::var_os("SOCKET") else { return };
+        let socket = std::os::unix::net::UnixStream::connect(path).unwrap();
+        assert_eq!(peer(&socket).unwrap().1, None);
     }
 
     #[test]
