@@ -69,7 +69,9 @@ impl<'a> Bundle<'a> {
         if let (Some(dev), Some(ids), true) = (&dev, ids, has_terminal) {
             dev::make_console(dev, ids)?;
         }
-        Ok(Some(Bundle { spec, has_own_users: ids.is_some(), dir, cover, program: program.to_owned(), sources, dev }))
+        // A link to what will be covered would lead nowhere.
+        let program = program.canonicalize().at("find", program)?;
+        Ok(Some(Bundle { spec, has_own_users: ids.is_some(), dir, cover, program, sources, dev }))
     }
 
     /// Gives everything its place, in the mount namespace of the runtime.
@@ -101,6 +103,11 @@ impl<'a> Bundle<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Where the runtime's program is, then too.
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     /// Where the shim's folder is then.

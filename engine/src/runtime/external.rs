@@ -10,6 +10,7 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio as Standard};
 use std::time::{Duration, Instant};
@@ -71,7 +72,8 @@ impl External {
         };
         let terminal = process.and_then(ProcessSpec::terminal).unwrap_or(false);
         let dir = bundle.as_ref().map_or_else(|| self.dir.clone(), Bundle::dir);
-        let command = self.command_in(&dir, "create", "init.log");
+        let program = bundle.as_ref().map_or(self.program.as_path(), Bundle::program);
+        let command = self.command_in((program, &dir), "create", "init.log");
         let made = self.begin(command, ("create", "init"), terminal, stdio, Some(&place));
         let made = made.and_then(|mut making| making.finish());
         no_subreaper()?;
@@ -144,9 +146,16 @@ impl External {
         }
         set_child_subreaper(Some(getpid())).at("become", "subreaper")?;
         let apart = place.map(|place| Apart::begin().and_then(|apart| place().map(|()| apart))).transpose()?;
-        let child = command.arg(self.id()).spawn().at("run", &self.program)?;
-        drop(apart);
-        let process = Process::open(child.id().cast_signed())?;
+        let mut child = command.arg(self.id()).spawn().at("run", &self.program)?;
+        let back = apart.map_or(Ok(()), Apart::end);
+        let process = match back.and_then(|()| Process::open(child.id().cast_signed())) {
+            Ok(process) => process,
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(error);
+            }
+        };
         // The command itself holds the process's ends of the streams, and goes here.
         Ok(Making { external: self.clone(), verb, name: name.to_owned(), child, process, console })
     }
@@ -158,13 +167,14 @@ impl External {
     }
 
     fn command(&self, verb: &str, log: &str) -> Command {
-        self.command_in(&self.dir, verb, log)
+        self.command_in((&self.program, &self.dir), verb, log)
     }
 
-    /// Where the shim's folder is at `dir`.
-    fn command_in(&self, dir: &Path, verb: &str, log: &str) -> Command {
-        let mut command = Command::new(&self.program);
+    /// Where the runtime's program and the shim's folder are at these places.
+    fn command_in(&self, (program, dir): (&Path, &Path), verb: &str, log: &str) -> Command {
+        let mut command = Command::new(program);
         command
+            .arg0(&self.program)
             .current_dir(dir)
             .env_clear()
             // It may call programs of its own (newuidmap, criu).
@@ -237,10 +247,11 @@ pub fn children() -> Result<Vec<i32>> {
     }
 }
 
-/// While it lives, this process has a mount namespace of its own.
+/// Until its end, this process has a mount namespace of its own.
 struct Apart {
     hosts: OwnedFd,
     here: OwnedFd,
+    is_over: bool,
 }
 
 impl Apart {
@@ -248,18 +259,31 @@ impl Apart {
         let path = "/proc/self/ns/mnt";
         let hosts = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).at("open", path)?;
         let here = open_dir(Path::new("."))?;
-        let apart = Apart { hosts, here };
+        let apart = Apart { hosts, here, is_over: false };
         unshare_mount_namespace()?;
         Ok(apart)
+    }
+
+    /// Goes back to the host's, without which nothing that is mounted or found from here on is where it is thought to be.
+    fn end(mut self) -> Result<()> {
+        self.is_over = true;
+        self.go_back()
+    }
+
+    fn go_back(&self) -> Result<()> {
+        let kind = Some(rustix::thread::LinkNameSpaceType::Mount);
+        rustix::thread::move_into_link_name_space(self.hosts.as_fd(), kind).at("go back to", "the mount namespace")?;
+        // That led to the root directory.
+        rustix::process::fchdir(&self.here).at("go back to", "the working directory")
     }
 }
 
 impl Drop for Apart {
     fn drop(&mut self) {
-        let kind = Some(rustix::thread::LinkNameSpaceType::Mount);
-        // To where it came from it may always go back. That takes it to the root directory.
-        let _ = rustix::thread::move_into_link_name_space(self.hosts.as_fd(), kind);
-        let _ = rustix::process::fchdir(&self.here);
+        if !self.is_over {
+            // What failed before is told instead.
+            let _ = self.go_back();
+        }
     }
 }
 
