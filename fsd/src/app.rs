@@ -92,7 +92,7 @@ impl App {
         let db = Db::open(&config.root.join("meta.db"))?;
         let store = Arc::new(Store::open(&config.root)?);
         store.clear_tmp()?;
-        let label = selinux.as_ref().map(Labelling::of_layers);
+        let label = crate::container::selinux::of_layers(selinux.as_ref(), &db)?;
         let mounter = Mounter::new(Arc::clone(&store), config.storage.choice(&config.fuse, label.as_deref()))?;
         format::record(&format_file, mounter.driver_name())?;
         let volumes = Volumes::open(&config.root, Arc::new(db.clone()))?;

@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::process::Output;
 
+use engine::selinux::SELinux;
 use system_tests::containers::{CLIS, Cli, inspect, with_busybox};
 use system_tests::{Daemon, fails, ok, told};
 
@@ -242,12 +243,23 @@ fn security_options_are_in_force_or_refused_by_name() {
         // On a host that has the module the reason is another.
         let has_apparmor = std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y"));
         let no_apparmor = "is not supported: AppArmor is not enabled on this host";
-        for (option, why) in [
-            ("apparmor=mine", if has_apparmor { "AppArmor profile \"mine\" is not loaded" } else { no_apparmor }),
-            ("label=type:x", "--security-opt label=type:x is not supported: "),
-        ] {
-            let refused = fails(&run(&daemon, cli, &["--security-opt", option], "true"));
-            assert!(refused.contains(why), "{name}: {refused}");
+        let why = if has_apparmor { "AppArmor profile \"mine\" is not loaded" } else { no_apparmor };
+        let refused = fails(&run(&daemon, cli, &["--security-opt", "apparmor=mine"], "true"));
+        assert!(refused.contains(why), "{name}: {refused}");
+        let asked = run(&daemon, cli, &["--security-opt", "label=type:x"], "echo ran");
+        if SELinux::of_host().is_enabled() {
+            let refused = fails(&asked);
+            assert!(
+                refused.contains("--security-opt label=type:x is not supported: containers have no SELinux labels"),
+                "{name}: {refused}"
+            );
+        } else {
+            assert_eq!(ok(&asked), "ran\n", "{name}");
+            let said = String::from_utf8_lossy(&asked.stderr);
+            assert!(
+                said.contains("SELinux is not enabled on this host: --security-opt label=type:x has no effect"),
+                "{name}: {said}"
+            );
         }
         let docker_default = run(&daemon, cli, &["--security-opt", "apparmor=docker-default"], "true");
         assert!(has_apparmor || fails(&docker_default).contains(no_apparmor), "{name}");

@@ -10,6 +10,7 @@ use volumes::parse::Request as VolumeRequest;
 use volumes::{MountPoint, Volume};
 
 use super::create::{New, Settled, decode};
+use super::selinux::Chosen;
 use super::{ContainerRow, Definition, State, names, selinux};
 use crate::app::App;
 use crate::db::images::ImageRow;
@@ -40,7 +41,8 @@ pub fn create(app: &App, name: Option<&str>, body: &[u8]) -> Result<Made> {
     let image = image::find(app, &new.image)?;
     // What is not found from here on is something else, until the row is added, which fails if the image is gone by then.
     let _pinned = image::pinned(app, &image)?;
-    let Prepared { mut row, endpoints, known, created, warnings } = prepare(app, new, &image).map_err(not_the_image)?;
+    let prepared = prepare(app, new, &image).map_err(not_the_image)?;
+    let Prepared { mut row, endpoints, known, created, warnings, labels } = prepared;
     for volume in &created {
         app.events.object("volume", "create", volume.name.as_str(), &[("driver", &volume.driver)]);
     }
@@ -49,6 +51,8 @@ pub fn create(app: &App, name: Option<&str>, body: &[u8]) -> Result<Made> {
         undo(app, &row);
         return Err(error);
     }
+    // From here on its row says what it has.
+    drop(labels);
     app.events.container("create", &row, &[]);
     Ok(Made { id: row.id, warnings })
 }
@@ -59,7 +63,7 @@ fn not_the_image(error: Error) -> Error {
 }
 
 /// A container that is all settled, and not there yet.
-struct Prepared {
+struct Prepared<'a> {
     row: ContainerRow,
     endpoints: Vec<Endpoint>,
     /// Whom it knows by `--link`.
@@ -67,15 +71,17 @@ struct Prepared {
     /// Volumes that were made for it.
     created: Vec<Volume>,
     warnings: Vec<String>,
+    /// Held until there is a row.
+    labels: Chosen<'a>,
 }
 
-fn prepare(app: &App, new: New, image: &ImageRow) -> Result<Prepared> {
+fn prepare<'a>(app: &'a App, new: New, image: &ImageRow) -> Result<Prepared<'a>> {
     let image_name = new.image.clone();
     let id = ContainerId::random()?;
     let mut settled = new.settle(&image::Config::parse(&image.config)?, &id)?;
     super::join::by_id(app, &mut settled.host_config)?;
-    // Held until there is a row.
-    let chosen = selinux::choose(app, &mut settled.host_config)?;
+    let (labels, warning) = selinux::choose(app, &mut settled.host_config)?;
+    settled.warnings.extend(warning);
     let endpoints = networks(app, &id, &mut settled)?;
     let known = linked::asked(app, &mut settled.host_config)?;
     let requests = settled.mounts.requests(inherited(app, &settled)?, settled.volumes.clone())?;
@@ -91,11 +97,11 @@ fn prepare(app: &App, new: New, image: &ImageRow) -> Result<Prepared> {
             config: settled.config,
             host_config: settled.host_config,
             mounts: attached.points,
-            labels: chosen.labels.clone(),
+            labels: labels.labels.clone(),
         },
         state: State::created(),
     };
-    Ok(Prepared { row, endpoints, known, created: attached.created, warnings: settled.warnings })
+    Ok(Prepared { row, endpoints, known, created: attached.created, warnings: settled.warnings, labels })
 }
 
 /// Its folder, and the contents of its volumes.

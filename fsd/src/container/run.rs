@@ -118,7 +118,7 @@ fn make(app: &App, row: &ContainerRow, live: &Live) -> Result<engine::shim::Laun
     let mut container = to_engine(row, specs, files, own)?;
     // What it says itself is said over that.
     container.env.splice(..0, known.env);
-    container.selinux = selinux::of(app, row).cloned();
+    container.selinux = selinux::of(row).cloned();
     if let Some(other) = join::pid(app, row)? {
         container.pid = other;
     }

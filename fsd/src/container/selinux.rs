@@ -14,6 +14,7 @@ use volumes::relabel;
 use super::to_engine::{label_options, refused};
 use super::{ContainerRow, Definition, files};
 use crate::app::App;
+use crate::db::Db;
 
 /// How the daemon labels containers.
 #[derive(Debug)]
@@ -41,11 +42,6 @@ impl Labelling {
                 .with_hint("install the policy for them (container-selinux), or leave --selinux-enabled out")
         })?;
         Ok(Some(Labelling { host, contexts, pending: Mutex::default() }))
-    }
-
-    /// The label of images' files.
-    pub fn of_layers(&self) -> String {
-        self.contexts.of_layers()
     }
 
     fn pending(&self) -> MutexGuard<'_, Vec<String>> {
@@ -88,26 +84,35 @@ impl Drop for Chosen<'_> {
     }
 }
 
-/// Chooses the labels of a container that is about to be made, and notes in its `HostConfig` what it gets from others.
-pub fn choose<'a>(app: &'a App, host_config: &mut Value) -> Result<Chosen<'a>> {
+/// Chooses the labels of a container that is about to be made, and notes in its `HostConfig` what it gets from others. Says
+/// what the person should know.
+pub fn choose<'a>(app: &'a App, host_config: &mut Value) -> Result<(Chosen<'a>, Option<String>)> {
     let mut options = label_options(host_config)?;
-    let Some(labelling) = &app.selinux else { return check_without(&options).map(|()| Chosen::default()) };
+    let Some(labelling) = &app.selinux else {
+        let warning = check_without(&options, SELinux::of_host().is_enabled())?;
+        return Ok((Chosen::default(), warning));
+    };
     if options.is_empty() {
         options = inherited(app, host_config)?;
         note(host_config, &options);
     }
-    labelling.choose(|| app.db.containers(), &options)
+    labelling.choose(|| app.db.containers(), &options).map(|chosen| (chosen, None))
 }
 
-/// Without labels there is only the option to have none, which tools give everywhere.
-fn check_without(options: &[String]) -> Result<()> {
-    let Some(option) = options.iter().find(|option| *option != "disable") else { return Ok(()) };
-    let option = format!("label={option}");
-    if SELinux::of_host().is_enabled() {
-        let error = refused(&option, "containers have no SELinux labels");
-        return Err(error.with_hint("start the daemon with --selinux-enabled"));
+/// Without labels there is only the option to have none, which tools give everywhere. Where the host could keep a label that
+/// the daemon gives to none, the container would be less confined than was asked for; where there is no SELinux at all,
+/// everybody knows of a warning, and the same command is right on every host.
+fn check_without(options: &[String], host_has_it: bool) -> Result<Option<String>> {
+    let asked: Vec<String> =
+        options.iter().filter(|option| *option != "disable").map(|option| format!("label={option}")).collect();
+    match asked.first() {
+        None => Ok(None),
+        Some(option) if host_has_it => {
+            let error = refused(option, "containers have no SELinux labels");
+            Err(error.with_hint("start the daemon with --selinux-enabled"))
+        }
+        Some(_) => Ok(Some(format!("SELinux is not enabled on this host: --security-opt {} has no effect", asked.join(" ")))),
     }
-    Err(refused(&option, "SELinux is not enabled on this host"))
 }
 
 /// What a container that asks for nothing gets by what it shares. Source: moby, `generateSecurityOpt`.
@@ -146,26 +151,46 @@ pub fn labelled<'a>(app: &App, row: &'a ContainerRow) -> Result<Cow<'a, Containe
         return Ok(Cow::Borrowed(row));
     }
     let mut host_config = row.definition.host_config.clone();
-    let chosen = choose(app, &mut host_config)?;
+    let (chosen, _) = choose(app, &mut host_config)?;
     let definition = Definition { host_config, labels: chosen.labels.clone(), ..row.definition.clone() };
     app.db.set_container_definition(&row.id, &definition)?;
     Ok(Cow::Owned(ContainerRow { definition, ..row.clone() }))
 }
 
-/// A container's labels, if the daemon gives any.
-pub fn of<'a>(app: &App, row: &'a ContainerRow) -> Option<&'a Labels> {
-    row.definition.labels.as_ref().filter(|_| app.selinux.is_some())
+/// A container's labels, where the host has SELinux: one that has them is not let loose because the daemon gives none to
+/// those that it makes now.
+pub fn of(row: &ContainerRow) -> Option<&Labels> {
+    row.definition.labels.as_ref().filter(|_| SELinux::of_host().is_enabled())
+}
+
+/// The label of images' files: `None` where there is no container that is told from others by labels.
+pub fn of_layers(labelling: Option<&Labelling>, db: &Db) -> Result<Option<String>> {
+    if let Some(labelling) = labelling {
+        return Ok(Some(labelling.contexts.of_layers()));
+    }
+    let host = SELinux::of_host();
+    if !host.is_enabled() || db.containers()?.iter().all(|row| row.definition.labels.is_none()) {
+        return Ok(None);
+    }
+    match host.contexts() {
+        Ok(contexts) => Ok(Some(contexts.of_layers())),
+        Err(error) => {
+            tracing::warn!(%error, "containers have SELinux labels that the host's policy is not for any more");
+            Ok(None)
+        }
+    }
 }
 
 /// Labels what a container that is about to start has on the host: what it wrote before, its mounts, and the daemon's
 /// files for it, which it may share with the container whose network it has.
 pub fn relabel(app: &App, row: &ContainerRow, specs: &[MountSpec], own_files: &[ManagedFile], is_shared: bool) -> Result<()> {
-    let Some(labels) = of(app, row) else { return Ok(()) };
+    let Some(labels) = of(row) else { return Ok(()) };
     let labels = relabel::Labels { private: labels.mount.clone(), shared: shared(&labels.mount)? };
     let of_files = if is_shared { &labels.shared } else { &labels.private };
     let upper = app.container_dir(&row.id).join(files::UPPER);
     if upper.exists() {
-        // It may have been written without a label.
+        // It may have been written before the container had labels. What a host without SELinux wrote since then has none
+        // of its own, and is seen under the container's like all of the tree.
         label::tree_once(&upper, &labels.private)?;
     }
     own_files.iter().try_for_each(|file| label::file(&file.source, of_files))?;
@@ -178,13 +203,17 @@ mod tests {
 
     #[test]
     fn without_labels_only_none_can_be_asked_for() {
-        let refused = |options: &[&str]| {
+        let refused = |options: &[&str], has_it| {
             let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
-            check_without(&options).map_err(|error| (error.class(), error.to_string()))
+            check_without(&options, has_it).map_err(|error| (error.class(), error.to_string()))
         };
-        refused(&[]).unwrap();
-        refused(&["disable", "disable"]).unwrap();
-        let (class, said) = refused(&["disable", "type:x"]).unwrap_err();
+        for has_it in [true, false] {
+            assert_eq!(refused(&[], has_it), Ok(None));
+            assert_eq!(refused(&["disable", "disable"], has_it), Ok(None));
+        }
+        let warning = "SELinux is not enabled on this host: --security-opt label=type:x label=level:s0 has no effect";
+        assert_eq!(refused(&["disable", "type:x", "level:s0"], false), Ok(Some(warning.to_owned())));
+        let (class, said) = refused(&["disable", "type:x"], true).unwrap_err();
         assert_eq!(class, fs_base::Class::Unsupported);
         assert!(said.starts_with("--security-opt label=type:x is not supported: "), "{said}");
     }

@@ -130,7 +130,7 @@ pub fn container(app: &App, row: &ContainerRow, layers: &[fs_base::LayerId], ids
             return Ok(mount);
         }
     }
-    let label = crate::container::selinux::of(app, row).map(|labels| labels.mount.as_str());
+    let label = crate::container::selinux::of(row).map(|labels| labels.mount.as_str());
     let writable = Writable::new(&upper, &work).labelled(label);
     match ids {
         None => app.mounter.container(layers, writable),
