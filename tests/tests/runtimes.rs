@@ -7,11 +7,15 @@ use std::process::Command;
 use system_tests::{Daemon, PATIENCE_SECONDS, fails, has, images, may_mount, ok, program, sh, until};
 
 fn with_busybox(flags: &[&str]) -> Option<Daemon> {
+    with_busybox_in(tempfile::tempdir().unwrap(), flags)
+}
+
+fn with_busybox_in(dir: tempfile::TempDir, flags: &[&str]) -> Option<Daemon> {
     if !may_mount() || !has("docker") {
         return None;
     }
     let archive = images::made("busybox.tar")?;
-    let daemon = Daemon::start_in(tempfile::tempdir().unwrap(), flags);
+    let daemon = Daemon::start_in(dir, flags);
     ok(&daemon.ctl(&["load", "-q", "-i", archive.to_str().unwrap()]));
     Some(daemon)
 }
@@ -121,6 +125,22 @@ fn a_runtime_has_containers_with_users_of_their_own() {
         assert!(said.contains(why), "{said}");
         ok(&daemon.docker(&[&["create", "--userns=host"], flags, &["busybox"]].concat()));
     }
+}
+
+/// The daemon's folder, which the runtime's program is in here, is covered while such a container is made.
+#[test]
+fn a_runtime_is_found_by_a_link_too() {
+    if !has("runc") {
+        return;
+    }
+    let (dir, links) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let link = links.path().join("runtime");
+    std::fs::copy(sh(std::path::Path::new("/"), "command -v runc").trim(), dir.path().join("runc")).unwrap();
+    std::os::unix::fs::symlink(dir.path().join("runc"), &link).unwrap();
+    let named = format!("linked={}", link.display());
+    let flags = ["--userns-remap", "default", "--add-runtime", &named, "--default-runtime", "linked"];
+    let Some(daemon) = with_busybox_in(dir, &flags) else { return };
+    assert_eq!(ok(&daemon.docker(&["run", "--rm", "--network", "none", "busybox", "echo", "hi"])), "hi\n");
 }
 
 #[test]
