@@ -24,7 +24,7 @@ pub struct Lock {
 
 impl Lock {
     /// Takes the lock file `path` (made if missing), or says at once who holds it ([`crate::Class::Busy`]). One that has
-    /// ended is waited for.
+    /// ended is waited for, and so is one in another process namespace, which can't be told from one that has.
     pub fn take(path: &Path) -> Result<Lock> {
         let mut file =
             File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).at("open", path)?;
