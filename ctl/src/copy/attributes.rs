@@ -57,10 +57,17 @@ pub fn of(path: &Path) -> io::Result<Attributes> {
 }
 
 /// Those that a copy here takes. As with set-user-ID, what gives a file privileges is only taken if it was asked for
-/// that everything be kept.
+/// that everything be kept, and so with ACLs that let in users and groups of another place, by their numbers.
 pub fn wanted(mut given: Attributes, archive: bool) -> Attributes {
-    given.retain(|(name, _)| travels(name) && (archive || !is_privilege(name)));
+    let lets_in = |name: &[u8], value: &[u8]| name == acl::DEFAULT || name == acl::ACCESS && acl::is_named(value);
+    given.retain(|(name, value)| travels(name) && (archive || !is_privilege(name) && !lets_in(name, value)));
     given
+}
+
+/// The mode of a file that has none of its ACLs: else its group may do what only those may whom an ACL names.
+pub fn mode_without_acl(given: &Attributes, mode: u32) -> u32 {
+    let acl = given.iter().find(|(name, _)| name == acl::ACCESS);
+    acl.map_or(mode, |(_, value)| acl::mode_without(value, mode))
 }
 
 /// Labels and signatures of a security module belong to the machine, overlayfs's own attributes to its mount.
@@ -84,16 +91,17 @@ fn for_any_root((name, mut value): (Vec<u8>, Vec<u8>)) -> (Vec<u8>, Vec<u8>) {
 }
 
 /// Sets attributes of an open file, or of a path descriptor. What the file system or a lack of privileges forbids is
-/// noted, as docker does it.
-pub fn set(fd: &OwnedFd, attributes: &Attributes, path: &Path, left: &mut Left) -> Result<()> {
+/// noted, as docker does it. Answers whether the file has the ACL that was given, if one was.
+pub fn set(fd: &OwnedFd, attributes: &Attributes, path: &Path, left: &mut Left) -> Result<bool> {
+    let mut has_acl = false;
     for (name, value) in attributes {
         match set_one(fd, OsStr::from_bytes(name), value) {
-            Ok(()) => {}
-            Err(error) if is_refusal(&error) => left.note(name, path, error),
+            Ok(()) => has_acl |= name == acl::ACCESS,
+            Err(error) if is_refusal(name, &error) => left.note(name, path, error),
             Err(error) => return Err(error).with_context(|| format!("set {:?}", String::from_utf8_lossy(name))),
         }
     }
-    Ok(())
+    Ok(has_acl)
 }
 
 fn set_one(fd: &OwnedFd, name: &OsStr, value: &[u8]) -> io::Result<()> {
@@ -107,8 +115,13 @@ fn set_one(fd: &OwnedFd, name: &OsStr, value: &[u8]) -> io::Result<()> {
     }
 }
 
-fn is_refusal(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::NOTSUP | Errno::PERM | Errno::ACCESS))
+/// What is too large, and what names somebody whom a user namespace does not have, is refused too.
+fn is_refusal(name: &[u8], error: &io::Error) -> bool {
+    match Errno::from_io_error(error) {
+        Some(Errno::NOTSUP | Errno::PERM | Errno::ACCESS | Errno::NOSPC | Errno::TOOBIG | Errno::RANGE) => true,
+        Some(Errno::INVAL) => name == acl::ACCESS || name == acl::DEFAULT || name == CAPABILITY,
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -123,10 +136,31 @@ mod tests {
             let given = all.iter().map(|name| (name.as_bytes().to_vec(), Vec::new())).collect();
             wanted(given, archive).into_iter().map(|(name, _)| String::from_utf8(name).unwrap()).collect()
         };
-        assert_eq!(names(false), ["user.a", "system.posix_acl_access", "system.posix_acl_default"]);
+        assert_eq!(names(false), ["user.a", "system.posix_acl_access"]);
         let mut privileged = names(true);
         privileged.retain(|name| !names(false).contains(name));
-        assert_eq!(privileged, ["trusted.a", "security.capability"]);
+        assert_eq!(privileged, ["trusted.a", "security.capability", "system.posix_acl_default"]);
+    }
+
+    #[test]
+    fn an_acl_lets_in_those_it_names_only_when_asked_for() {
+        let given = |text: &[u8]| vec![(acl::ACCESS.to_vec(), acl::encode(text).unwrap())];
+        let named = given(b"u::rw,u:1001:rw,g::-,m::rw,o::-");
+        assert!(wanted(named.clone(), false).is_empty());
+        assert_eq!(wanted(named.clone(), true), named);
+        let masked = given(b"u::rw,g::rw,m::r,o::-");
+        assert_eq!(wanted(masked.clone(), false), masked);
+        assert_eq!((mode_without_acl(&named, 0o660), mode_without_acl(&Vec::new(), 0o660)), (0o600, 0o660));
+    }
+
+    #[test]
+    fn what_has_no_room_is_refused_and_what_fails_is_not() {
+        let is = |name: &[u8], errno: Errno| is_refusal(name, &io::Error::from_raw_os_error(errno.raw_os_error()));
+        for errno in [Errno::NOTSUP, Errno::NOSPC, Errno::TOOBIG, Errno::RANGE] {
+            assert!(is(b"user.a", errno), "{errno}");
+        }
+        assert!(is(acl::ACCESS, Errno::INVAL) && is(CAPABILITY, Errno::INVAL));
+        assert!(!is(b"user.a", Errno::INVAL) && !is(acl::ACCESS, Errno::IO));
     }
 
     #[test]

@@ -40,6 +40,8 @@ type Late = Vec<(PathBuf, Meta)>;
 #[derive(Debug)]
 struct Meta {
     mode: u32,
+    /// While it has no ACL, which may be one that this place does not take.
+    mode_without_acl: u32,
     uid: u32,
     gid: u32,
     mtime: Timespec,
@@ -96,8 +98,10 @@ impl Unpack {
         late: &mut Late,
         left: &mut Left,
     ) -> Result<()> {
+        let mode = entry.mode & if self.archive { 0o7777 } else { 0o1777 };
         let meta = Meta {
-            mode: entry.mode & if self.archive { 0o7777 } else { 0o1777 },
+            mode,
+            mode_without_acl: attributes::mode_without_acl(&entry.xattrs, mode),
             uid: entry.uid,
             gid: entry.gid,
             mtime: Timespec { tv_sec: entry.mtime, tv_nsec: entry.mtime_nanos.into() },
@@ -138,7 +142,7 @@ impl Unpack {
                     _ => (FileType::Fifo, 0, 0),
                 };
                 let device = rustix::fs::makedev(major, minor);
-                rustix::fs::mknodat(&parent, name, kind, Mode::from_raw_mode(meta.mode), device)?;
+                rustix::fs::mknodat(&parent, name, kind, Mode::from_raw_mode(meta.mode_without_acl), device)?;
                 self.own_link(&parent, name, &meta, path, left)?;
             }
         }
@@ -164,8 +168,8 @@ impl Unpack {
         if self.archive && rustix::process::geteuid().is_root() {
             rustix::fs::fchown(fd, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)))?;
         }
-        attributes::set(fd, &meta.attributes, path, left)?;
-        rustix::fs::fchmod(fd, Mode::from_raw_mode(meta.mode))?;
+        let has_acl = attributes::set(fd, &meta.attributes, path, left)?;
+        rustix::fs::fchmod(fd, Mode::from_raw_mode(if has_acl { meta.mode } else { meta.mode_without_acl }))?;
         rustix::fs::futimens(fd, &times(meta))?;
         Ok(())
     }

@@ -107,14 +107,27 @@ pub fn is_valid(value: &[u8]) -> bool {
 /// The mode of a file that has this ACL: the kernel shows the owner's, the mask's (the group's if there is none) and the
 /// others' permissions in it, whatever it was. Source: Linux `fs/posix_acl.c`, `posix_acl_equiv_mode`.
 pub fn mode(value: &[u8], mode: u32) -> u32 {
-    let permissions = |wanted: u16| {
-        let entry = value.get(4..)?.chunks_exact(8).find(|entry| u16::from_le_bytes([entry[0], entry[1]]) == wanted)?;
-        Some(u32::from(entry[2]))
-    };
+    let permissions = |wanted| permissions(value, wanted);
     match (permissions(USER_OBJ), permissions(MASK).or(permissions(GROUP_OBJ)), permissions(OTHER)) {
         (Some(user), Some(group), Some(other)) if is_valid(value) => mode & !0o777 | user << 6 | group << 3 | other,
         _ => mode,
     }
+}
+
+fn permissions(value: &[u8], tag: u16) -> Option<u32> {
+    let entry = value.get(4..)?.chunks_exact(8).find(|entry| u16::from_le_bytes([entry[0], entry[1]]) == tag)?;
+    Some(u32::from(entry[2]))
+}
+
+/// The mode for a file that had this ACL and is to be without it: what the mode says of the group is the ACL's mask, the
+/// most that anybody who is named may do, and not what the group may.
+pub fn mode_without(value: &[u8], mode: u32) -> u32 {
+    permissions(value, GROUP_OBJ).filter(|_| is_valid(value)).map_or(mode, |group| mode & (!0o070 | group << 3))
+}
+
+/// Whether users or groups are named, besides the file's own.
+pub fn is_named(value: &[u8]) -> bool {
+    permissions(value, USER).or(permissions(value, GROUP)).is_some()
 }
 
 /// Changes the users (`true`) and groups that an ACL names.
@@ -172,6 +185,11 @@ mod tests {
         }
         assert_eq!(mode(&encode(b"user::rwx,group::---,user:5:rwx,mask::r-x,other::--x").unwrap(), 0o4777), 0o4751);
         assert_eq!(mode(b"none", 0o640), 0o640);
+        let shared = encode(b"u::rw,g::-,g:7:rw,m::rw,o::r").unwrap();
+        assert_eq!((mode_without(&shared, 0o2664), mode_without(&shared, 0o604)), (0o2604, 0o604));
+        assert_eq!(mode_without(&encode(b"u::rw,g::rw,m::r,o::-").unwrap(), 0o640), 0o640, "what the mask takes stays taken");
+        assert_eq!(mode_without(b"none", 0o664), 0o664);
+        assert!(is_named(&shared) && !is_named(&encode(b"u::rw,g::rw,m::r,o::-").unwrap()));
         assert!(!is_valid(b"\x02\0\0") && !is_valid(&[2, 0, 0, 0, 1]) && !is_valid(&[3, 0, 0, 0]));
     }
 }
