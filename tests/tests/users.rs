@@ -243,11 +243,16 @@ fn acls_and_capabilities(daemon: &Daemon) {
         let run = ["run", "--rm", "--network", "none", "-u", "user"];
         said(daemon.docker(&[&run, flags, &["copy:1", "sh", "-c", &script("/tree0")]].concat()), "the image's");
     }
-    // A user whom the container does not have is nobody that a file of it can name.
-    sh(daemon.dir(), "echo x > other; setfacl -m u:100000:r other; tar --xattrs --xattrs-include='*' -cf other.tar other");
+    // A user whom the container does not have is nobody that a file of it can name: it goes without, and its mask too.
+    sh(
+        daemon.dir(),
+        "echo x > other; chmod 600 other; setfacl -m u:100000:rw other; tar --acls --xattrs --xattrs-include='*' -cf other.tar other",
+    );
     let other = daemon.dir().join("other.tar").display().to_string();
-    let refused = ok(&daemon.curl(&["-T", &other, "http://d/containers/c1/archive?path=/"]));
-    assert!(refused.contains("the container's user namespace has no user 100000, which an ACL names"), "{refused}");
+    ok(&daemon.curl(&["-f", "-T", &other, "http://d/containers/c1/archive?path=/"]));
+    assert_eq!(named(&upper.join("other")), [None, None, None]);
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(upper.join("other")).unwrap().permissions());
+    assert_eq!(mode & 0o7777, 0o600);
 }
 
 #[test]

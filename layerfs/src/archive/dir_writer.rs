@@ -37,6 +37,19 @@ pub struct Rules {
     pub top: bool,
     /// Attributes and devices that overlayfs takes for its own are kept: the directory is to be a layer.
     pub overlay_marks: bool,
+    /// What becomes of attributes that this place has no room for.
+    pub attributes: Attributes,
+}
+
+/// What becomes of attributes that are too large for the file system, and of ACLs that name somebody whom the user
+/// namespace does not have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Attributes {
+    /// They are an error: what is written has to be what was given.
+    #[default]
+    Whole,
+    /// They are left out: who copies files with other tools goes without attributes at all.
+    AsFarAsPossible,
 }
 
 /// A directory that is being filled.
@@ -123,12 +136,14 @@ impl<'a> DirWriter<'a> {
     fn set_attribute(&mut self, fd: &OwnedFd, key: &[u8], value: &[u8], path: &[u8]) -> Result<()> {
         let in_place = |error: Error| error.context(self.shown(path).display().to_string());
         let set = |value: &[u8]| xattr::set(fd, std::ffi::OsStr::from_bytes(key), value);
-        let done = match self.root.ids() {
-            Some(ids) => set(&mapped::outside(ids, key, value.to_vec()).map_err(in_place)?),
-            None => set(value),
-        };
-        match done {
-            Err(error) if self.may_refuse(&error) => {
+        let mapped = self.root.ids().map(|ids| mapped::outside(ids, key, value.to_vec())).transpose();
+        let has_no_place = mapped.is_err() && is_acl(key) && self.rules.attributes == Attributes::AsFarAsPossible;
+        if has_no_place {
+            self.stats.skipped_attributes += 1;
+            return Ok(());
+        }
+        match set(mapped.map_err(in_place)?.as_deref().unwrap_or(value)) {
+            Err(error) if self.may_refuse(key, &error) => {
                 self.stats.skipped_attributes += 1;
                 Ok(())
             }
@@ -280,7 +295,10 @@ impl<'a> DirWriter<'a> {
         }
         if metadata.kind != FileKind::Symlink {
             let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-            rustix::fs::chmod(path, Mode::from_raw_mode(metadata.permissions())).at("set mode of", &shown)?;
+            // An ACL that can't be set must not leave its mask to the group; one that is set changes the mode by itself.
+            let acl = item.attributes.iter().find(|(key, _)| key == acl::ACCESS);
+            let mode = acl.map_or(metadata.permissions(), |(_, value)| acl::mode_without(value, metadata.permissions()));
+            rustix::fs::chmod(path, Mode::from_raw_mode(mode)).at("set mode of", &shown)?;
         }
         let mut default_acl = None;
         for (key, value) in &item.attributes {
@@ -307,10 +325,21 @@ impl<'a> DirWriter<'a> {
     }
 
     /// Attributes that the file system or the lack of privilege does not allow are left out, as dockerd leaves them.
-    fn may_refuse(&self, error: &Error) -> bool {
-        let errno = error.raw_os_error();
-        errno == Some(Errno::NOTSUP.raw_os_error()) || !self.privileged && errno == Some(Errno::PERM.raw_os_error())
+    fn may_refuse(&self, key: &[u8], error: &Error) -> bool {
+        let Some(errno) = error.raw_os_error().map(Errno::from_raw_os_error) else { return false };
+        let has_no_room = match errno {
+            Errno::NOSPC | Errno::TOOBIG | Errno::RANGE => true,
+            Errno::INVAL => is_acl(key),
+            _ => false,
+        };
+        errno == Errno::NOTSUP
+            || errno == Errno::PERM && !self.privileged
+            || has_no_room && self.rules.attributes == Attributes::AsFarAsPossible
     }
+}
+
+fn is_acl(key: &[u8]) -> bool {
+    key == acl::ACCESS || key == acl::DEFAULT
 }
 
 impl Sink for DirWriter<'_> {

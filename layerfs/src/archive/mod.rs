@@ -106,7 +106,8 @@ pub fn tar_of_changes(tree: &Tree, changes: &[Change], out: &mut dyn Write) -> R
 
 /// Unpacks a tar, plain or compressed with gzip or zstd, into the directory `to` of a root; symlinks in `to` are
 /// followed inside the root. A later entry replaces an earlier one and what was there, a directory is merged.
-/// If it fails in the middle, what came before stays, as with dockerd.
+/// Attributes that this place has no room for are left out. If it fails in the middle, what came before stays, as with
+/// dockerd.
 pub fn extract(root: &Root, to: &Path, input: &mut dyn Read, options: &Extract) -> Result<Stats> {
     let user = UserPath::new(stat::as_bytes(to))?;
     let rules = Rules {
@@ -114,6 +115,7 @@ pub fn extract(root: &Root, to: &Path, input: &mut dyn Read, options: &Extract) 
         owner: options.owner,
         top: false,
         overlay_marks: false,
+        attributes: dir_writer::Attributes::AsFarAsPossible,
     };
     let mut writer = directory_writer(root, &user.path, rules)?;
     from_tar::read(input, options.limits, &user.path, &mut writer)?;
