@@ -151,6 +151,33 @@ fn a_container_by_fuse_is_not_remembered_but_looked_at() {
 }
 
 #[test]
+fn a_place_that_somebody_else_unmounted_is_free_again() {
+    let Some(daemon) = with_busybox() else { return };
+    ok(&daemon.ctl(&["volume", "create", "data"]));
+    let place = daemon.dir().join("place");
+    let place = place.to_str().unwrap();
+    let unmounted = || ok(&std::process::Command::new("umount").arg(place).output().unwrap());
+    let ways: &[&[&str]] = if has_fuse() { &[&[], &["--fuse"]] } else { &[&[]] };
+    for way in ways {
+        ok(&daemon.ctl(&[&["volume", "mount"], *way, &["data", place]].concat()));
+        let taken = fails(&daemon.ctl(&["volume", "mount", "data", place]));
+        assert!(taken.contains(&format!("something is already mounted at {place}")), "{way:?}: {taken}");
+        unmounted();
+        ok(&daemon.ctl(&[&["volume", "mount"], *way, &["data", place]].concat()));
+        ok(&daemon.ctl(&["umount", place]));
+    }
+    ok(&daemon.ctl(&["volume", "mount", "--rw", "data", place]));
+    std::fs::write(Path::new(place).join("mine"), "mine").unwrap();
+    unmounted();
+    let kept = fails(&daemon.ctl(&["volume", "mount", "data", place]));
+    assert!(kept.contains(&format!("{place}: what was written to the mount that was made there is kept")), "{kept}");
+    ok(&daemon.ctl(&["umount", place]));
+    ok(&daemon.ctl(&["volume", "mount", "data", place]));
+    ok(&daemon.ctl(&["umount", place]));
+    assert_eq!(ok(&daemon.ctl(&["mount", "ls", "-q"])), "");
+}
+
+#[test]
 fn a_mounted_volume_is_removed_by_force_alone() {
     let Some(daemon) = with_busybox() else { return };
     ok(&daemon.ctl(&["volume", "create", "data"]));

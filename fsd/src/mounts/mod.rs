@@ -50,6 +50,9 @@ pub fn mount(app: &App, kind: ObjectKind, name: &str, request: &MountRequest, us
         // It may have started or ended while we waited.
         subject = Subject::find(app, kind, name)?;
     }
+    if let Some(target) = &request.target {
+        make_way(app, target)?;
+    }
     let id = id::random_hex::<6>()?;
     let _making = scratch::Making::of(&id);
     let maker = Maker::of(app, &subject, request, &id).inspect_err(|_| _ = scratch::discard(app, &id))?;
@@ -83,6 +86,31 @@ pub fn mount(app: &App, kind: ObjectKind, name: &str, request: &MountRequest, us
         leases(app).insert(row.id.clone(), lease);
     }
     Ok(row)
+}
+
+/// A mount that somebody else unmounted keeps its place from no other, unless what was written to it is still there.
+fn make_way(app: &App, target: &str) -> Result<()> {
+    let path = Path::new(target);
+    let Some((parent, name)) = path.parent().zip(path.file_name()) else { return Ok(()) };
+    let Ok(place) = path.canonicalize().or_else(|_| parent.canonicalize().map(|parent| parent.join(name))) else { return Ok(()) };
+    let alone = judging();
+    let table = mount_table()?;
+    for row in app.db.mounts()?.into_iter().filter(|row| row.mounted && Path::new(&row.target) == place) {
+        let why = match now(app, &row, &table, &alone)? {
+            Now::Gone if row.driver == FUSE || !row.writable => {
+                clean_up(app, &row);
+                continue;
+            }
+            // Refused with what is there.
+            Now::There if place::of(app, &row, &table) == Place::Target => continue,
+            Now::There => "the mount that was made there is in use elsewhere",
+            Now::Soon => "the mount that was made there is about to come back",
+            Now::Failed | Now::Gone => "what was written to the mount that was made there is kept",
+        };
+        return Err(Error::conflict(format!("{}: {why}", row.target))
+            .with_hint(format!("`ctl umount {}` gives it up; or choose another folder", row.target)));
+    }
+    Ok(())
 }
 
 fn text(path: &Path) -> Result<String> {
